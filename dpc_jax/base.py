@@ -1,0 +1,104 @@
+"""Words that every room shares: shape letters, frozen types, function types, the one error of bad input.
+
+Letters of shapes, the same in every signature and docstring of the project:
+
+    P  candidates evaluated together (the population)
+    K  branches of a cell
+    N  cached images (or views of images)
+    B  images in a batch
+    H, W  height and width of an image or of its label
+    h, w  height and width of a feature map: `h = (H - 1) / output_stride + 1`
+    C  channels of the backbone's features
+    D  filters of every operator in the cell (256 in the paper)
+    L  classes
+    T  training steps of the proxy
+    E  evaluations during one proxy run (the points of a curve)
+
+Contract: images are NHWC, RGB, float32 in 0..255 until a backbone scales them; labels are integers with
+`IGNORE_LABEL` where no class is known; sizes, rates and grids are always (height, width); sizes of crops
+are `output_stride * k + 1`, so that align-corners resizing keeps the corner pixels on the corner cells.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+IGNORE_LABEL = 255
+"""Label value of pixels that take no part in loss or score, in every data set after loading."""
+
+FEATURES = -1
+"""Branch input that stands for the backbone's features (the official files write -1 too)."""
+
+Size = tuple[int, int]
+"""(height, width) of an image, a rate, a grid."""
+
+PyTree = Any
+"""A nest of arrays whose structure belongs to Flax (parameters, batch statistics)."""
+
+
+class InputError(Exception):
+    """Bad input of the user: one line that names the bad value and the allowed ones.
+
+    `run.py` and the experiment scripts print it without a traceback and exit with code 2.
+    """
+
+
+class Genotype(NamedTuple):
+    """A cell as integers; unbatched `[K]`, or a population `[P, K]` of the same type.
+
+    It is the same pytree in NumPy (sampling, files) and in JAX (as data of the one compiled program).
+    """
+
+    inputs: Int[Array, '*P K'] | Int[np.ndarray, '*P K']  # FEATURES, or the index of an earlier branch
+    ops: Int[Array, '*P K'] | Int[np.ndarray, '*P K']  # index into the space's table of operators
+
+
+class ProxyResult(NamedTuple):
+    """What an evaluator found out about P candidates.
+
+    A candidate whose loss became non-finite has `finite = False` and NaN scores from there on; the study records
+    it as failed and it ranks last. `seconds` is the wall time of the call, shared evenly among its candidates.
+    """
+
+    scores: Float[np.ndarray, ' P']  # mIoU on val in 0..1 after the last step; NaN if not finite
+    curves: Float[np.ndarray, 'P E']  # mIoU on val at each evaluation; NaN where not evaluated
+    losses: Float[np.ndarray, 'P E']  # mean training loss since the evaluation before
+    finite: Bool[np.ndarray, ' P']
+    steps: Int[np.ndarray, ' P']  # training steps taken: fewer than T for a pruned candidate
+    seconds: float
+
+
+KeepGoing = Callable[[int, Float[np.ndarray, ' P']], Bool[np.ndarray, ' P']]
+"""`(evaluation, scores) -> which candidates go on`: how a pruner stops candidates between evaluations."""
+
+Evaluator = Callable[[Genotype, KeepGoing | None], ProxyResult]
+"""Trains and scores a population `[P, K]`; its seed, data and budget were bound when it was made.
+
+It says nothing of vmap, devices or spaces: the search is the same for every evaluator.
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rung:
+    """One step of the ladder from many cheap scores to few dear ones."""
+
+    name: str
+    evaluate: Evaluator
+    keep: int  # how many candidates the rung takes: all (the search's budget) on the first, the best of the last after
+
+
+class SegmentationExample(NamedTuple):
+    """One image with its label, as a data set gives it."""
+
+    image: np.ndarray  # uint8 [H, W, 3], RGB
+    label: np.ndarray  # uint8 [H, W], 0..L-1 or IGNORE_LABEL
+    name: str  # the image's file, or a description for generated ones; used in messages
+
+
+def key_from_seed(seed: int) -> jax.Array:
+    """A PRNG key; one place, so that every journey uses the same generator."""
+    return jax.random.key(seed)
