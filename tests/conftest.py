@@ -1,0 +1,48 @@
+"""The strict session: what is usually let pass here fails.
+
+Data types promote strictly, ranks do not promote, warnings are errors (pyproject.toml), four devices are forced so
+that sharding is real, and every shape and type that `dpc_jax` writes in a signature is checked at each call.
+`test_session.py` proves that all of this is on.
+"""
+
+import os
+import pathlib
+from collections.abc import Callable
+
+import pytest
+
+# JAX reads these when it is imported, so they come before anything that imports it.
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+os.environ.setdefault('MPLBACKEND', 'Agg')
+os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count=4'.strip()
+
+import jax
+from absl import flags
+from jaxtyping import install_import_hook
+
+jax.config.update('jax_numpy_dtype_promotion', 'strict')
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+install_import_hook('dpc_jax', 'beartype.beartype')  # before the first import of dpc_jax, for the whole session
+
+flags.FLAGS.mark_as_parsed()  # grain reads flags, and nobody parses them under pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope='session')
+def shared() -> Callable[[str], pathlib.Path]:
+    """`shared('data/camvid')`: the path of that file or folder under DPC_SHARED, or a skip that says what is absent.
+
+    DPC_SHARED holds what is too large or not free to be in the repository (golden values, real images, weights);
+    a relative path counts from the root of the repository, and the default is `../shared`.
+    """
+    folder = ROOT / os.environ.get('DPC_SHARED', '../shared')
+
+    def find(name: str) -> pathlib.Path:
+        path = folder / name
+        if not path.exists():
+            pytest.skip(f"'{name}' is not in the folder of shared files (environment variable DPC_SHARED)")
+        return path
+
+    return find
