@@ -1,0 +1,249 @@
+"""The floors of the house: who may import whom, and who may touch files. Read from the sources, nothing is run.
+
+Within a floor a room may import those listed before it, so the imports of the project have no cycle.
+"""
+
+import ast
+import pathlib
+from collections.abc import Iterator
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+FLOORS = (
+    ('base', 'metrics', 'losses', 'preprocess', 'spaces'),  # words: these import base alone
+    ('ops', 'backbones', 'datasets', 'heads'),  # parts
+    ('cell', 'segmenter', 'input_pipeline', 'sharding', 'checkpoint', 'tf_import', 'evaluate', 'study'),  # wholes
+    ('feature_cache', 'pretrain', 'train', 'proxy', 'samplers'),  # makers
+    ('search', 'report'),  # journeys
+)
+MENUS = ('spaces', 'backbones', 'datasets', 'samplers')
+OF_A_CONFIG = ('ml_collections', 'configs.common')
+TOUCH_FILES = ('datasets', 'checkpoint', 'feature_cache', 'study', 'report')
+
+TENSORFLOW = (
+    'tensorflow',
+    # These import it.
+    'flax.metrics.tensorboard',
+    'clu.metric_writers',
+    'clu.periodic_actions',
+    'clu.checkpoint',
+)
+FILE_CALLS = (
+    'open',
+    *(f'numpy.{name}' for name in ('load', 'loadtxt', 'genfromtxt', 'fromfile', 'memmap')),
+    *(f'numpy.{name}' for name in ('save', 'savez', 'savez_compressed', 'savetxt')),
+    *(f'{library}.{name}' for library in ('json', 'pickle') for name in ('load', 'dump')),
+    'sqlite3.connect',
+    'cv2.imread',
+    'cv2.imwrite',
+)
+FILE_METHODS = ('open', 'read_text', 'read_bytes', 'write_text', 'write_bytes', 'tofile', 'savefig')
+
+
+def shipped() -> dict[str, pathlib.Path]:
+    """Dotted name -> file of everything that is run or imported in production."""
+    paths = [
+        ROOT / 'run.py',
+        *(path for room in ('dpc_jax', 'configs', 'experiments') for path in (ROOT / room).rglob('*.py')),
+    ]
+    return {name_of(path.relative_to(ROOT)): path for path in sorted(paths) if path.exists()}
+
+
+def name_of(path: pathlib.Path) -> str:
+    return '.'.join(path.with_suffix('').parts).removesuffix('.__init__')
+
+
+def faults(module: str, source: str, known: set[str]) -> list[str]:
+    """What `source`, read as the text of `module`, does against the rules; `known` are the project's modules."""
+    tree = ast.parse(source)
+    found = []
+    for name in imports(tree):
+        found += import_faults(module, target_of(name, known))
+    house = module.split('.')[0]
+    room = '.'.join(module.split('.')[1:2])
+    if house == 'dpc_jax' and room and floor(module) is None:
+        found.append(f'{module} has no floor: give it a floor in test_floors.py')
+    if house != 'experiments' and room not in TOUCH_FILES:  # the scripts' own output is theirs: nothing imports them
+        found += [f'{module} touches a file: {call}, line {line}' for call, line in file_calls(tree)]
+    return found
+
+
+def import_faults(module: str, target: str) -> Iterator[str]:
+    if target.startswith('.'):
+        yield f'{module} imports {target}: imports are absolute'
+    elif under(target, TENSORFLOW):
+        yield f'{module} imports {target}, and with it TensorFlow'
+    elif under(target, ('run', 'experiments')):
+        yield f'{module} imports {target}, which nothing may import'
+    elif under(module, ('configs',)) and not under(target, OF_A_CONFIG):
+        yield f'{module} imports {target}; a config may import {" and ".join(OF_A_CONFIG)} only'
+    elif under(module, ('dpc_jax.spaces',)) and under(target, ('flax',)):
+        yield f'{module} imports {target}: a space builds no layer'
+    elif under(module, ('dpc_jax',)) and under(target, ('dpc_jax', 'configs')) and not downward(module, target):
+        yield f'{module} (floor {floor(module)}) imports {target} (floor {floor(target)}), which is not below it'
+
+
+def under(module: str, names: tuple[str, ...]) -> bool:
+    return any(module == name or module.startswith(f'{name}.') for name in names)
+
+
+def floor(module: str) -> int | None:
+    rank = rank_of(module)
+    return rank and rank[0]
+
+
+def rank_of(module: str) -> tuple[int, int, int] | None:
+    """(floor, place on the floor, 1 in a file of a menu and 0 in its `__init__`); None where there is no such room."""
+    house, *inside = module.split('.')
+    rank = next(
+        ((level, rooms.index(inside[0])) for level, rooms in enumerate(FLOORS) if inside and inside[0] in rooms), None
+    )
+    if house != 'dpc_jax' or rank is None or len(inside) > (2 if inside[0] in MENUS else 1):
+        return None
+    return (*rank, len(inside) - 1)
+
+
+def downward(module: str, target: str) -> bool:
+    above, below = rank_of(module), rank_of(target)
+    if above is None or below is None:
+        return False
+    if above[0] == 0 and target != 'dpc_jax.base':
+        return False
+    return below < above
+
+
+def imports(tree: ast.Module) -> Iterator[str]:
+    """Dotted names, those after `from` included (`from a import b` gives `a.b`), and calls of `import_module`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f'{"." * node.level}{node.module or ""}.{alias.name}' for alias in node.names)
+        elif isinstance(node, ast.Call) and dotted(node.func).endswith('import_module') and node.args:
+            yield beginning(node.args[0])
+
+
+def beginning(text: ast.expr) -> str:
+    """The part of a string that is written out: all of a constant, and an f-string up to its first value."""
+    first = text.values[0] if isinstance(text, ast.JoinedStr) else text
+    return str(first.value).rstrip('.') if isinstance(first, ast.Constant) else ''
+
+
+def target_of(name: str, known: set[str]) -> str:
+    """The module of the project that holds `name` (`dpc_jax.base.InputError` is in `dpc_jax.base`), else `name`."""
+    parts = name.split('.')
+    holders = ['.'.join(parts[:end]) for end in range(len(parts), 1, -1)]
+    return next((holder for holder in holders if holder in known), name)
+
+
+def file_calls(tree: ast.Module) -> Iterator[tuple[str, int]]:
+    full = dict(aliases(tree))
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        first, *rest = dotted(node.func).split('.')
+        call = '.'.join([full.get(first, first), *rest])
+        if call in FILE_CALLS or (rest and rest[-1] in FILE_METHODS):
+            yield call, node.lineno
+
+
+def aliases(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """Name in the file -> what it stands for: `np` -> `numpy`, and `load` -> `numpy.load` after `from numpy`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.asname, alias.name) for alias in node.names if alias.asname)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ((alias.asname or alias.name, f'{node.module}.{alias.name}') for alias in node.names)
+
+
+def dotted(node: ast.expr) -> str:
+    """`a.b.c` of a chain of attributes; what is no name is left empty (`f(x).open` gives `.open`)."""
+    if isinstance(node, ast.Attribute):
+        return f'{dotted(node.value)}.{node.attr}'
+    return node.id if isinstance(node, ast.Name) else ''
+
+
+SHIPPED = shipped()
+
+
+def test_something_is_read():
+    assert {'dpc_jax.base', 'dpc_jax.spaces', 'dpc_jax.spaces.dpc'} <= set(SHIPPED)
+
+
+@pytest.mark.parametrize('module', SHIPPED)
+def test_floors(module):
+    assert faults(module, SHIPPED[module].read_text(), set(SHIPPED)) == []
+
+
+KNOWN = {'dpc_jax', 'dpc_jax.utils', 'run', 'experiments.table_1', 'configs.common', 'configs.scenes_search'}
+KNOWN |= {f'dpc_jax.{room}' for rooms in FLOORS for room in rooms}
+KNOWN |= {'dpc_jax.datasets.camvid', 'dpc_jax.datasets.scenes', 'dpc_jax.spaces.dpc', 'dpc_jax.spaces.aux_cells'}
+
+
+@pytest.mark.parametrize(
+    ('module', 'source', 'fault'),
+    [
+        ('dpc_jax.ops', 'from dpc_jax.cell import Cell', 'which is not below it'),
+        ('dpc_jax.ops', 'from dpc_jax import cell', 'which is not below it'),
+        ('dpc_jax.ops', 'import dpc_jax.search as s', 'which is not below it'),
+        ('dpc_jax.ops', 'def f():\n    import dpc_jax.search', 'which is not below it'),
+        ('dpc_jax.ops', 'from dpc_jax import heads', 'which is not below it'),
+        ('dpc_jax.ops', 'from . import base', 'imports are absolute'),
+        ('dpc_jax.ops', 'import configs.common', 'which is not below it'),
+        ('dpc_jax.ops', 'import dpc_jax', 'which is not below it'),
+        ('dpc_jax.ops', 'from dpc_jax import utils', 'which is not below it'),
+        ('dpc_jax.cell', 'import importlib\nimportlib.import_module("dpc_jax.proxy")', 'which is not below it'),
+        ('dpc_jax.cell', 'from importlib import import_module\nimport_module(f"dpc_jax.samplers.{x}")', 'not below it'),
+        ('dpc_jax.losses', 'from dpc_jax.metrics import miou', 'which is not below it'),
+        ('dpc_jax.datasets', 'from dpc_jax.datasets import camvid', 'which is not below it'),
+        ('dpc_jax.datasets.scenes', 'from dpc_jax.datasets import camvid', 'which is not below it'),
+        ('dpc_jax.study', 'from dpc_jax import study', 'which is not below it'),
+        ('dpc_jax.utils', '', 'give it a floor'),
+        ('dpc_jax.datasets.voc.read', '', 'give it a floor'),
+        ('dpc_jax.cell.tree', '', 'give it a floor'),
+        ('dpc_jax.spaces.dpc', 'from flax import linen as nn', 'builds no layer'),
+        ('dpc_jax.spaces.dpc', 'from dpc_jax.spaces import aux_cells', 'which is not below it'),
+        ('configs.scenes_search', 'import os', 'a config may import'),
+        ('configs.scenes_search', 'from dpc_jax.spaces import dpc', 'a config may import'),
+        ('configs.scenes_search', 'from configs import scenes_search', 'a config may import'),
+        ('dpc_jax.search', 'import run', 'which nothing may import'),
+        ('run', 'from experiments.table_1 import rows', 'which nothing may import'),
+        ('experiments.table_1', 'import tensorflow as tf', 'TensorFlow'),
+        ('dpc_jax.search', 'from clu import metric_writers', 'TensorFlow'),
+        ('run', 'open("x")', 'touches a file: open, line 1'),
+        ('dpc_jax.ops', 'path.read_text()', 'touches a file: path.read_text'),
+        ('dpc_jax.ops', 'import pathlib\npathlib.Path("x").write_bytes(b"")', 'touches a file: .write_bytes'),
+        ('dpc_jax.ops', 'from PIL import Image\nImage.open("x")', 'touches a file: PIL.Image.open'),
+        ('dpc_jax.ops', 'import numpy as np\nnp.load("x")', 'touches a file: numpy.load'),
+        ('dpc_jax.ops', 'from numpy import load as read\nread("x")', 'touches a file: numpy.load'),
+        ('dpc_jax.ops', 'import sqlite3\nsqlite3.connect("x")', 'touches a file: sqlite3.connect'),
+        ('configs.common', 'open("x")', 'touches a file: open'),
+    ],
+)
+def test_a_forged_fault_is_found(module, source, fault):
+    found = faults(module, source, KNOWN)
+    assert len(found) == 1
+    assert fault in found[0]
+
+
+@pytest.mark.parametrize(
+    ('module', 'source'),
+    [
+        ('dpc_jax', ''),
+        ('dpc_jax.ops', 'from dpc_jax.base import Size\nfrom dpc_jax.spaces import dpc\nfrom flax import linen as nn'),
+        ('dpc_jax.heads', 'from dpc_jax import ops'),
+        ('dpc_jax.spaces.dpc', 'import jax\nfrom dpc_jax.base import Genotype'),
+        ('dpc_jax.datasets.camvid', 'from dpc_jax.datasets import Dataset\nopen("x")'),
+        ('dpc_jax.datasets.camvid', 'from PIL import Image\nImage.open("x")'),
+        ('dpc_jax.segmenter', 'from dpc_jax.cell import Cell'),
+        ('dpc_jax.search', 'import importlib\nimportlib.import_module(f"dpc_jax.datasets.{name}")'),
+        ('dpc_jax.search', 'import tensorflow_datasets as tfds\nfrom dpc_jax.datasets.camvid import load\nload("x")'),
+        ('configs.scenes_search', 'import ml_collections\nfrom configs import common\nfrom configs.common import toy'),
+        ('experiments.table_1', 'from configs import scenes_search\nfrom dpc_jax import report\nopen("x")'),
+        ('run', 'from dpc_jax import search'),
+    ],
+)
+def test_what_is_allowed_is_no_fault(module, source):
+    assert faults(module, source, KNOWN) == []
