@@ -11,10 +11,18 @@ from collections.abc import Callable
 
 import pytest
 
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
 # JAX reads these when it is imported, so they come before anything that imports it.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('MPLBACKEND', 'Agg')
 os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count=4'.strip()
+
+# Compiled programs are kept between sessions, and shared with the processes that tests start: most of a test's time
+# is compilation. `JAX_ENABLE_COMPILATION_CACHE=0` turns it off, `make clean` empties it.
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(ROOT / '.jax_cache'))
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
 
 import jax
 from absl import flags
@@ -26,8 +34,6 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 install_import_hook('dpc_jax', 'beartype.beartype')  # before the first import of dpc_jax, for the whole session
 
 flags.FLAGS.mark_as_parsed()  # grain reads flags, and nobody parses them under pytest
-
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope='session')
