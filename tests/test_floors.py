@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 FLOORS = (
     ('base', 'metrics', 'losses', 'preprocess', 'spaces'),  # words: these import base alone
-    ('ops', 'backbones', 'datasets', 'heads'),  # parts
+    ('ops', 'backbones', 'datasets', 'heads', 'cell_drawing'),  # parts
     ('cell', 'segmenter', 'input_pipeline', 'sharding', 'checkpoint', 'tf_import', 'evaluate', 'study'),  # wholes
     ('feature_cache', 'pretrain', 'train', 'proxy', 'samplers'),  # makers
     ('search', 'report'),  # journeys
