@@ -92,7 +92,8 @@ class Space:
         """Draws genotypes uniformly over the space: `[K]`, or `[count, K]` where a count is given (int32, NumPy)."""
         key_inputs, key_ops = jax.random.split(key)
         shape = (self.num_branches,) if count is None else (count, self.num_branches)
-        inputs = jax.random.randint(key_inputs, shape, FEATURES, np.arange(self.num_branches, dtype=np.int32))
+        ends = np.broadcast_to(np.arange(self.num_branches, dtype=np.int32), shape)
+        inputs = jax.random.randint(key_inputs, shape, FEATURES, ends)
         ops = jax.random.randint(key_ops, shape, 0, len(OPS))
         return Genotype(np.asarray(inputs, np.int32), np.asarray(ops, np.int32))
 

@@ -1,0 +1,331 @@
+"""The operators of the cell: 1x1, atrous separable and pyramid pooling, each in a static and a dynamic view.
+
+Static: Flax modules; rate and grid are Python integers. These are trained at full size and exported.
+Dynamic: functions in which rate and grid are data, so that one compiled program serves all 81 operators. A rate
+becomes shifted reads of the map, a grid becomes rows of a table of per-axis matrices.
+
+Both do what the official code does (tensorflow/models research/deeplab/core/dense_prediction_cell.py): a separable
+convolution is depthwise, BN, ReLU, pointwise, BN, ReLU; pooling is mean, 1x1, BN, ReLU, align-corners resize.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from dpc_jax.base import Size
+
+Pooling = Literal['sliding', 'binned']
+"""'sliding': a mean of stride 1 as in the released code. 'binned': one mean per cell of the grid, as in the paper's
+text (§3.1). They are the same for the grid 1x1; the released cell uses no pooling, so nothing settles it."""
+
+POOLINGS: tuple[Pooling, ...] = ('sliding', 'binned')
+
+BN_EPSILON = 1e-5  # every batch norm behind the backbone (official model.py and dense_prediction_cell.py)
+BN_DECAY = 0.9997  # the same (paper §4.1 by way of DeepLabv3 §4)
+
+Initializer = Callable[..., jax.Array]
+
+# Official initialisers: truncated normals for the separable convolution, slim's Xavier for every other 1x1.
+DEPTHWISE_STDDEV = 0.33
+POINTWISE_STDDEV = 0.06
+depthwise_init: Initializer = nn.initializers.truncated_normal(DEPTHWISE_STDDEV)
+pointwise_init: Initializer = nn.initializers.truncated_normal(POINTWISE_STDDEV)
+xavier_init: Initializer = nn.initializers.xavier_uniform()
+
+
+class Moments(NamedTuple):
+    """Mean and variance per channel: of a batch, or the moving averages."""
+
+    mean: Float[Array, '*K C']
+    var: Float[Array, '*K C']
+
+
+# ---- batch normalisation --------------------------------------------------------------------------------------------
+
+
+def batch_norm(
+    x: Float[Array, 'B h w C'],
+    scale: Float[Array, ' C'],
+    bias: Float[Array, ' C'],
+    moving: Moments,
+    *,
+    train: bool,
+    decay: float,
+    epsilon: float,
+    extent: tuple[Int[Array, ''], Int[Array, '']] | None = None,
+) -> tuple[Float[Array, 'B h w C'], Moments]:
+    """Normalises over batch and space in float32 and gives the new moving averages (the old ones unless `train`).
+
+    `extent` (rows, columns) says that only the upper left part of the map is a map and all else is to be left out of the
+    statistics; values there must be 0 on entry and are arbitrary on return.
+
+    The moving variance takes the unbiased batch variance, as TensorFlow's fused operator does (flax.linen's takes
+    the biased one, which the official training-mode numbers exclude).
+    """
+    y = x.astype(jnp.float32)
+    if not train:
+        return _normalise(y, moving, scale, bias, epsilon).astype(x.dtype), moving
+    batch, height, width, _ = x.shape
+    if extent is None:
+        inside, count = None, jnp.float32(batch * height * width)
+    else:
+        inside = extent_mask((height, width), extent)[None, :, :, None]
+        count = (batch * extent[0] * extent[1]).astype(jnp.float32)
+    mean = y.sum((0, 1, 2)) / count
+    centred = y - mean[None, None, None, :]
+    if inside is not None:
+        centred = jnp.where(inside, centred, 0)
+    var = jnp.square(centred).sum((0, 1, 2)) / count
+    unbiased = lax.stop_gradient(var) * (count / jnp.maximum(count - 1, 1))
+    update = Moments(lax.stop_gradient(mean), unbiased)
+    moved = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, moving, update)
+    return _normalise(y, Moments(mean, var), scale, bias, epsilon).astype(x.dtype), moved
+
+
+def _normalise(
+    x: Float[Array, 'B h w C'], moments: Moments, scale: Float[Array, ' C'], bias: Float[Array, ' C'], epsilon: float
+) -> Float[Array, 'B h w C']:
+    gain = scale * lax.rsqrt(moments.var + epsilon)
+    return (x - moments.mean[None, None, None, :]) * gain[None, None, None, :] + bias[None, None, None, :]
+
+
+def extent_mask(size: Size, extent: tuple[Int[Array, ''], Int[Array, '']]) -> Bool[Array, 'h w']:
+    """True in the upper left `extent` (rows, columns) of a map of `size`."""
+    return (jnp.arange(size[0]) < extent[0])[:, None] & (jnp.arange(size[1]) < extent[1])[None, :]
+
+
+class BatchNorm(nn.Module):
+    """`batch_norm` as a module: parameters `scale`, `bias`; batch statistics `mean`, `var` (all float32 [C])."""
+
+    momentum: float = BN_DECAY
+    epsilon: float = BN_EPSILON
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'B h w C'], use_running_average: bool) -> Float[Array, 'B h w C']:
+        channels = (x.shape[-1],)
+        scale = self.param('scale', nn.initializers.ones, channels)
+        bias = self.param('bias', nn.initializers.zeros, channels)
+        mean = self.variable('batch_stats', 'mean', jnp.zeros, channels, jnp.float32)
+        var = self.variable('batch_stats', 'var', jnp.ones, channels, jnp.float32)
+        moving = Moments(mean.value, var.value)
+        train = not use_running_average
+        y, moved = batch_norm(x, scale, bias, moving, train=train, decay=self.momentum, epsilon=self.epsilon)
+        if train and not self.is_initializing():
+            mean.value, var.value = moved
+        return y
+
+
+# ---- dropout --------------------------------------------------------------------------------------------------------
+
+
+def dropout(key: jax.Array, x: Float[Array, '...'], rate: float) -> Float[Array, '...']:
+    """Sets a share `rate` of the entries to 0 and scales the rest; in both views, so that a key gives one mask.
+
+    16 random bits per entry, a quarter of a float's cost: the share is right to 1 / 65536.
+    """
+    if rate == 0:
+        return x
+    bits = jax.random.bits(key, x.shape, jnp.uint16)
+    kept = bits >= jnp.uint16(round(rate * 2**16))
+    return jnp.where(kept, x / jnp.asarray(1 - rate, x.dtype), jnp.zeros((), x.dtype))
+
+
+# ---- resizing -------------------------------------------------------------------------------------------------------
+
+
+def align_corners(source: int, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Per target position: lower index, upper index, weight of the upper one (TensorFlow's align_corners=True)."""
+    step = (source - 1) / (target - 1) if target > 1 else 0.0
+    position = np.arange(target) * step
+    lower = np.minimum(np.floor(position).astype(np.int32), source - 1)
+    return lower, np.minimum(lower + 1, source - 1), (position - lower).astype(np.float32)
+
+
+def resize_bilinear(x: Float[Array, 'B h w C'], size: Size) -> Float[Array, 'B H W C']:
+    """Bilinear, corners aligned on corners; a map of one cell is repeated."""
+    for axis in (1, 2):
+        lower, upper, weight = align_corners(x.shape[axis], size[axis - 1])
+        shape = [1] * x.ndim
+        shape[axis] = -1
+        share = jnp.asarray(weight, x.dtype).reshape(shape)
+        below, above = (jnp.take(x, index, axis=axis, mode='clip') for index in (lower, upper))
+        x = below * (1 - share) + above * share
+    return x
+
+
+# ---- static view ----------------------------------------------------------------------------------------------------
+
+
+class ConvUnit(nn.Module):
+    """Convolution without bias (float32 kernel), BN, ReLU; `filters=None` makes it depthwise.
+
+    SAME padding, stride 1, in [B, h, w, C], out [B, h, w, filters or C].
+    """
+
+    filters: int | None
+    kernel_init: Initializer
+    kernel_size: Size = (1, 1)
+    rate: Size = (1, 1)
+    decay: float = BN_DECAY
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'B h w C'], train: bool) -> Float[Array, 'B h w D']:
+        channels = x.shape[-1]
+        x = nn.Conv(
+            features=self.filters or channels,
+            feature_group_count=channels if self.filters is None else 1,
+            kernel_size=self.kernel_size,
+            kernel_dilation=self.rate,
+            padding='SAME',
+            use_bias=False,
+            kernel_init=self.kernel_init,
+            dtype=self.dtype,
+            name='conv',
+        )(x)
+        return nn.relu(BatchNorm(self.decay, name='norm')(x, use_running_average=not train))
+
+
+def pool(x: Float[Array, 'B h w C'], grid: Size, pooling: Pooling) -> Float[Array, 'B p q C']:
+    """Mean over windows of a map; see `Pooling`. The result is smaller than the map (grid 1x1: one cell)."""
+    if pooling == 'sliding':
+        window = (sliding_window(x.shape[1], grid[0]), sliding_window(x.shape[2], grid[1]))
+        # flax's avg_pool divides by an integer, which strict dtype promotion refuses.
+        total = nn.pool(x, jnp.zeros((), x.dtype), lax.add, window, strides=(1, 1), padding='VALID')
+        return total / (window[0] * window[1])
+    for axis in (1, 2):
+        bins = bin_edges(x.shape[axis], grid[axis - 1])
+        parts = [lax.slice_in_dim(x, start, stop, axis=axis).mean(axis, keepdims=True) for start, stop in bins]
+        x = jnp.concatenate(parts, axis)
+    return x
+
+
+def sliding_window(size: int, grid: int) -> int:
+    """Window of the sliding mean on an axis of `size` cells.
+
+    The official scale_dimension(crop, 1 / (output_stride * grid)) with crop = (size - 1) * output_stride + 1.
+    """
+    return (size - 1) // grid + 1
+
+
+def bin_edges(size: int, grid: int) -> list[tuple[int, int]]:
+    """Start and stop of each bin that covers an axis of `size` cells: overlapping where `grid` does not divide it.
+
+    A grid finer than the map leaves the map as it is.
+    """
+    grid = min(grid, size)
+    return [(i * size // grid, -((i + 1) * size // -grid)) for i in range(grid)]
+
+
+# ---- dynamic view ---------------------------------------------------------------------------------------------------
+
+
+def neighbour_index(size: Size, rate: Int[Array, ' 2'], tap: tuple[int, int]) -> Int[Array, ' hw']:
+    """For each cell of a flattened map, the cell at `tap * rate` from it; h*w where that lies outside."""
+    rows = jnp.arange(size[0]) + tap[0] * rate[0]
+    cols = jnp.arange(size[1]) + tap[1] * rate[1]
+    inside = ((rows >= 0) & (rows < size[0]))[:, None] & ((cols >= 0) & (cols < size[1]))[None, :]
+    return jnp.where(inside, rows[:, None] * size[1] + cols[None, :], size[0] * size[1]).reshape(-1)
+
+
+_TAPS = tuple((i, j) for i in (-1, 0, 1) for j in (-1, 0, 1))
+
+
+def _shifts(x: Float[Array, 'B h w C'], rate: Int[Array, ' 2']) -> list[Float[Array, 'B h w C']]:
+    """The map read at each of the nine taps, zero outside."""
+    batch, height, width, channels = x.shape
+    # One row of zeros behind the map stands for everything outside it. The barrier keeps it one array that nine
+    # gathers read: fused into them it would be computed nine times.
+    flat = lax.optimization_barrier(jnp.pad(x.reshape(batch, -1, channels), ((0, 0), (0, 1), (0, 0))))
+    reads = [neighbour_index((height, width), rate, tap) for tap in _TAPS]
+    return [flat.at[:, index].get(mode='promise_in_bounds').reshape(x.shape) for index in reads]
+
+
+def _weighted(shifts: list[Float[Array, 'B h w C']], kernel: Float[Array, '3 3 C']) -> Float[Array, 'B h w C']:
+    total = jnp.zeros_like(shifts[0])
+    for (i, j), shifted in zip(_TAPS, shifts, strict=True):
+        total = total + shifted * kernel[i + 1, j + 1][None, None, None, :]
+    return total
+
+
+@jax.custom_vjp
+def atrous_depthwise(
+    x: Float[Array, 'B h w C'], kernel: Float[Array, '3 3 C'], rate: Int[Array, ' 2']
+) -> Float[Array, 'B h w C']:
+    """Depthwise 3x3 convolution, SAME, whose atrous rate (height, width) is data; `kernel` in x's dtype.
+
+    Shifted reads forward and backward: the derivative of a gather would be a scatter, but reading at the opposite
+    tap says the same, and the sums for the kernel read the very shifts of the forward pass.
+    """
+    return _weighted(_shifts(x, rate), kernel)
+
+
+def _depthwise_fwd(
+    x: Float[Array, 'B h w C'], kernel: Float[Array, '3 3 C'], rate: Int[Array, ' 2']
+) -> tuple[Float[Array, 'B h w C'], tuple[Array, Array, Array]]:
+    return atrous_depthwise(x, kernel, rate), (x, kernel, rate)
+
+
+def _depthwise_bwd(
+    residuals: tuple[Array, Array, Array], grad: Float[Array, 'B h w C']
+) -> tuple[Float[Array, 'B h w C'], Float[Array, '3 3 C'], np.ndarray]:
+    x, kernel, rate = residuals
+    grad_x = _weighted(_shifts(grad, rate), kernel[::-1, ::-1])
+    sums = [(grad * shifted).sum((0, 1, 2), dtype=jnp.float32) for shifted in _shifts(x, rate)]
+    grad_kernel = jnp.stack(sums).reshape(kernel.shape).astype(kernel.dtype)
+    return grad_x, grad_kernel, np.zeros(rate.shape, jax.dtypes.float0)
+
+
+atrous_depthwise.defvjp(_depthwise_fwd, _depthwise_bwd)
+
+
+class PoolTables(NamedTuple):
+    """Pooling and resizing along one axis of n cells as matrices, one per entry of the space's list of grids (G)."""
+
+    pool: Float[np.ndarray, 'G n n']  # pooled = pool @ map; rows from `extent` on are 0
+    resize: Float[np.ndarray, 'G n n']  # map = resize @ pooled; columns from `extent` on are 0
+    extent: Int[np.ndarray, ' G']  # cells of the pooled axis
+
+
+@functools.lru_cache(maxsize=64)
+def pool_tables(size: int, grids: tuple[int, ...], pooling: Pooling) -> PoolTables:
+    """The tables for an axis of `size` cells; constants of the compiled program."""
+    pools, resizes, extents = [], [], []
+    for grid in grids:
+        if pooling == 'sliding':
+            window = sliding_window(size, grid)
+            windows = [(start, start + window) for start in range(size - window + 1)]
+        else:
+            windows = bin_edges(size, grid)
+        down, up = np.zeros((size, size), np.float32), np.zeros((size, size), np.float32)
+        for row, (start, stop) in enumerate(windows):
+            down[row, start:stop] = 1 / (stop - start)
+        up[:, : len(windows)] = resize_matrix(len(windows), size)
+        pools.append(down)
+        resizes.append(up)
+        extents.append(len(windows))
+    return PoolTables(np.stack(pools), np.stack(resizes), np.array(extents, np.int32))
+
+
+def resize_matrix(source: int, target: int) -> Float[np.ndarray, 'target source']:
+    """Align-corners bilinear resizing of one axis as a matrix."""
+    lower, upper, weight = align_corners(source, target)
+    matrix = np.zeros((target, source), np.float32)
+    np.add.at(matrix, (np.arange(target), lower), 1 - weight)
+    np.add.at(matrix, (np.arange(target), upper), weight)
+    return matrix
+
+
+def along_axes(
+    x: Float[Array, 'B h w D'], rows: Float[Array, 'p h'], cols: Float[Array, 'q w']
+) -> Float[Array, 'B p q D']:
+    """Applies one matrix along the height and one along the width."""
+    x = jnp.einsum('ph,bhwd->bpwd', rows.astype(x.dtype), x)
+    return jnp.einsum('qw,bpwd->bpqd', cols.astype(x.dtype), x)
