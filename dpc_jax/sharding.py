@@ -1,0 +1,25 @@
+"""One mesh for the whole project: axis "data" for images of a batch, axis "population" for candidates."""
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+DATA = 'data'
+POPULATION = 'population'
+
+
+def population_mesh(num_devices: int | None = None) -> Mesh:
+    """All devices (or the first few) in a line along the candidates; nothing is shared between them."""
+    devices = np.array(jax.devices()[:num_devices])
+    # Auto axes: jax 0.11 makes explicit ones by default, which refuse integer labels in a loss.
+    return Mesh(devices.reshape(1, -1), (DATA, POPULATION), axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """A whole copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def by_candidate(mesh: Mesh) -> NamedSharding:
+    """The leading axis is the population."""
+    return NamedSharding(mesh, PartitionSpec(POPULATION))
