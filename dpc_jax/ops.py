@@ -61,15 +61,15 @@ def batch_norm(
     epsilon: float,
     extent: tuple[Int[Array, ''], Int[Array, '']] | None = None,
 ) -> tuple[Float[Array, 'B h w C'], Moments]:
-    """Normalises over batch and space in float32 and gives the new moving averages (the old ones unless `train`).
+    """Normalises over batch and space in float32 or wider and gives the new moving averages (the old ones unless `train`).
 
-    `extent` (rows, columns) says that only the upper left part of the map is a map and all else is to be left out of the
+    `extent` (rows, columns) says that only the upper left part of the map is a map and all else is left out of the
     statistics; values there must be 0 on entry and are arbitrary on return.
 
     The moving variance takes the unbiased batch variance, as TensorFlow's fused operator does (flax.linen's takes
     the biased one, which the official training-mode numbers exclude).
     """
-    y = x.astype(jnp.float32)
+    y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     if not train:
         return _normalise(y, moving, scale, bias, epsilon).astype(x.dtype), moving
     batch, height, width, _ = x.shape
@@ -164,9 +164,10 @@ def resize_bilinear(x: Float[Array, 'B h w C'], size: Size) -> Float[Array, 'B H
 
 
 class ConvUnit(nn.Module):
-    """Convolution without bias (float32 kernel), BN, ReLU; `filters=None` makes it depthwise.
+    """Convolution without bias, BN, ReLU; `filters=None` makes it depthwise.
 
-    SAME padding, stride 1, in [B, h, w, C], out [B, h, w, filters or C].
+    SAME padding, stride 1, in [B, h, w, C], out [B, h, w, filters or C]. Parameters are float32, with official
+    names (`kernel`, `BatchNorm`); the computation is in the dtype of the input.
     """
 
     filters: int | None
@@ -174,23 +175,24 @@ class ConvUnit(nn.Module):
     kernel_size: Size = (1, 1)
     rate: Size = (1, 1)
     decay: float = BN_DECAY
-    dtype: jnp.dtype | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, 'B h w C'], train: bool) -> Float[Array, 'B h w D']:
         channels = x.shape[-1]
-        x = nn.Conv(
-            features=self.filters or channels,
-            feature_group_count=channels if self.filters is None else 1,
-            kernel_size=self.kernel_size,
-            kernel_dilation=self.rate,
+        shape = (
+            (*self.kernel_size, 1, channels) if self.filters is None else (*self.kernel_size, channels, self.filters)
+        )
+        kernel = self.param('kernel', self.kernel_init, shape)
+        x = lax.conv_general_dilated(
+            x,
+            kernel.astype(x.dtype),
+            window_strides=(1, 1),
             padding='SAME',
-            use_bias=False,
-            kernel_init=self.kernel_init,
-            dtype=self.dtype,
-            name='conv',
-        )(x)
-        return nn.relu(BatchNorm(self.decay, name='norm')(x, use_running_average=not train))
+            rhs_dilation=self.rate,
+            feature_group_count=channels if self.filters is None else 1,
+            dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+        )
+        return nn.relu(BatchNorm(self.decay, name='BatchNorm')(x, use_running_average=not train))
 
 
 def pool(x: Float[Array, 'B h w C'], grid: Size, pooling: Pooling) -> Float[Array, 'B p q C']:

@@ -1,0 +1,260 @@
+"""The frozen backbone, run once over train and val: what every candidate of a search is trained and scored on.
+
+Train images are stored as a fixed number of augmented views each (scale, crop, flip drawn by seed), val images whole;
+how augmentation and caching go together is left open by the paper (§3.2). Features are bfloat16, one array per output
+stride, so that a second stride is one more entry and not another cache.
+
+A cache is a folder of memory-mapped arrays and `meta.json`, which holds the description of all that made it and the
+size and SHA-256 of every file. What does not agree with that in each byte is refused, said, and built anew.
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import pathlib
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+from dpc_jax import preprocess
+from dpc_jax.base import InputError, Size
+from dpc_jax.datasets import Dataset
+
+FORMAT = 1  # of the folder; a change makes older caches unknown
+
+Backbone = Callable[[Float[Array, 'B H W 3']], Mapping[int, Float[Array, 'B _ _ _']]]
+"""Images in 0..255 -> features by output stride. Jitted, weights inside."""
+
+Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
+"""`(items, description, total)`: the items again, with a progress bar."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CacheSettings:
+    """What is drawn from the data, besides the data and the backbone."""
+
+    crop_size: Size  # of a train view: output stride * k + 1
+    views: int = 4  # per train image
+    scales: tuple[float, ...] = preprocess.SCALES
+    flip_probability: float = 0.5
+    seed: int = 0
+    batch_size: int = 8  # of the backbone's pass; no part of the key
+
+    def __post_init__(self) -> None:
+        if self.views < 1:
+            raise InputError(f'cache.views is {self.views}; it must be at least 1')
+        if not self.scales or min(self.scales) <= 0:
+            raise InputError(f'cache.scales is {self.scales}; at least one, all above 0')
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Cached images of one split; arrays are memory-mapped, read-only."""
+
+    features: Mapping[int, Float[np.ndarray, 'N h w C']]  # output stride -> bfloat16
+    labels: UInt8[np.ndarray, 'N H W']
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureCache:
+    """Both splits, and the key that stands for all that made them."""
+
+    train: Split
+    val: Split
+    key: str
+
+
+def load_or_build(
+    directory: pathlib.Path,
+    datasets: tuple[Dataset, Dataset],
+    backbone: Backbone,
+    description: Mapping[str, Any],
+    settings: CacheSettings,
+    *,
+    output_strides: tuple[int, ...],
+    track: Track = lambda items, _, __: items,
+) -> FeatureCache:
+    """Opens the cache of exactly this train and val set, backbone and settings below `directory`, or builds it.
+
+    `description` says which backbone it is (name, width, hash of the weights): JSON values.
+
+    Raises:
+      InputError: a crop that is not output stride * k + 1; whatever the data set finds wrong with its files.
+    """
+    for size, stride in ((settings.crop_size, stride) for stride in output_strides):
+        if preprocess.next_crop(size, stride) != tuple(size):
+            fitting = preprocess.next_crop(size, stride)
+            raise InputError(f'crop size {tuple(size)} is not {stride} * k + 1; the next that is: {fitting}')
+    full = _describe(datasets, description, settings, output_strides)
+    key = hashlib.sha256(json.dumps(full, sort_keys=True).encode()).hexdigest()
+    folder = directory / f'features-{key[:16]}'
+    if folder.exists():
+        fault = find_fault(folder, full)
+        if fault is None:
+            return _open(folder, key, output_strides)
+        logging.warning('feature cache %s is not used: %s; building it anew', folder, fault)
+        shutil.rmtree(folder)
+    _build(folder, full, datasets, backbone, settings, output_strides, track)
+    return _open(folder, key, output_strides)
+
+
+def find_fault(folder: pathlib.Path, description: Mapping[str, Any]) -> str | None:
+    """What is wrong with a cache that should be of `description`, in words; None if every byte is as it was written."""
+    try:
+        meta = json.loads((folder / 'meta.json').read_text())
+        files = dict(meta['files'])
+        found = meta['description']
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f'meta.json cannot be read ({type(error).__name__})'
+    if found != description:
+        return f'it was made of something else ({_difference(found, description)})'
+    for name, expected in files.items():
+        path = folder / name
+        if not path.is_file():
+            return f'{name} is missing'
+        if path.stat().st_size != expected['bytes']:
+            return f'{name} has {path.stat().st_size} bytes, not {expected["bytes"]}'
+        if _sha256(path) != expected['sha256']:
+            return f'{name} is corrupt (its checksum differs)'
+    return None
+
+
+def _describe(
+    datasets: tuple[Dataset, Dataset],
+    backbone: Mapping[str, Any],
+    settings: CacheSettings,
+    output_strides: tuple[int, ...],
+) -> dict[str, Any]:
+    train, val = datasets
+    drawn = {k: v for k, v in dataclasses.asdict(settings).items() if k != 'batch_size'}
+    description = {
+        'format': FORMAT,
+        'dataset': {'name': train.name, 'train': train.fingerprint(), 'val': val.fingerprint()},
+        'backbone': {**backbone, 'output_strides': output_strides},
+        'views': drawn,
+    }
+    return json.loads(json.dumps(description))  # tuples become the lists that meta.json gives back
+
+
+def _difference(found: Any, wanted: Any) -> str:
+    if not (isinstance(found, dict) and isinstance(wanted, dict)):
+        return f'{found} instead of {wanted}'
+    for name in sorted({*found, *wanted}):
+        if found.get(name) != wanted.get(name):
+            return f'{name}: {_difference(found.get(name), wanted.get(name))}'
+    return 'nothing'
+
+
+def _build(
+    folder: pathlib.Path,
+    description: Mapping[str, Any],
+    datasets: tuple[Dataset, Dataset],
+    backbone: Backbone,
+    settings: CacheSettings,
+    output_strides: tuple[int, ...],
+    track: Track,
+) -> None:
+    unfinished = folder.with_name(folder.name + '.unfinished')
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    train, val = datasets
+    crops = _train_views(train, settings)
+    _write(
+        unfinished,
+        'train',
+        track(crops, 'features of train', len(train) * settings.views),
+        backbone,
+        settings,
+        len(train) * settings.views,
+    )
+    size = _val_size(val, output_strides)
+    whole = (preprocess.pad_to(example, size) for example in val)
+    _write(unfinished, 'val', track(whole, 'features of val', len(val)), backbone, settings, len(val))
+    files = {
+        path.name: {'bytes': path.stat().st_size, 'sha256': _sha256(path)} for path in sorted(unfinished.iterdir())
+    }
+    (unfinished / 'meta.json').write_text(json.dumps({'description': description, 'files': files}, indent=1))
+    unfinished.replace(folder)
+
+
+def _train_views(dataset: Dataset, settings: CacheSettings) -> Iterator[preprocess.Crop]:
+    """All views of image 0, then of image 1, ...: an image is decoded once."""
+    for index, example in enumerate(dataset):
+        for view in range(settings.views):
+            yield preprocess.augment(
+                np.random.SeedSequence(settings.seed, spawn_key=(index, view)),
+                example,
+                crop_size=settings.crop_size,
+                scales=settings.scales,
+                flip_probability=settings.flip_probability,
+            )
+
+
+def _val_size(dataset: Dataset, output_strides: tuple[int, ...]) -> Size:
+    """The smallest output stride * k + 1 that holds every image."""
+    shapes = [example.label.shape for example in dataset]
+    largest = (max(height for height, _ in shapes), max(width for _, width in shapes))
+    return preprocess.next_crop(largest, max(output_strides))
+
+
+def _write(
+    folder: pathlib.Path,
+    split: str,
+    crops: Iterable[preprocess.Crop],
+    backbone: Backbone,
+    settings: CacheSettings,
+    count: int,
+) -> None:
+    arrays: dict[str, np.memmap] = {}
+    for start, batch in _batches(crops, settings.batch_size):
+        # The last batch is filled up, so that the backbone is compiled once for a split.
+        images = np.stack([crop.image for crop in batch] + [batch[0].image] * (settings.batch_size - len(batch)))
+        found = {f'features_{s}': np.asarray(x, ml_dtypes.bfloat16) for s, x in backbone(jnp.asarray(images)).items()}
+        found['labels'] = np.stack([crop.label for crop in batch])
+        for name, values in found.items():
+            if name not in arrays:
+                stored = np.dtype(np.uint16) if values.dtype == ml_dtypes.bfloat16 else values.dtype
+                path, shape = folder / f'{split}_{name}.npy', (count, *values.shape[1:])
+                arrays[name] = np.lib.format.open_memmap(path, 'w+', stored, shape)
+            arrays[name][start : start + len(batch)] = values[: len(batch)].view(arrays[name].dtype)
+    for array in arrays.values():
+        array.flush()
+
+
+def _batches(items: Iterable[preprocess.Crop], size: int) -> Iterator[tuple[int, list[preprocess.Crop]]]:
+    start, batch = 0, []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield start, batch
+            start, batch = start + size, []
+    if batch:
+        yield start, batch
+
+
+def _open(folder: pathlib.Path, key: str, output_strides: tuple[int, ...]) -> FeatureCache:
+    def read(name: str) -> np.ndarray:
+        return np.load(folder / f'{name}.npy', mmap_mode='r')
+
+    def split(name: str) -> Split:
+        features = {s: read(f'{name}_features_{s}').view(ml_dtypes.bfloat16) for s in output_strides}
+        return Split(features, read(f'{name}_labels'))
+
+    return FeatureCache(split('train'), split('val'), key)
+
+
+def _sha256(path: pathlib.Path) -> str:
+    with open(path, 'rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def to_device(array: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
+    """Copies a mapped array once, whole, to where the candidates are trained."""
+    return jax.device_put(jnp.asarray(array), sharding)

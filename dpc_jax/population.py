@@ -1,0 +1,197 @@
+"""Many candidates at once: devices, chunks and vmap around the one candidate of `proxy`.
+
+Genotypes, the order of images and the number of steps are data: three programs (initialise, train, score), each
+compiled
+once, serve a whole search.
+"""
+
+import dataclasses
+import functools
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Bool, Float, Int
+
+from dpc_jax import cell, metrics, proxy, sharding
+from dpc_jax.base import Genotype, KeepGoing, ProxyResult, PyTree
+from dpc_jax.proxy import Candidate, Plan, ProxyData, ProxySettings
+from dpc_jax.spaces import dpc
+
+
+def _over_population(one: Callable[..., PyTree], chunk: int, mesh: Mesh, *, candidates: int) -> Callable[..., PyTree]:
+    """Batches `one(*per_candidate, used, *shared)` over a population: the one seam between a candidate and many.
+
+    The first `candidates` arguments get a leading axis P; the genotype must be the last of them. `alive` [P] comes in
+    front: a chunk with nobody alive is skipped (its results are what came in, and zeros). Each device takes an equal
+    part of P, in chunks one after the other, with vmap within a chunk.
+    """
+
+    def on_chunk(alive: Bool[Array, ' c'], args: tuple[PyTree, ...], shared: tuple[PyTree, ...]) -> PyTree:
+        used = cell.uses(args[-1])
+        if chunk == 1:  # the same without an axis of length one, which costs XLA some of its shapes
+            result = one(*jax.tree.map(lambda leaf: leaf[0], args), used, *shared)
+            return jax.tree.map(lambda leaf: leaf[None], result)
+        axes = (0,) * candidates + (None,) * (1 + len(shared))
+        return jax.vmap(one, in_axes=axes)(*args, used, *shared)
+
+    def on_device(alive: Bool[Array, ' p'], *args: PyTree) -> PyTree:
+        per_candidate, shared = args[:candidates], args[candidates:]
+        shape = jax.eval_shape(on_chunk, alive[:chunk], jax.tree.map(lambda leaf: leaf[:chunk], per_candidate), shared)
+
+        def run(inputs: tuple[Array, tuple[PyTree, ...]]) -> PyTree:
+            chunk_alive, chunk_args = inputs
+            skipped = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape)
+            return lax.cond(chunk_alive.any(), lambda: on_chunk(chunk_alive, chunk_args, shared), lambda: skipped)
+
+        split = jax.tree.map(lambda leaf: leaf.reshape(-1, chunk, *leaf.shape[1:]), (alive, per_candidate))
+        results = lax.map(run, split)
+        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), results)
+
+    @functools.wraps(one)
+    def call(alive: Bool[Array, ' P'], *args: PyTree) -> PyTree:
+        here, everywhere = PartitionSpec(sharding.POPULATION), PartitionSpec()
+        specs = (here,) * (1 + candidates) + (everywhere,) * (len(args) - candidates)
+        mapped = jax.shard_map(on_device, mesh=mesh, in_specs=specs, out_specs=here, check_vma=False)
+        return mapped(alive, *args)
+
+    return jax.jit(call)
+
+
+class Programs(NamedTuple):
+    """The three compiled programs of a search; each takes `alive` [P] first."""
+
+    init: Callable[..., Candidate]
+    train: Callable[..., tuple[Candidate, Float[Array, ' P']]]
+    confusion: Callable[..., Int[Array, 'P L L']]
+
+
+def programs(channels: int, settings: ProxySettings, chunk: int, mesh: Mesh) -> Programs:
+    """Programs for populations whose size is a multiple of chunk times devices."""
+
+    def one_init(genotype: Genotype, used: cell.Uses, key: jax.Array) -> Candidate:
+        del used
+        return proxy.init(key, genotype, channels, settings)
+
+    return Programs(
+        _over_population(one_init, chunk, mesh, candidates=1),
+        _over_population(functools.partial(proxy.train, settings=settings), chunk, mesh, candidates=2),
+        _over_population(functools.partial(proxy.confusion, settings=settings), chunk, mesh, candidates=2),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class PopulationEvaluator:
+    """An `Evaluator`: trains and scores up to `population` candidates in one call of each program."""
+
+    settings: ProxySettings
+    data: ProxyData
+    seed: int
+    chunk: int = 1
+    at_once: int = 0  # 0: chunk times devices
+    steps_per_call: int = 50  # the host hears of an interrupt, and of nothing else, this often
+    mesh: Mesh = dataclasses.field(default_factory=sharding.population_mesh)
+
+    @functools.cached_property
+    def programs(self) -> Programs:
+        """Compiled on first use, once."""
+        channels = self.data.train_features.shape[-1]
+        return programs(channels, self.settings, self.chunk, self.mesh)
+
+    @property
+    def unit(self) -> int:
+        """Candidates that run together in one chunk on every device."""
+        return self.chunk * self.mesh.size
+
+    @property
+    def population(self) -> int:
+        """Candidates in one call of a program."""
+        return max(self.at_once, self.unit)
+
+    @functools.cached_property
+    def plan(self) -> Plan:
+        """Drawn from the seed."""
+        key_init, key_dropout, key_order = jax.random.split(jax.random.key(self.seed), 3)
+        order = proxy.image_order(key_order, self.data.train_features.shape[0], self.settings)
+        return Plan(key_init, key_dropout, jnp.asarray(order))
+
+    def __call__(self, genotypes: Genotype, keep_going: KeepGoing | None = None) -> ProxyResult:
+        """Trains and scores genotypes [P, K], P at most `population`. See `ProxyResult`."""
+        started = time.perf_counter()
+        count, stops = len(genotypes.ops), self.settings.stops()
+        if not 0 < count <= self.population:
+            raise ValueError(f'{count} candidates; this evaluator takes 1 to {self.population} at once')
+        genotypes = jax.tree.map(lambda genes: _pad(np.asarray(genes), self.population), genotypes)
+        alive = np.arange(self.population) < count
+        candidates = self.programs.init(alive, genotypes, self.plan.key_init)
+        curves, losses_ = (np.full((count, len(stops)), np.nan, np.float32) for _ in range(2))
+        finite, steps = np.ones(count, bool), np.zeros(count, np.int32)
+        for evaluation, (start, stop) in enumerate(zip([0, *stops], stops, strict=False)):
+            candidates, loss = self.train(alive, candidates, genotypes, (start, stop))
+            counts = np.asarray(self.programs.confusion(alive, candidates, genotypes, self.data))
+            here = np.flatnonzero(alive[:count])
+            finite[here], steps[here] = np.asarray(candidates.finite)[here], stop
+            losses_[here, evaluation] = loss[here]
+            curves[here, evaluation] = np.where(finite[here], metrics.mean_iou(counts[here]), np.nan)
+            alive[:count] &= finite
+            if keep_going is not None and stop < self.settings.steps:
+                alive[:count] &= keep_going(evaluation, curves[:, evaluation])
+            if not alive.any():
+                break
+        last = curves[np.arange(count), np.searchsorted(stops, steps)]
+        return ProxyResult(last, curves, losses_, finite, steps, time.perf_counter() - started)
+
+    def train(
+        self, alive: Bool[np.ndarray, ' P'], candidates: Candidate, genotypes: Genotype, span: tuple[int, int]
+    ) -> tuple[Candidate, Float[np.ndarray, ' P']]:
+        """Trains over a span of steps in calls of `steps_per_call`; gives the mean loss over the span."""
+        total = np.zeros(self.population, np.float32)
+        edges = [*range(span[0], span[1], self.steps_per_call), span[1]]
+        for start, stop in itertools.pairwise(edges):
+            pair = jnp.array([start, stop], jnp.int32)
+            candidates, loss = self.programs.train(alive, candidates, genotypes, self.data, self.plan, pair)
+            total += np.asarray(loss) * (stop - start)
+        return candidates, total / (span[1] - span[0])
+
+
+def _pad(genes: Int[np.ndarray, 'p K'], population: int) -> Int[np.ndarray, 'P K']:
+    """Repeats the first candidate; the repetitions are not alive and cost nothing."""
+    return np.concatenate([genes, np.repeat(genes[:1], population - len(genes), axis=0)]).astype(np.int32)
+
+
+def fastest_chunk(
+    make: Callable[[int], PopulationEvaluator], sizes: Sequence[int], *, steps: int = 4
+) -> tuple[int, dict[int, float]]:
+    """Measures the seconds per candidate-step of each chunk size and gives the fastest, with what was measured.
+
+    Goes up the sizes and stops at the first that is slower than the best so far, or that memory does not hold. The
+    candidates are ASPP-like: one pooling branch among separable ones.
+    """
+    seconds: dict[int, float] = {}
+    for size in sizes:
+        try:
+            seconds[size] = _seconds_per_step(make(size), steps)
+        except jax.errors.JaxRuntimeError as error:
+            if 'RESOURCE_EXHAUSTED' not in str(error) or not seconds:
+                raise
+            break
+        if seconds[size] > min(seconds.values()):
+            break
+    return min(seconds, key=lambda size: seconds[size]), seconds
+
+
+def _seconds_per_step(evaluator: PopulationEvaluator, steps: int) -> float:
+    genotype = dpc.Space(5).named('aspp')
+    genotypes = jax.tree.map(lambda genes: np.repeat(genes[None], evaluator.population, axis=0), genotype)
+    alive = np.ones(evaluator.population, bool)
+    candidates = evaluator.programs.init(alive, genotypes, evaluator.plan.key_init)
+    for _ in range(2):  # the first time compiles
+        started = time.perf_counter()
+        candidates, _ = evaluator.train(alive, candidates, genotypes, (0, steps))
+    return (time.perf_counter() - started) / (steps * evaluator.population)
