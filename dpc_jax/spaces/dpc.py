@@ -14,7 +14,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -30,7 +30,8 @@ RATES = (1, 3, 6, 9, 12, 15, 18, 21)
 GRIDS = (1, 2, 4, 8)
 """Grids of average spatial pyramid pooling, for height and width alike (paper §3.1)."""
 
-Reach = Literal['adjacent', 'any']
+REACHES = ('adjacent', 'any')
+"""What a rate or grid of a neighbour may be: the next smaller or larger value, or any other."""
 
 
 class Op(NamedTuple):
@@ -59,15 +60,10 @@ GRID_INDEX_OF_OP = np.array([[GRIDS.index(g) for g in op.grid or (1, 1)] for op 
 
 def op_name(index: int) -> str:
     """A short readable name: `conv1x1`, `sep 6x12`, `pool 2x4` (height first)."""
-    return _name(OPS[index], ' ')
-
-
-def _name(op: Op, gap: str) -> str:
+    op = OPS[index]
     if op.rate is not None:
-        return f'sep{gap}{op.rate[0]}x{op.rate[1]}'
-    if op.grid is not None:
-        return f'pool{gap}{op.grid[0]}x{op.grid[1]}'
-    return 'conv1x1'
+        return f'sep {op.rate[0]}x{op.rate[1]}'
+    return f'pool {op.grid[0]}x{op.grid[1]}' if op.grid is not None else op.kind
 
 
 OP_NAMES = tuple(op_name(index) for index in range(len(OPS)))
@@ -97,11 +93,11 @@ class Space:
         ops = jax.random.randint(key_ops, shape, 0, len(OPS))
         return Genotype(np.asarray(inputs, np.int32), np.asarray(ops, np.int32))
 
-    def neighbours(self, genotype: Genotype, reach: Reach = 'adjacent') -> list[Genotype]:
+    def neighbours(self, genotype: Genotype, reach: str = 'adjacent') -> list[Genotype]:
         """All genotypes that differ from `genotype` `[K]` in one gene of one branch; see `neighbours_by_gene`."""
         return [other for group in self.neighbours_by_gene(genotype, reach).values() for other in group]
 
-    def neighbours_by_gene(self, genotype: Genotype, reach: Reach = 'adjacent') -> dict[str, list[Genotype]]:
+    def neighbours_by_gene(self, genotype: Genotype, reach: str = 'adjacent') -> dict[str, list[Genotype]]:
         """The neighbours of `genotype` `[K]` under the name of the gene that differs, e.g. `branch2.rate_height`.
 
         A gene is a branch's input, its kind, one rate or one grid (the paper leaves the neighbourhood open,
@@ -109,8 +105,8 @@ class Space:
         `reach` says what a rate or grid may become: 'adjacent' the next smaller or larger, 'any' every other one.
         Genes that have no other value (the input of branch 0) are left out.
         """
-        if reach not in ('adjacent', 'any'):
-            raise InputError(f"neighbourhood '{reach}' is not known; allowed: adjacent, any")
+        if reach not in REACHES:
+            raise InputError(f"neighbourhood '{reach}' is not known; allowed: {', '.join(REACHES)}")
         self.validate(genotype)
         groups: dict[str, list[Genotype]] = {}
         for branch in range(self.num_branches):
@@ -169,8 +165,8 @@ class Space:
         """Reads the official format (`dense_prediction_cell_branch5_top1_cityscapes.json` loads as it is).
 
         Any negative `input` means the features, as in the official parser; `kernel`, `rate` and `grid_size` may be
-        one number or two. Raises InputError (prefixed by `source`) for text that is not JSON, a wrong number of branches, a
-        missing or unknown key, an op, kernel, rate, grid or input outside the space.
+        one number or two. Raises InputError (prefixed by `source`) for text that is not JSON, a wrong number of
+        branches, a missing or unknown key, an op, kernel, rate, grid or input outside the space.
         """
         genotype = parse(text, source)
         if len(genotype.inputs) != self.num_branches:
@@ -186,12 +182,10 @@ class Space:
         if name not in _NAMED_CELLS:
             raise InputError(f"no cell is named '{name}'; allowed: {', '.join(NAMED)}")
         branches = _NAMED_CELLS[name]
-        if name == 'conv1x1':
-            branches = branches[:1]
         if len(branches) > self.num_branches:
             raise InputError(f"cell '{name}' has {len(branches)} branches; this space has {self.num_branches}")
-        branches = branches + ((FEATURES, Op('conv1x1')),) * (self.num_branches - len(branches))
-        return _genotype([source for source, _ in branches], [INDEX[op] for _, op in branches])
+        branches = branches + ((FEATURES, 'conv1x1'),) * (self.num_branches - len(branches))
+        return _genotype([source for source, _ in branches], [OP_NAMES.index(op) for _, op in branches])
 
     # ---- named choices: what a study's dashboard shows --------------------------------------------------------
 
@@ -218,27 +212,15 @@ class Space:
         return _genotype(inputs, [OP_NAMES.index(params[f'branch{branch}.op']) for branch in branches])
 
 
-_KEY_NAMES = tuple(_name(op, '').replace('sep', 's').replace('pool', 'p').replace('conv', 'c') for op in OPS)
+_KEY_NAMES = tuple(n.replace('sep ', 's').replace('pool ', 'p').replace('conv', 'c') for n in OP_NAMES)
 
-_NAMED_CELLS: dict[str, tuple[tuple[int, Op], ...]] = {
+_NAMED_CELLS: dict[str, tuple[tuple[int, str], ...]] = {
     # The released cell, best of 28K (paper Fig. 5a; official dense_prediction_cell_branch5_top1_cityscapes.json).
-    'dpc_top1': (
-        (FEATURES, Op('separable', rate=(1, 6))),
-        (0, Op('separable', rate=(18, 15))),
-        (1, Op('separable', rate=(6, 3))),
-        (0, Op('separable', rate=(1, 1))),
-        (0, Op('separable', rate=(6, 21))),
-    ),
+    'dpc_top1': ((FEATURES, 'sep 1x6'), (0, 'sep 18x15'), (1, 'sep 6x3'), (0, 'sep 1x1'), (0, 'sep 6x21')),
     # ASPP as the paper expresses it in the space (§3.1).
-    'aspp': (
-        (FEATURES, Op('conv1x1')),
-        (FEATURES, Op('separable', rate=(6, 6))),
-        (FEATURES, Op('separable', rate=(12, 12))),
-        (FEATURES, Op('separable', rate=(18, 18))),
-        (FEATURES, Op('pooling', grid=(1, 1))),
-    ),
+    'aspp': tuple((FEATURES, op) for op in ('conv1x1', 'sep 6x6', 'sep 12x12', 'sep 18x18', 'pool 1x1')),
     # No context at all: the floor under which no cell of use can score.
-    'conv1x1': ((FEATURES, Op('conv1x1')),),
+    'conv1x1': ((FEATURES, 'conv1x1'),),
 }
 
 NAMED = tuple(_NAMED_CELLS)
@@ -272,22 +254,29 @@ def _with(genotype: Genotype, branch: int, source: int, op: int) -> Genotype:
     return Genotype(inputs, ops)
 
 
-@functools.lru_cache(maxsize=None)
-def _op_neighbours(index: int, reach: Reach) -> dict[str, tuple[int, ...]]:
+@functools.cache
+def _op_neighbours(index: int, reach: str) -> dict[str, tuple[int, ...]]:
     """Gene -> the operators that differ from operator `index` in that gene alone."""
     op = OPS[index]
     groups = {'kind': tuple(other for other, candidate in enumerate(OPS) if candidate.kind != op.kind)}
-    field, values = ('rate', RATES) if op.rate is not None else ('grid', GRIDS)
-    pair = op.rate or op.grid
-    if pair is None:
-        return groups
-    for axis, name in enumerate(('height', 'width')):
-        changed = [(v, pair[1]) if axis == 0 else (pair[0], v) for v in _others(pair[axis], values, reach)]
-        groups[f'{field}_{name}'] = tuple(INDEX[op._replace(**{field: size})] for size in changed)
+    if op.rate is not None:
+        for axis, sizes in _changed(op.rate, RATES, reach).items():
+            groups[f'rate_{axis}'] = tuple(INDEX[op._replace(rate=size)] for size in sizes)
+    if op.grid is not None:
+        for axis, sizes in _changed(op.grid, GRIDS, reach).items():
+            groups[f'grid_{axis}'] = tuple(INDEX[op._replace(grid=size)] for size in sizes)
     return groups
 
 
-def _others(now: int, values: tuple[int, ...], reach: Reach) -> list[int]:
+def _changed(size: Size, values: tuple[int, ...], reach: str) -> dict[str, list[Size]]:
+    height, width = size
+    return {
+        'height': [(other, width) for other in _others(height, values, reach)],
+        'width': [(height, other) for other in _others(width, values, reach)],
+    }
+
+
+def _others(now: int, values: tuple[int, ...], reach: str) -> list[int]:
     here = values.index(now)
     return [value for at, value in enumerate(values) if at != here and (reach == 'any' or abs(at - here) == 1)]
 
@@ -324,7 +313,7 @@ def _located(place: str) -> Iterator[None]:
 
 def _op_from_json(entry: dict[str, Any]) -> Op:
     name = entry.get('op')
-    if name not in _JSON_KEYS:
+    if not isinstance(name, str) or name not in _JSON_KEYS:
         raise InputError(f'op {name!r}; allowed: {", ".join(map(repr, _JSON_KEYS))}')
     for key in entry:
         if key not in _JSON_KEYS[name]:
