@@ -1,0 +1,128 @@
+"""Joint transforms of an image and its label, in NumPy on the host: the augmentation of the official input pipeline.
+
+Order and numbers are those of tensorflow/models research/deeplab (`input_preprocess.py`, `core/preprocess_utils.py`):
+random scale, pad at bottom and right, random crop, random flip. All resizing is align-corners: output sample i of m
+reads source position i * (n - 1) / (m - 1) of n. Bilinear for images; labels take the nearest source sample, halves
+rounded up. Every function is pure: the same key gives the same crop.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float32, Int, UInt8
+
+from dpc_jax.base import IGNORE_LABEL, InputError, SegmentationExample, Size
+
+MEAN_PIXEL = 127.5
+"""Value of padded pixels: 0 after the scaling x * 2 / 255 - 1 of MobileNet-v2 and Xception."""
+
+SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
+"""The official scale factors, drawn with equal probability."""
+
+
+class Crop(NamedTuple):
+    """What a network sees of one example."""
+
+    image: Float32[np.ndarray, 'H W 3']  # 0..255, RGB
+    label: UInt8[np.ndarray, 'H W']  # 0..L-1 or IGNORE_LABEL
+
+
+def augment(
+    key: np.random.SeedSequence,
+    example: SegmentationExample,
+    *,
+    crop_size: Size,
+    scales: Sequence[float] = SCALES,
+    flip_probability: float = 0.5,
+) -> Crop:
+    """One random view of `example`: scaled, padded up to the crop, cropped, perhaps mirrored; `[*crop_size]`.
+
+    The key is a NumPy seed sequence, e.g. `np.random.SeedSequence(seed, spawn_key=(image, view))`; it isn't changed.
+    """
+    rng = np.random.default_rng(key)
+    crop = pad(scale(as_crop(example), float(rng.choice(scales))), crop_size)
+    height, width = crop.label.shape
+    top = int(rng.integers(height - crop_size[0] + 1))
+    left = int(rng.integers(width - crop_size[1] + 1))
+    crop = cut(crop, (top, left), crop_size)
+    return flip(crop) if rng.random() < flip_probability else crop
+
+
+def pad_to(example: SegmentationExample, size: Size) -> Crop:
+    """The whole example, padded to `size` for evaluation; InputError if it doesn't fit."""
+    height, width = example.label.shape
+    if height > size[0] or width > size[1]:
+        raise InputError(f'{example.name}: {height}x{width} pixels do not fit into a crop of {size[0]}x{size[1]}')
+    return pad(as_crop(example), size)
+
+
+def next_crop(size: Size, output_stride: int) -> Size:
+    """The smallest `output_stride * k + 1` that holds `size`, per axis."""
+    height, width = (-(-(side - 1) // output_stride) * output_stride + 1 for side in size)
+    return height, width
+
+
+def as_crop(example: SegmentationExample) -> Crop:
+    """The example as it is, in the types of a crop."""
+    return Crop(example.image.astype(np.float32), example.label)
+
+
+def scale(crop: Crop, factor: float) -> Crop:
+    """Both resized to int(side * factor), the official truncation."""
+    height, width = crop.label.shape
+    size = (int(height * factor), int(width * factor))
+    return Crop(resize_bilinear(crop.image, size), resize_nearest(crop.label, size))
+
+
+def pad(crop: Crop, size: Size) -> Crop:
+    """At least `size`: mean pixels and ignored labels added at the bottom and at the right, nothing cut."""
+    height, width = crop.label.shape
+    margin = ((0, max(0, size[0] - height)), (0, max(0, size[1] - width)))
+    return Crop(
+        np.pad(crop.image, (*margin, (0, 0)), constant_values=MEAN_PIXEL),
+        np.pad(crop.label, margin, constant_values=IGNORE_LABEL),
+    )
+
+
+def cut(crop: Crop, corner: Size, size: Size) -> Crop:
+    """The window of `size` whose first pixel is `corner` = (top, left)."""
+    window = tuple(slice(start, start + side) for start, side in zip(corner, size, strict=True))
+    return Crop(crop.image[window], crop.label[window])
+
+
+def flip(crop: Crop) -> Crop:
+    """Left and right exchanged."""
+    return Crop(crop.image[:, ::-1], crop.label[:, ::-1])
+
+
+def resize_bilinear(image: Float32[np.ndarray, 'H W C'], size: Size) -> Float32[np.ndarray, 'H2 W2 C']:
+    """Align-corners bilinear, rows first; gathers, because OpenCV knows only half-pixel centres."""
+    if image.shape[:2] == size:
+        return image
+    return _interpolate(_interpolate(image, 0, size[0]), 1, size[1])
+
+
+def resize_nearest(label: UInt8[np.ndarray, 'H W'], size: Size) -> UInt8[np.ndarray, 'H2 W2']:
+    """Align-corners nearest neighbour: source index floor(i * (n - 1) / (m - 1) + 1/2), in exact integers."""
+    rows, columns = (_nearest(n, m) for n, m in zip(label.shape, size, strict=True))
+    return label[rows[:, None], columns[None, :]]
+
+
+def _interpolate(image: Float32[np.ndarray, 'H W C'], axis: int, side: int) -> Float32[np.ndarray, 'H2 W2 C']:
+    source = image.shape[axis]
+    low, rest = np.divmod(np.arange(side) * (source - 1), max(1, side - 1))
+    shape = [1, 1, 1]
+    shape[axis] = side
+    weight = (rest / max(1, side - 1)).astype(np.float32).reshape(shape)
+    first = image.take(low, axis=axis)
+    second = image.take(np.minimum(low + 1, source - 1), axis=axis)
+    second -= first
+    second *= weight
+    second += first
+    return second
+
+
+def _nearest(source: int, side: int) -> Int[np.ndarray, ' M']:
+    steps = max(1, side - 1)
+    return (2 * np.arange(side) * (source - 1) + steps) // (2 * steps)
