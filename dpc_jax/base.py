@@ -68,6 +68,7 @@ class ProxyResult(NamedTuple):
     curves: Float[np.ndarray, 'P E']  # mIoU on val at each evaluation; NaN where not evaluated
     losses: Float[np.ndarray, 'P E']  # mean training loss since the evaluation before
     finite: Bool[np.ndarray, ' P']
+    pruned: Bool[np.ndarray, ' P']  # stopped before the last evaluation by `KeepGoing`
     steps: Int[np.ndarray, ' P']  # training steps taken: fewer than T for a pruned candidate
     seconds: float
 

@@ -88,10 +88,7 @@ def load_or_build(
     Raises:
       InputError: a crop that is not output stride * k + 1; whatever the data set finds wrong with its files.
     """
-    for size, stride in ((settings.crop_size, stride) for stride in output_strides):
-        if preprocess.next_crop(size, stride) != tuple(size):
-            fitting = preprocess.next_crop(size, stride)
-            raise InputError(f'crop size {tuple(size)} is not {stride} * k + 1; the next that is: {fitting}')
+    check_crop(settings.crop_size, output_strides)
     full = _describe(datasets, description, settings, output_strides)
     key = hashlib.sha256(json.dumps(full, sort_keys=True).encode()).hexdigest()
     folder = directory / f'features-{key[:16]}'
@@ -103,6 +100,22 @@ def load_or_build(
         shutil.rmtree(folder)
     _build(folder, full, datasets, backbone, settings, output_strides, track)
     return _open(folder, key, output_strides)
+
+
+def check_crop(crop_size: Size, output_strides: tuple[int, ...]) -> None:
+    """InputError unless the crop is output stride * k + 1 for each stride."""
+    for stride in output_strides:
+        fitting = preprocess.next_crop(crop_size, stride)
+        if fitting != tuple(crop_size):
+            raise InputError(f'crop size {tuple(crop_size)} is not {stride} * k + 1; the next that is: {fitting}')
+
+
+def digest(parts: Iterable[bytes]) -> str:
+    """SHA-256 of all parts together, hexadecimal."""
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(part)
+    return total.hexdigest()
 
 
 def find_fault(folder: pathlib.Path, description: Mapping[str, Any]) -> str | None:

@@ -61,7 +61,7 @@ def batch_norm(
     epsilon: float,
     extent: tuple[Int[Array, ''], Int[Array, '']] | None = None,
 ) -> tuple[Float[Array, 'B h w C'], Moments]:
-    """Normalises over batch and space in float32 or wider and gives the new moving averages (the old ones unless `train`).
+    """Normalises over batch and space in float32 or wider and the new moving averages (the old ones unless `train`).
 
     `extent` (rows, columns) says that only the upper left part of the map is a map and all else is left out of the
     statistics; values there must be 0 on entry and are arbitrary on return.
@@ -69,15 +69,15 @@ def batch_norm(
     The moving variance takes the unbiased batch variance, as TensorFlow's fused operator does (flax.linen's takes
     the biased one, which the official training-mode numbers exclude).
     """
-    y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    y = x.astype(np.promote_types(x.dtype, np.float32))
     if not train:
         return _normalise(y, moving, scale, bias, epsilon).astype(x.dtype), moving
     batch, height, width, _ = x.shape
     if extent is None:
-        inside, count = None, jnp.float32(batch * height * width)
+        inside, count = None, jnp.asarray(batch * height * width, y.dtype)
     else:
         inside = extent_mask((height, width), extent)[None, :, :, None]
-        count = (batch * extent[0] * extent[1]).astype(jnp.float32)
+        count = (batch * extent[0] * extent[1]).astype(y.dtype)
     mean = y.sum((0, 1, 2)) / count
     centred = y - mean[None, None, None, :]
     if inside is not None:
@@ -98,7 +98,8 @@ def _normalise(
 
 def extent_mask(size: Size, extent: tuple[Int[Array, ''], Int[Array, '']]) -> Bool[Array, 'h w']:
     """True in the upper left `extent` (rows, columns) of a map of `size`."""
-    return (jnp.arange(size[0]) < extent[0])[:, None] & (jnp.arange(size[1]) < extent[1])[None, :]
+    rows, cols = (jnp.arange(n, dtype=jnp.int32) < inside for n, inside in zip(size, extent, strict=True))
+    return rows[:, None] & cols[None, :]
 
 
 class BatchNorm(nn.Module):
@@ -145,7 +146,7 @@ def align_corners(source: int, target: int) -> tuple[np.ndarray, np.ndarray, np.
     step = (source - 1) / (target - 1) if target > 1 else 0.0
     position = np.arange(target) * step
     lower = np.minimum(np.floor(position).astype(np.int32), source - 1)
-    return lower, np.minimum(lower + 1, source - 1), (position - lower).astype(np.float32)
+    return lower, np.minimum(lower + 1, source - 1), position - lower
 
 
 def resize_bilinear(x: Float[Array, 'B h w C'], size: Size) -> Float[Array, 'B H W C']:
@@ -199,8 +200,9 @@ def pool(x: Float[Array, 'B h w C'], grid: Size, pooling: Pooling) -> Float[Arra
     """Mean over windows of a map; see `Pooling`. The result is smaller than the map (grid 1x1: one cell)."""
     if pooling == 'sliding':
         window = (sliding_window(x.shape[1], grid[0]), sliding_window(x.shape[2], grid[1]))
-        # flax's avg_pool divides by an integer, which strict dtype promotion refuses.
-        total = nn.pool(x, jnp.zeros((), x.dtype), lax.add, window, strides=(1, 1), padding='VALID')
+        # flax's avg_pool divides by an integer, which strict dtype promotion refuses. The 0 is a Python number: an
+        # array would be traced under jit, and JAX differentiates a window only where it knows that it is a sum.
+        total = nn.pool(x, 0.0, lax.add, window, strides=(1, 1), padding='VALID')
         return total / (window[0] * window[1])
     for axis in (1, 2):
         bins = bin_edges(x.shape[axis], grid[axis - 1])
@@ -231,8 +233,8 @@ def bin_edges(size: int, grid: int) -> list[tuple[int, int]]:
 
 def neighbour_index(size: Size, rate: Int[Array, ' 2'], tap: tuple[int, int]) -> Int[Array, ' hw']:
     """For each cell of a flattened map, the cell at `tap * rate` from it; h*w where that lies outside."""
-    rows = jnp.arange(size[0]) + tap[0] * rate[0]
-    cols = jnp.arange(size[1]) + tap[1] * rate[1]
+    rows = jnp.arange(size[0], dtype=jnp.int32) + tap[0] * rate[0]
+    cols = jnp.arange(size[1], dtype=jnp.int32) + tap[1] * rate[1]
     inside = ((rows >= 0) & (rows < size[0]))[:, None] & ((cols >= 0) & (cols < size[1]))[None, :]
     return jnp.where(inside, rows[:, None] * size[1] + cols[None, :], size[0] * size[1]).reshape(-1)
 
@@ -306,7 +308,7 @@ def pool_tables(size: int, grids: tuple[int, ...], pooling: Pooling) -> PoolTabl
             windows = [(start, start + window) for start in range(size - window + 1)]
         else:
             windows = bin_edges(size, grid)
-        down, up = np.zeros((size, size), np.float32), np.zeros((size, size), np.float32)
+        down, up = np.zeros((size, size)), np.zeros((size, size))
         for row, (start, stop) in enumerate(windows):
             down[row, start:stop] = 1 / (stop - start)
         up[:, : len(windows)] = resize_matrix(len(windows), size)
@@ -319,7 +321,7 @@ def pool_tables(size: int, grids: tuple[int, ...], pooling: Pooling) -> PoolTabl
 def resize_matrix(source: int, target: int) -> Float[np.ndarray, 'target source']:
     """Align-corners bilinear resizing of one axis as a matrix."""
     lower, upper, weight = align_corners(source, target)
-    matrix = np.zeros((target, source), np.float32)
+    matrix = np.zeros((target, source))
     np.add.at(matrix, (np.arange(target), lower), 1 - weight)
     np.add.at(matrix, (np.arange(target), upper), weight)
     return matrix

@@ -1,8 +1,7 @@
 """Many candidates at once: devices, chunks and vmap around the one candidate of `proxy`.
 
 Genotypes, the order of images and the number of steps are data: three programs (initialise, train, score), each
-compiled
-once, serve a whole search.
+compiled once, serve a whole search.
 """
 
 import dataclasses
@@ -145,7 +144,8 @@ class PopulationEvaluator:
             if not alive.any():
                 break
         last = curves[np.arange(count), np.searchsorted(stops, steps)]
-        return ProxyResult(last, curves, losses_, finite, steps, time.perf_counter() - started)
+        pruned = finite & (steps < self.settings.steps)
+        return ProxyResult(last, curves, losses_, finite, pruned, steps, time.perf_counter() - started)
 
     def train(
         self, alive: Bool[np.ndarray, ' P'], candidates: Candidate, genotypes: Genotype, span: tuple[int, int]

@@ -118,13 +118,14 @@ class ConvolutionBN(nn.Module):
     convolve: Callable[[Array, Array], Array]  # (x, kernel) -> y
     kernel_shape: tuple[int, int, int, int]
     linear: bool = False
+    bn_decay: float = BN_DECAY
 
     @nn.compact
     def __call__(self, x: Float[Array, 'B h w _'], train: bool) -> Float[Array, 'B _ _ _']:
         """Batch statistics normalise, and move the averages, if `train`; else the averages normalise."""
         kernel = self.param('kernel', nn.initializers.truncated_normal(INIT_STDDEV), self.kernel_shape)
         x = self.convolve(x, kernel.astype(x.dtype))
-        x = ops.BatchNorm(BN_DECAY, BN_EPSILON, name='BatchNorm')(x, use_running_average=not train)
+        x = ops.BatchNorm(self.bn_decay, BN_EPSILON, name='BatchNorm')(x, use_running_average=not train)
         return x if self.linear else nn.relu6(x)
 
 
@@ -132,6 +133,7 @@ class InvertedResidual(nn.Module):
     """1x1 expansion, 3x3 depthwise, linear 1x1 projection; added to its input where shape and stride allow it."""
 
     block: Bottleneck
+    bn_decay: float = BN_DECAY
 
     @nn.compact
     def __call__(self, x: Float[Array, 'B h w _'], train: bool) -> dict[str, Float[Array, 'B _ _ _']]:
@@ -139,13 +141,14 @@ class InvertedResidual(nn.Module):
         depth, expansion, stride, rate = self.block
         source, inner = x, x.shape[-1] * expansion  # a multiple of 8 as the input is, so nothing to round
         inside = {}
+        unit = functools.partial(ConvolutionBN, bn_decay=self.bn_decay)
         if expansion > 1:
-            x = ConvolutionBN(pointwise, (1, 1, x.shape[-1], inner), name='expand')(x, train)
+            x = unit(pointwise, (1, 1, x.shape[-1], inner), name='expand')(x, train)
             inside['expansion_output'] = x
         convolve = functools.partial(depthwise, stride=stride, rate=rate)
-        x = ConvolutionBN(convolve, (3, 3, 1, inner), name='depthwise')(x, train)
+        x = unit(convolve, (3, 3, 1, inner), name='depthwise')(x, train)
         inside['depthwise_output'] = x
-        x = ConvolutionBN(pointwise, (1, 1, inner, depth), linear=True, name='project')(x, train)
+        x = unit(pointwise, (1, 1, inner, depth), linear=True, name='project')(x, train)
         if stride == 1 and source.shape[-1] == depth:
             x = x + source
         return {'output': x, **inside}
@@ -158,6 +161,7 @@ class Model(nn.Module):
       width: factor of every layer's depth, the last included, by `make_divisible` (slim's default; DeepLab's own
         graph rounds to any integer instead when the width is not 1).
       output_stride: image / feature resolution, one of `OUTPUT_STRIDES`.
+      bn_decay: of the moving averages; a short training needs a faster one than slim's.
       dtype: of the computation; None takes that of the images. Parameters and batch statistics are float32.
 
     Raises:
@@ -166,6 +170,7 @@ class Model(nn.Module):
 
     width: float = 1.0
     output_stride: int = 16
+    bn_decay: float = BN_DECAY
     dtype: DTypeLike | None = None
 
     def __post_init__(self) -> None:
@@ -188,11 +193,11 @@ class Model(nn.Module):
         x = images * (2.0 / 255.0) - 1.0
         x = x if self.dtype is None else x.astype(self.dtype)
         stem_depth = make_divisible(STEM_DEPTH * self.width)
-        x = ConvolutionBN(strided_conv, (3, 3, 3, stem_depth), name='Conv')(x, train)
+        x = ConvolutionBN(strided_conv, (3, 3, 3, stem_depth), bn_decay=self.bn_decay, name='Conv')(x, train)
         endpoints = {'layer_1': x}
         for index, block in enumerate(bottlenecks(self.width, self.output_stride)):
             scope = f'expanded_conv_{index}' if index else 'expanded_conv'
-            inside = InvertedResidual(block, name=scope)(x, train)
+            inside = InvertedResidual(block, self.bn_decay, name=scope)(x, train)
             x = inside.pop('output')
             endpoints |= {f'layer_{index + 2}': x, **{f'layer_{index + 2}/{name}': y for name, y in inside.items()}}
         return endpoints | {'features': x}

@@ -1,0 +1,40 @@
+"""Search on procedural street scenes: no download, no GPU, minutes on two cores.
+
+The whole job of the paper (Chen et al. 2018, arXiv:1809.04184, §3.2), only smaller: a narrow MobileNet-v2 is trained
+for a minute to see what can be seen locally, its features of 257x385 scenes are cached at output stride 16, and cells
+are trained on them and ranked. Four pairs of classes in the scenes can be told apart only by a cue far away, each in
+another direction, so what a cell reaches decides its score.
+
+  python run.py --config=configs/scenes_search.py --workdir=runs/scenes
+  python run.py --config=configs/scenes_search.py:toy --workdir=runs/toy   (seconds; its scores mean nothing)
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config(arg: str = '') -> ml_collections.ConfigDict:
+    """The search; `arg` may be 'toy'."""
+    config = common.search_config()
+    config.dataset = ml_collections.ConfigDict(
+        {'name': 'scenes', 'size': (257, 385), 'num_train': 320, 'num_val': 48, 'seed': 0, 'noise': 6.0}
+    )
+    config.backbone.width = 0.35
+    config.cell.filters = 32
+    config.cache.crop_size = (257, 385)
+    config.cache.views = 2
+    config.cache.scales = (1.0,)  # larger ones would crop the cues away
+    config.proxy.steps = 240
+    config.proxy.learning_rate = 0.05
+    config.proxy.bn_decay = 0.97
+    config.proxy.loss_stride = 8
+    config.search.num_candidates = 24
+    config.search.sampler_settings.incumbents = 5
+    if arg == 'toy':
+        common.shrink(config)
+        config.dataset.update({'size': (65, 97), 'num_train': 6, 'num_val': 3})
+        config.cache.crop_size = (65, 97)
+    elif arg:
+        common.refuse(arg)
+    return config

@@ -1,0 +1,320 @@
+"""What a config names, made: data sets, backbone, cache, settings, study. Each function makes one thing, and complains.
+
+All that can be refused is refused by `check` before the first minute of work.
+"""
+
+import dataclasses
+import functools
+import importlib
+import json
+import pathlib
+import pkgutil
+import subprocess
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jaxtyping import Array, Float
+
+from dpc_jax import (
+    backbones,
+    checkpoint,
+    counting,
+    datasets,
+    feature_cache,
+    ops,
+    preprocess,
+    pretrain,
+    samplers,
+    sharding,
+)
+from dpc_jax.base import Genotype, InputError, PyTree, Size
+from dpc_jax.cell import CellSettings, rate_multiplier
+from dpc_jax.counting import Counts
+from dpc_jax.datasets import Dataset
+from dpc_jax.feature_cache import Backbone, CacheSettings, FeatureCache
+from dpc_jax.population import PopulationEvaluator, fastest_chunk
+from dpc_jax.pretrain import PretrainSettings
+from dpc_jax.progress import track
+from dpc_jax.proxy import ProxyData, ProxySettings
+from dpc_jax.spaces.dpc import Space
+from dpc_jax.study import RunInfo, Study, make_pruner, settings_hash
+
+CHUNKS = (1, 2, 4, 8, 16, 32, 64)
+"""Candidates within one vmap that are tried when the config leaves the choice open."""
+
+FREE_FIELDS = (
+    *('journey', 'report', 'dataset.root', 'backbone.weights', 'cache.directory', 'cache.batch_size'),
+    *('search.num_candidates', 'search.storage', 'proxy.chunk', 'proxy.at_once', 'proxy.steps_per_call'),
+)
+"""Fields that may change between two runs of one study. Data and weights are compared by content instead of by path;
+the chunk changes scores by rounding only."""
+
+Datasets = tuple[Dataset, Dataset]
+"""Train and val."""
+
+
+def load_datasets(config: ml_collections.ConfigDict) -> Datasets:
+    """Train and val of the data set that the config names."""
+    train, val = (datasets.load(config.dataset.name, config.dataset, split) for split in datasets.SPLITS)
+    return train, val
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Makes everything that costs nothing, so that a bad value is refused before any work; InputError."""
+    space, stride = make_space(config), config.backbone.output_stride
+    make_backbone(config)
+    feature_cache.check_crop(cache_settings(config).crop_size, (stride,))
+    rate_multiplier(stride)
+    for steps, keep in ladder(config):
+        proxy_settings(config, num_classes=2, steps=steps)
+        if keep < 1:
+            raise InputError(f'search.ladder keeps {keep} candidates; it must be at least 1')
+    samplers.make(config.search.sampler, space, seed=config.seed, **config.search.sampler_settings)
+    make_pruner(config.search.pruner, config.search.pruner_settings)
+    for name in config.search.references:
+        space.named(name)
+    for field in ('num_candidates', 'population'):
+        if config.search[field] < 1:
+            raise InputError(f'search.{field} is {config.search[field]}; it must be at least 1')
+    if config.proxy.chunk < 0 or config.proxy.at_once < 0 or config.proxy.steps_per_call < 1:
+        raise InputError(
+            'proxy.chunk and proxy.at_once must be 0 (chosen by measuring) or more, steps_per_call at least 1'
+        )
+
+
+def make_space(config: ml_collections.ConfigDict) -> Space:
+    """The search space."""
+    if config.space.name != 'dpc':
+        raise InputError(f"space.name is '{config.space.name}'; allowed: dpc")
+    return Space(config.space.num_branches)
+
+
+def ladder(config: ml_collections.ConfigDict) -> list[tuple[int, int]]:
+    """(steps, how many candidates) of each rung: the proxy's over all, then those of `search.ladder`, ever fewer."""
+    return [(config.proxy.steps, config.search.num_candidates), *map(tuple, config.search.ladder)]
+
+
+# ---- backbone and features ------------------------------------------------------------------------------------------
+
+
+def make_backbone(config: ml_collections.ConfigDict) -> nn.Module:
+    """The Flax module; one that is trained on the spot has batch norms that keep up."""
+    names = sorted(module.name for module in pkgutil.iter_modules(backbones.__path__))
+    if config.backbone.name not in names:
+        raise InputError(f"backbone.name is '{config.backbone.name}'; allowed: {', '.join(names)}")
+    module = importlib.import_module(f'{backbones.__name__}.{config.backbone.name}')
+    decay = {} if config.backbone.weights else {'bn_decay': pretrain.BN_DECAY}
+    return module.Model(width=config.backbone.width, output_stride=config.backbone.output_stride, **decay)
+
+
+def backbone_variables(config: ml_collections.ConfigDict, workdir: pathlib.Path, train: Dataset) -> PyTree:
+    """Weights from the file that the config names, else trained here and kept in `workdir` for the next start."""
+    model = make_backbone(config)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 65, 65, 3)))
+    if config.backbone.weights:
+        variables, loaded = checkpoint.load_backbone(shapes, config.backbone.weights)
+        print(loaded)
+        return variables
+    path = _pretrained_path(config, workdir, train)
+    if not path.exists():
+        settings = pretrain_settings(config)
+        trained, loss = pretrain.train_backbone(jax.random.key(settings.seed), model, train, settings, track=track)
+        checkpoint.save_backbone(trained, path)
+        print(f'backbone trained: loss {loss:.3f} over the last tenth of {settings.steps} steps; kept in {path}')
+    return checkpoint.load_backbone(shapes, path)[0]
+
+
+def _pretrained_path(config: ml_collections.ConfigDict, workdir: pathlib.Path, train: Dataset) -> pathlib.Path:
+    made_of = {
+        'train': train.fingerprint(),
+        'backbone': [config.backbone.name, config.backbone.width, config.backbone.output_stride],
+        'pretrain': dataclasses.asdict(pretrain_settings(config)),
+    }
+    return workdir / f'backbone-{settings_hash(made_of)}.npz'
+
+
+def pretrain_settings(config: ml_collections.ConfigDict) -> PretrainSettings:
+    """How a backbone without published weights is trained."""
+    fields = dict(config.backbone.pretrain)
+    return PretrainSettings(**{**fields, 'crop_size': tuple(fields['crop_size'])}, seed=config.seed)
+
+
+def cache_settings(config: ml_collections.ConfigDict) -> CacheSettings:
+    """What is drawn from the data for the cache."""
+    return CacheSettings(
+        crop_size=_pair(config.cache.crop_size, 'cache.crop_size'),
+        views=config.cache.views,
+        scales=tuple(config.cache.scales),
+        flip_probability=config.cache.flip_probability,
+        seed=config.seed,
+        batch_size=config.cache.batch_size,
+    )
+
+
+def build_cache(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, sets: Datasets, variables: PyTree
+) -> FeatureCache:
+    """Runs the frozen backbone over both splits, or opens what an earlier start has built."""
+    model, stride = make_backbone(config), config.backbone.output_stride
+
+    @jax.jit
+    def features(images: Float[Array, 'B H W 3']) -> dict[int, Float[Array, 'B h w C']]:
+        endpoints: Any = model.apply(variables, images)
+        return {stride: endpoints['features']}
+
+    leaves = jax.tree.leaves(jax.tree.map(np.asarray, variables))
+    description = {
+        'name': config.backbone.name,
+        'width': config.backbone.width,
+        'weights': feature_cache.digest(leaf.tobytes() for leaf in leaves),
+    }
+    directory = pathlib.Path(config.cache.directory or workdir / 'cache').expanduser()
+    run: Backbone = features
+    return feature_cache.load_or_build(
+        directory, sets, run, description, cache_settings(config), output_strides=(stride,), track=track
+    )
+
+
+# ---- proxy ----------------------------------------------------------------------------------------------------------
+
+
+def proxy_settings(config: ml_collections.ConfigDict, num_classes: int, steps: int) -> ProxySettings:
+    """What scores depend on; `steps` is that of a rung."""
+    proxy, cell = config.proxy, config.cell
+    if cell.pooling not in ops.POOLINGS:
+        raise InputError(f"cell.pooling is '{cell.pooling}'; allowed: {', '.join(ops.POOLINGS)}")
+    if not 0 <= cell.dropout_rate < 1:
+        raise InputError(f'cell.dropout_rate is {cell.dropout_rate}; it must be at least 0 and below 1')
+    if cell.filters < 1:
+        raise InputError(f'cell.filters is {cell.filters}; it must be at least 1')
+    stride = config.backbone.output_stride
+    return ProxySettings(
+        num_classes,
+        CellSettings(cell.filters, stride, cell.pooling, cell.dropout_rate, proxy.bn_decay),
+        steps=steps,
+        batch_size=proxy.batch_size,
+        learning_rate=proxy.learning_rate,
+        power=proxy.power,
+        momentum=proxy.momentum,
+        weight_decay=proxy.weight_decay,
+        evaluations=proxy.evaluations,
+        eval_batch_size=proxy.eval_batch_size,
+        dtype=proxy.dtype,
+    )
+
+
+def proxy_data(config: ml_collections.ConfigDict, cache: FeatureCache) -> ProxyData:
+    """The cache on every device. Train labels are read at the loss stride: every stride-th pixel, corners included."""
+    stride, loss_stride = config.backbone.output_stride, config.proxy.loss_stride
+    if loss_stride < 1 or any((side - 1) % loss_stride for side in cache.train.labels.shape[1:]):
+        raise InputError(f'proxy.loss_stride is {loss_stride}; it must divide the crop less one pixel')
+    arrays = (
+        cache.train.features[stride],
+        cache.train.labels[:, ::loss_stride, ::loss_stride],
+        cache.val.features[stride],
+        cache.val.labels,
+    )
+    everywhere = sharding.replicated(sharding.population_mesh())
+    return ProxyData(*(jax.device_put(np.asarray(array), everywhere) for array in arrays))
+
+
+def make_evaluator(
+    config: ml_collections.ConfigDict, data: ProxyData, num_classes: int, *, steps: int, chunk: int
+) -> PopulationEvaluator:
+    """The evaluator of a rung."""
+    settings = proxy_settings(config, num_classes, steps)
+    return PopulationEvaluator(
+        settings, data, config.seed, chunk, config.proxy.at_once, steps_per_call=config.proxy.steps_per_call
+    )
+
+
+def choose_chunk(config: ml_collections.ConfigDict, data: ProxyData, num_classes: int) -> int:
+    """The config's chunk, or the fastest on this device by a short measurement, which is printed."""
+    if config.proxy.chunk:
+        return int(config.proxy.chunk)
+    make = functools.partial(make_evaluator, config, data, num_classes, steps=config.proxy.steps)
+    chunk, seconds = fastest_chunk(lambda size: make(chunk=size), CHUNKS)
+    measured = ', '.join(f'{size}: {1000 * value:.0f}' for size, value in seconds.items())
+    print(f'chunk {chunk} is the fastest here (ms per candidate-step by chunk: {measured})')
+    return chunk
+
+
+# ---- study ----------------------------------------------------------------------------------------------------------
+
+
+def study_settings(config: ml_collections.ConfigDict, sets: Datasets) -> dict[str, Any]:
+    """What a score depends on: the config but for `FREE_FIELDS`, and the content of data and weights."""
+    settings = json.loads(config.to_json_best_effort())
+    for field in FREE_FIELDS:
+        *parents, last = field.split('.')
+        functools.reduce(dict.__getitem__, parents, settings).pop(last, None)
+    weights = config.backbone.weights
+    size = preprocess.next_crop(sets[1][0].label.shape, config.backbone.output_stride)
+    made = jax.eval_shape(make_backbone(config).init_with_output, jax.random.key(0), jnp.zeros((1, *size, 3)))
+    endpoints: dict[str, jax.ShapeDtypeStruct] = made[0]
+    _, height, width, channels = endpoints['features'].shape
+    return {
+        **settings,
+        'features': {'size': (height, width), 'channels': channels},  # of a whole val image
+        'content': {
+            'train': sets[0].fingerprint(),
+            'val': sets[1].fingerprint(),
+            'weights': checkpoint.fingerprint(weights) if weights else 'trained here',
+        },
+    }
+
+
+def open_study(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, settings: Mapping[str, Any], *, rung: str
+) -> Study:
+    """The study of one rung, in the config's storage or in `workdir/study.db`; InputError if it is another config's."""
+    space = make_space(config)
+    return Study.open(
+        config.search.storage or f'sqlite:///{workdir.resolve() / "study.db"}',
+        f'{config.search.study}-{rung}',
+        space=space,
+        sampler=samplers.make(config.search.sampler, space, seed=config.seed, **config.search.sampler_settings),
+        pruner=make_pruner(config.search.pruner, config.search.pruner_settings),
+        settings=settings,
+        run=RunInfo(seed=config.seed, config_hash=settings_hash(settings), commit=commit(), device=device(), rung=rung),
+    )
+
+
+def cost_of(settings: Mapping[str, Any]) -> Callable[[Genotype], Counts]:
+    """Counts a genotype under a study's settings (nested): size of the features, channels, filters."""
+    features, cell = settings['features'], settings['cell']
+    return functools.partial(
+        counting.count,
+        size=tuple(features['size']),
+        channels=features['channels'],
+        filters=cell['filters'],
+        pooling=cell['pooling'],
+    )
+
+
+def device() -> str:
+    """Kind and number of the devices, as recorded with every score."""
+    kinds = [device.device_kind for device in jax.devices()]
+    return kinds[0] if len(kinds) == 1 else f'{len(kinds)} x {kinds[0]}'
+
+
+def commit() -> str:
+    """The commit of this code, with '+' where files differ from it; '' outside a git checkout."""
+    root = pathlib.Path(__file__).parent.parent
+    command = ['git', '-C', str(root), 'describe', '--always', '--abbrev=12', '--dirty=+']
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ''
+
+
+def _pair(value: Any, name: str) -> Size:
+    pair = tuple(value)
+    if len(pair) != 2:
+        raise InputError(f'{name} is {pair}; it must be (height, width)')
+    return int(pair[0]), int(pair[1])
