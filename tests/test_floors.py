@@ -13,10 +13,20 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 FLOORS = (
     ('base', 'metrics', 'losses', 'preprocess', 'spaces'),  # words: these import base alone
-    ('ops', 'backbones', 'datasets', 'heads', 'cell_drawing'),  # parts
-    ('cell', 'segmenter', 'input_pipeline', 'sharding', 'checkpoint', 'tf_import', 'evaluate', 'study'),  # wholes
-    ('feature_cache', 'pretrain', 'train', 'proxy', 'samplers'),  # makers
-    ('search', 'report'),  # journeys
+    ('ops', 'counting', 'backbones', 'datasets', 'heads', 'cell_drawing'),  # parts
+    (
+        'cell',
+        'segmenter',
+        'input_pipeline',
+        'sharding',
+        'checkpoint',
+        'tf_import',
+        'evaluate',
+        'study',
+        'progress',
+    ),  # wholes
+    ('feature_cache', 'pretrain', 'train', 'proxy', 'samplers', 'pictures'),  # makers
+    ('report', 'search'),  # journeys
 )
 MENUS = ('spaces', 'backbones', 'datasets', 'samplers')
 OF_A_CONFIG = ('ml_collections', 'configs.common')

@@ -1,0 +1,248 @@
+"""What is seen of long work while it goes on: lines on the screen, and scalars in TensorBoard's event files.
+
+On a terminal a bar is redrawn in place and removed at the end, whatever the end is (an exception and Ctrl-C too).
+Anywhere else (a file, a pipe, CI) the same words are printed as plain lines now and then, without control
+characters. The event files are written without TensorFlow and are on the disk when `update` returns, so a killed
+search has lost none.
+"""
+
+import math
+import operator
+import os
+import pathlib
+import time
+import types
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.summary import scalar
+
+from dpc_jax.study import Candidate
+
+PLAIN_INTERVAL_SECONDS = 30.0  # between two plain lines
+BAR_WIDTH = 30
+REFRESHES_PER_SECOND = 2  # of the bar; each takes a little of the processor that the search needs
+
+T = TypeVar('T')
+Clock = Callable[[], float]
+
+
+class Progress:
+    """How far a search is: `with Progress(total, done, best, logdir) as progress: progress.update(candidates)`.
+
+    `total` is the number of candidates to sample, `done` and `best` what an earlier start of the same search has
+    already (`best` None where nothing has a score). References are logged and take no part in any of the counts.
+    The scalars, at the candidate's number as the step, so that a later start goes on where this one ends:
+
+        candidate/score, candidate/best_score   mIoU in 0..1; a candidate that failed has no score
+        candidate/loss, candidate/seconds       last mean training loss; seconds that it took
+        reference/<name>                        mIoU of a reference
+
+    `console` is that of standard output unless given; `clock` counts seconds.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        done: int = 0,
+        best: Candidate | None = None,
+        logdir: pathlib.Path | str | None = None,
+        *,
+        console: Console | None = None,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self.total, self.done, self.best = total, done, best
+        self.failed = 0
+        self._before, self._clock, self._start = done, clock, clock()
+        self._logdir = None if logdir is None else pathlib.Path(logdir)
+        self._events: _Events | None = None
+        self._screen = _Screen(self, 'candidates', console, clock)
+
+    def __enter__(self) -> 'Progress':
+        if self._logdir is not None:
+            self._events = _Events(self._logdir)
+        self._screen.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
+    ) -> None:
+        self._screen.stop()
+        if self._events is not None:
+            self._events.close()
+
+    def update(self, candidates: Sequence[Candidate]) -> None:
+        """Takes in candidates that were finished, in any order and number."""
+        for candidate in sorted(candidates, key=lambda candidate: candidate.number):
+            if not candidate.reference:
+                self._take(candidate)
+            if self._events is not None:
+                self._events.add(candidate.number, _scalars(candidate, self.best))
+        if self._events is not None:
+            self._events.flush()
+        self._screen.show()
+
+    def _take(self, candidate: Candidate) -> None:
+        self.done += 1
+        self.failed += candidate.state == 'failed'
+        if candidate.state == 'complete' and (self.best is None or candidate.score > self.best.score):
+            self.best = candidate
+
+    def facts(self) -> list[str]:
+        """Rate, time left and failures, as far as they are known."""
+        here, minutes = self.done - self._before, (self._clock() - self._start) / 60
+        facts = []
+        if here and minutes:
+            facts.append(f'{here / minutes:.3g} candidates/min')
+            if self.done < self.total:
+                facts.append(f'{duration((self.total - self.done) * 60 * minutes / here)} left')
+        if self.failed:
+            facts.append(f'{self.failed} failed')
+        return facts
+
+    def note(self) -> str:
+        """The best candidate so far."""
+        return '' if self.best is None else f'best {100 * self.best.score:.2f} % mIoU: {self.best.key}'
+
+
+def track(
+    items: Iterable[T],
+    description: str,
+    total: int | None = None,
+    *,
+    console: Console | None = None,
+    clock: Clock = time.monotonic,
+) -> Iterator[T]:
+    """Yields `items` and shows how many of them are done, of `total` where they have no length themselves."""
+    work = _Work(operator.length_hint(items) if total is None else total, clock)
+    screen = _Screen(work, description, console, clock)
+    screen.start()
+    try:
+        for item in items:
+            yield item
+            work.done += 1
+            screen.show()
+    finally:
+        screen.stop()
+
+
+class _Work:
+    """Counted work of any kind: what `track` shows."""
+
+    def __init__(self, total: int, clock: Clock) -> None:
+        self.total, self.done = total, 0
+        self._clock, self._start = clock, clock()
+
+    def facts(self) -> list[str]:
+        seconds = self._clock() - self._start
+        if 0 < self.done < self.total:
+            return [f'{duration((self.total - self.done) * seconds / self.done)} left']
+        return []
+
+    def note(self) -> str:
+        return ''
+
+
+class _Screen:
+    """A bar on a terminal, plain lines elsewhere; both say the same."""
+
+    def __init__(self, work: Progress | _Work, description: str, console: Console | None, clock: Clock) -> None:
+        self._work, self._description, self._clock = work, description, clock
+        self._console = Console() if console is None else console
+        self._live: Live | None = None
+        self._start = self._printed_at = clock()
+        self._printed = -1
+        # rich also takes a pipe for a terminal where FORCE_COLOR is set.
+        if self._console.file.isatty() and self._console.is_terminal and not self._console.is_dumb_terminal:
+            self._live = Live(
+                get_renderable=self._bar, console=self._console, transient=True, refresh_per_second=REFRESHES_PER_SECOND
+            )
+
+    def start(self) -> None:
+        if self._live is not None:
+            self._live.start()
+
+    def show(self) -> None:
+        """Says how far the work is, where that is due."""
+        due = self._clock() - self._printed_at >= PLAIN_INTERVAL_SECONDS or self._work.done == self._work.total
+        if self._live is None and due:
+            self._print()
+
+    def stop(self) -> None:
+        """Removes the bar, shows the cursor again, and leaves the last state as a line."""
+        if self._live is not None:
+            self._live.stop()
+        if self._printed != self._work.done:
+            self._print()
+
+    def _print(self) -> None:
+        self._printed_at, self._printed = self._clock(), self._work.done
+        words = [self._count(), self._elapsed(), *self._work.facts(), self._work.note()]
+        print(' | '.join(word for word in words if word), file=self._console.file, flush=True)
+
+    def _bar(self) -> Group:
+        bar = ProgressBar(total=max(self._work.total, 1), completed=self._work.done, width=BAR_WIDTH)
+        facts = ' | '.join([self._elapsed(), *self._work.facts()])
+        line = Table.grid(padding=(0, 1))
+        line.add_row(self._count(), bar, Text(facts, overflow='ellipsis', no_wrap=True))
+        note = self._work.note()
+        return Group(line, *[Text(note, overflow='ellipsis', no_wrap=True)] * bool(note))
+
+    def _count(self) -> str:
+        return f'{self._description} {self._work.done}' + f'/{self._work.total}' * bool(self._work.total)
+
+    def _elapsed(self) -> str:
+        return duration(self._clock() - self._start)
+
+
+class _Events:
+    """One event file; a name of its own for each, as the library's have the second as their finest part."""
+
+    def __init__(self, logdir: pathlib.Path) -> None:
+        logdir.mkdir(parents=True, exist_ok=True)
+        self._writer = EventsWriter(str(logdir / 'events'), f'.{os.getpid()}.{time.time_ns()}')
+
+    def add(self, step: int, scalars: dict[str, float]) -> None:
+        for tag, value in scalars.items():
+            self._writer.write_event(Event(wall_time=time.time(), step=step, summary=scalar(tag, value)))
+
+    def flush(self) -> None:
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def _scalars(candidate: Candidate, best: Candidate | None) -> dict[str, float]:
+    if candidate.reference:
+        scalars = {f'reference/{candidate.reference}': candidate.score}
+    else:
+        scalars = {
+            'candidate/score': candidate.score,
+            'candidate/best_score': math.nan if best is None else best.score,
+            'candidate/loss': next((loss for loss in reversed(candidate.losses) if math.isfinite(loss)), math.nan),
+            'candidate/seconds': candidate.seconds,
+        }
+    return {tag: value for tag, value in scalars.items() if math.isfinite(value)}
+
+
+def duration(seconds: float) -> str:
+    """A span of time in words: `0.8 s`, `42 s`, `9 min`, `1 h 05 min`, `2 d 3 h`."""
+    if seconds < 9.95:
+        return f'{seconds:.1f} s'
+    if seconds < 99.5:
+        return f'{seconds:.0f} s'
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f'{minutes} min'
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f'{hours} h {minutes:02d} min'
+    return f'{hours // 24} d {hours % 24} h'
