@@ -5,19 +5,23 @@ how augmentation and caching go together is left open by the paper (§3.2). Feat
 stride, so that a second stride is one more entry and not another cache.
 
 A cache is a folder of memory-mapped arrays and `meta.json`, which holds the description of all that made it and the
-size and SHA-256 of every file. What does not agree with that in each byte is refused, said, and built anew.
+size and SHA-256 of every file. What does not agree with that in each byte is refused, said, and built anew. A cache
+appears under its name when it is whole; of several processes that want it, one builds and the others wait.
 """
 
+import contextlib
 import dataclasses
+import fcntl
+import functools
 import hashlib
 import json
 import logging
+import os
 import pathlib
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
@@ -48,10 +52,17 @@ class CacheSettings:
     batch_size: int = 8  # of the backbone's pass; no part of the key
 
     def __post_init__(self) -> None:
-        if self.views < 1:
-            raise InputError(f'cache.views is {self.views}; it must be at least 1')
-        if not self.scales or min(self.scales) <= 0:
+        for name in ('views', 'batch_size'):
+            if getattr(self, name) < 1:
+                raise InputError(f'cache.{name} is {getattr(self, name)}; it must be at least 1')
+        if min(self.crop_size) < 1:
+            raise InputError(f'cache.crop_size is {self.crop_size}; both sides must be at least 1')
+        if not self.scales or not all(scale > 0 for scale in self.scales):
             raise InputError(f'cache.scales is {self.scales}; at least one, all above 0')
+        if not 0 <= self.flip_probability <= 1:
+            raise InputError(f'cache.flip_probability is {self.flip_probability}; it must be in 0..1')
+        if self.seed < 0:
+            raise InputError(f'seed is {self.seed}; it must be at least 0')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,19 +97,20 @@ def load_or_build(
     `description` says which backbone it is (name, width, hash of the weights): JSON values.
 
     Raises:
-      InputError: a crop that is not output stride * k + 1; whatever the data set finds wrong with its files.
+      InputError: a crop that is not output stride * k + 1; a directory that cannot be written or is full; whatever
+        the data set finds wrong with its files.
     """
     check_crop(settings.crop_size, output_strides)
     full = _describe(datasets, description, settings, output_strides)
     key = hashlib.sha256(json.dumps(full, sort_keys=True).encode()).hexdigest()
     folder = directory / f'features-{key[:16]}'
-    if folder.exists():
-        fault = find_fault(folder, full)
-        if fault is None:
-            return _open(folder, key, output_strides)
-        logging.warning('feature cache %s is not used: %s; building it anew', folder, fault)
-        shutil.rmtree(folder)
-    _build(folder, full, datasets, backbone, settings, output_strides, track)
+    if find_fault(folder, full) is not None:
+        with _lock(folder):
+            fault = find_fault(folder, full)  # None if another process has built it meanwhile
+            if fault is not None and folder.exists():
+                logging.warning('feature cache %s is not used: %s; building it anew', folder, fault)
+            if fault is not None:
+                _build(folder, full, datasets, backbone, settings, track=track)
     return _open(folder, key, output_strides)
 
 
@@ -122,21 +134,32 @@ def find_fault(folder: pathlib.Path, description: Mapping[str, Any]) -> str | No
     """What is wrong with a cache that should be of `description`, in words; None if every byte is as it was written."""
     try:
         meta = json.loads((folder / 'meta.json').read_text())
-        files = dict(meta['files'])
-        found = meta['description']
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        found, files = (
+            meta['description'],
+            {name: (int(of['bytes']), of['sha256']) for name, of in meta['files'].items()},
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f'meta.json cannot be read ({type(error).__name__})'
     if found != description:
         return f'it was made of something else ({_difference(found, description)})'
-    for name, expected in files.items():
-        path = folder / name
-        if not path.is_file():
-            return f'{name} is missing'
-        if path.stat().st_size != expected['bytes']:
-            return f'{name} has {path.stat().st_size} bytes, not {expected["bytes"]}'
-        if _sha256(path) != expected['sha256']:
-            return f'{name} is corrupt (its checksum differs)'
+    names = {f'{name}.npy' for name in _arrays(description['backbone']['output_strides'])}
+    if set(files) != names:
+        return f'meta.json lists {", ".join(sorted(files)) or "no file"} instead of {", ".join(sorted(names))}'
+    for name, (size, checksum) in files.items():
+        try:
+            found_size = (folder / name).stat().st_size
+            if found_size != size:
+                return f'{name} has {found_size} bytes, not {size}'
+            if _sha256(folder / name) != checksum:
+                return f'{name} is corrupt (its checksum differs)'
+        except OSError as error:
+            return f'{name} cannot be read ({type(error).__name__})'
     return None
+
+
+def _arrays(output_strides: Iterable[int]) -> list[str]:
+    parts = [*(f'features_{stride}' for stride in output_strides), 'labels']
+    return [f'{split}_{part}' for split in ('train', 'val') for part in parts]
 
 
 def _describe(
@@ -165,36 +188,58 @@ def _difference(found: Any, wanted: Any) -> str:
     return 'nothing'
 
 
+@contextlib.contextmanager
+def _lock(folder: pathlib.Path) -> Iterator[None]:
+    """Lets one process at a time build a cache; one that is killed lets go."""
+    with contextlib.ExitStack() as stack:
+        with _writing(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(open(folder.with_name(f'{folder.name}.lock'), 'w'))
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logging.warning('feature cache %s is being built by another process; waiting for it', folder)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def _writing(folder: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f'feature cache {folder} cannot be written: {error.strerror or error}') from error
+
+
 def _build(
     folder: pathlib.Path,
     description: Mapping[str, Any],
     datasets: tuple[Dataset, Dataset],
     backbone: Backbone,
     settings: CacheSettings,
-    output_strides: tuple[int, ...],
+    *,
     track: Track,
 ) -> None:
-    unfinished = folder.with_name(folder.name + '.unfinished')
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
+    unfinished = folder.with_name(f'{folder.name}.unfinished')
+    with _writing(folder):
+        for old in (folder, unfinished):  # one that is not used, and what a killed process has left
+            if old.exists():
+                shutil.rmtree(old)
+        unfinished.mkdir()
     train, val = datasets
-    crops = _train_views(train, settings)
-    _write(
-        unfinished,
-        'train',
-        track(crops, 'features of train', len(train) * settings.views),
-        backbone,
-        settings,
-        len(train) * settings.views,
-    )
-    size = _val_size(val, output_strides)
-    whole = (preprocess.pad_to(example, size) for example in val)
-    _write(unfinished, 'val', track(whole, 'features of val', len(val)), backbone, settings, len(val))
-    files = {
-        path.name: {'bytes': path.stat().st_size, 'sha256': _sha256(path)} for path in sorted(unfinished.iterdir())
-    }
-    (unfinished / 'meta.json').write_text(json.dumps({'description': description, 'files': files}, indent=1))
-    unfinished.replace(folder)
+    strides = tuple(description['backbone']['output_strides'])
+    count, size = len(train) * settings.views, _val_size(val, strides)
+    run = functools.partial(_run, backbone, strides, settings.batch_size)
+    views = track(_train_views(train, settings), 'features of train', count)
+    _write(unfinished, 'train', _batches(views, settings.batch_size), run, count)
+    whole = track((preprocess.pad_to(example, size) for example in val), 'features of val', len(val))
+    _write(unfinished, 'val', _batches(whole, settings.batch_size), run, len(val))
+    with _writing(folder):
+        files = {
+            path.name: {'bytes': path.stat().st_size, 'sha256': _sha256(path)} for path in sorted(unfinished.iterdir())
+        }
+        (unfinished / 'meta.json').write_text(json.dumps({'description': description, 'files': files}, indent=1))
+        unfinished.replace(folder)
 
 
 def _train_views(dataset: Dataset, settings: CacheSettings) -> Iterator[preprocess.Crop]:
@@ -220,25 +265,40 @@ def _val_size(dataset: Dataset, output_strides: tuple[int, ...]) -> Size:
 def _write(
     folder: pathlib.Path,
     split: str,
-    crops: Iterable[preprocess.Crop],
-    backbone: Backbone,
-    settings: CacheSettings,
+    batches: Iterable[tuple[int, list[preprocess.Crop]]],
+    run: Callable[[list[preprocess.Crop]], dict[str, np.ndarray]],
     count: int,
 ) -> None:
+    """Fills the arrays of a split batch by batch; memory holds one batch."""
     arrays: dict[str, np.memmap] = {}
-    for start, batch in _batches(crops, settings.batch_size):
-        # The last batch is filled up, so that the backbone is compiled once for a split.
-        images = np.stack([crop.image for crop in batch] + [batch[0].image] * (settings.batch_size - len(batch)))
-        found = {f'features_{s}': np.asarray(x, ml_dtypes.bfloat16) for s, x in backbone(jnp.asarray(images)).items()}
-        found['labels'] = np.stack([crop.label for crop in batch])
-        for name, values in found.items():
+    for start, batch in batches:
+        for name, values in run(batch).items():
             if name not in arrays:
-                stored = np.dtype(np.uint16) if values.dtype == ml_dtypes.bfloat16 else values.dtype
-                path, shape = folder / f'{split}_{name}.npy', (count, *values.shape[1:])
-                arrays[name] = np.lib.format.open_memmap(path, 'w+', stored, shape)
-            arrays[name][start : start + len(batch)] = values[: len(batch)].view(arrays[name].dtype)
-    for array in arrays.values():
-        array.flush()
+                arrays[name] = _allocate(folder / f'{split}_{name}.npy', values.dtype, (count, *values.shape[1:]))
+            arrays[name][start : start + len(batch)] = values
+    with _writing(folder):
+        for array in arrays.values():
+            array.flush()
+
+
+def _allocate(path: pathlib.Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.memmap:
+    """A new .npy file with all its blocks: on a full disk a mapped file without them ends the process (SIGBUS)."""
+    with _writing(path.parent):
+        array = np.lib.format.open_memmap(path, 'w+', dtype, shape)
+        with open(path, 'r+b') as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
+
+
+def _run(
+    backbone: Backbone, output_strides: tuple[int, ...], batch_size: int, batch: list[preprocess.Crop]
+) -> dict[str, np.ndarray]:
+    """Everything that is stored of a batch, by name; bfloat16 as the bits that .npy knows (uint16)."""
+    # The last batch is filled up, so that the backbone is compiled once for a split.
+    images = np.stack([crop.image for crop in batch] + [batch[0].image] * (batch_size - len(batch)))
+    features = backbone(jnp.asarray(images))
+    stored = {s: np.asarray(features[s], ml_dtypes.bfloat16)[: len(batch)].view(np.uint16) for s in output_strides}
+    return {**{f'features_{s}': bits for s, bits in stored.items()}, 'labels': np.stack([crop.label for crop in batch])}
 
 
 def _batches(items: Iterable[preprocess.Crop], size: int) -> Iterator[tuple[int, list[preprocess.Crop]]]:
@@ -266,8 +326,3 @@ def _open(folder: pathlib.Path, key: str, output_strides: tuple[int, ...]) -> Fe
 def _sha256(path: pathlib.Path) -> str:
     with open(path, 'rb') as file:
         return hashlib.file_digest(file, 'sha256').hexdigest()
-
-
-def to_device(array: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
-    """Copies a mapped array once, whole, to where the candidates are trained."""
-    return jax.device_put(jnp.asarray(array), sharding)
