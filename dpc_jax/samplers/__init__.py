@@ -1,1 +1,169 @@
-"""Menu of search strategies: each file exposes `make`, which returns an Optuna sampler; `config.sampler.name` picks."""
+"""Search strategies, one a file, each an ordinary sampler of Optuna.
+
+A file exposes `make(space, *, seed, **settings) -> optuna.samplers.BaseSampler`. Its draws are a function of the
+seed, the trial's number and the finished trials that the study shows, and of nothing else: that is what lets a
+search be killed and resumed. `make` below picks a file by name, or any sampler of Optuna (`optuna.TPESampler`).
+"""
+
+import importlib
+import inspect
+import itertools
+import pkgutil
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from dpc_jax.base import Genotype, InputError
+from dpc_jax.study_batch import REDRAW, SearchSpace, distributions
+
+TRIES = 256
+"""Cells that a strategy of this project draws for one proposal before it accepts one that is known already."""
+
+CHUNK = 64
+"""Genotypes that are drawn at once; the first is almost always taken."""
+
+PLANNERS = ('GridSampler', 'QMCSampler')
+"""Samplers of Optuna whose seed lays out all trials at once, so it has to be the same for each of them."""
+
+
+def make(name: str, space: SearchSpace, *, seed: int, **settings: Any) -> optuna.samplers.BaseSampler:
+    """The strategy `name` with its settings: a file of this folder, or `optuna.CLASS`."""
+    files = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    classes = sorted(f'optuna.{kind}' for kind in optuna.samplers.__all__ if _is_sampler(kind))
+    if name in classes:
+        return OptunaSampler(getattr(optuna.samplers, name.removeprefix('optuna.')), seed, settings)
+    if name not in files:
+        raise InputError(f"sampler '{name}' is not known; allowed: {', '.join(files + classes)}")
+    module = importlib.import_module(f'{__name__}.{name}')
+    allowed = [p for p in inspect.signature(module.make).parameters if p not in ('space', 'seed')]
+    for setting in settings:
+        if setting not in allowed:
+            raise InputError(f"sampler {name} has no setting '{setting}'; allowed: {', '.join(allowed) or 'none'}")
+    return module.make(space, seed=seed, **settings)
+
+
+def _is_sampler(kind: str) -> bool:
+    item = getattr(optuna.samplers, kind)
+    return inspect.isclass(item) and issubclass(item, optuna.samplers.BaseSampler) and not inspect.isabstract(item)
+
+
+def generator(seed: int, trial: FrozenTrial) -> np.random.Generator:
+    """The random numbers of one proposal."""
+    return np.random.default_rng((seed, trial.number, trial.system_attrs.get(REDRAW, 0)))
+
+
+Draws = Callable[[np.random.Generator, optuna.Study], Iterator[Genotype]]
+
+
+class SpaceSampler(optuna.samplers.BaseSampler):
+    """A sampler that draws whole genotypes, each new to the study as long as a new one is found in `TRIES` draws.
+
+    `draws(random, study)` yields genotypes `[K]` without end.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        seed: int,
+        draws: Draws,
+    ) -> None:
+        self._space, self._seed, self._draws = space, seed, draws
+        self._distributions = distributions(space)
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """The space, whatever was tried before."""
+        return self._distributions
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """One genotype as parameters."""
+        others = [other for other in study.get_trials(deepcopy=False) if other.number != trial.number]
+        known = {candidate_key(self._space, other) for other in others}
+        for genotype in itertools.islice(self._draws(generator(self._seed, trial), study), TRIES):
+            if self._space.canonical_key(genotype) not in known:
+                break
+        return dict(self._space.to_params(genotype))
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Parameters that are not the space's: uniform."""
+        seed = int(generator(self._seed, trial).integers(2**31))
+        sampler = optuna.samplers.RandomSampler(seed=seed)
+        return sampler.sample_independent(study, trial, param_name, param_distribution)
+
+
+def candidate_key(space: SearchSpace, trial: FrozenTrial) -> str:
+    """The canonical key of a candidate; '' for references and for trials without a cell of this space."""
+    if 'key' in trial.user_attrs:
+        return '' if trial.user_attrs['reference'] else trial.user_attrs['key']
+    if trial.params.keys() >= space.choices().keys():
+        return space.canonical_key(space.from_params(trial.params))
+    return ''
+
+
+def uniform_draws(space: SearchSpace, random: np.random.Generator) -> Iterator[Genotype]:
+    """Uniform genotypes `[K]` without end."""
+    while True:  # a chunk costs as much as one
+        population = space.sample(jax.random.key(int(random.integers(2**31))), CHUNK)
+        yield from (Genotype(*row) for row in zip(population.inputs, population.ops, strict=True))
+
+
+class OptunaSampler(optuna.samplers.BaseSampler):
+    """A sampler of Optuna, made anew for each trial with a seed that follows from `seed` and the trial.
+
+    (A generator that lives as long as the process does would make a resumed search another one.)
+    """
+
+    def __init__(self, kind: type[optuna.samplers.BaseSampler], seed: int, settings: dict[str, Any]) -> None:
+        self._kind, self._seed, self._settings = kind, seed, settings
+        self._now: tuple[int, int] = (-1, 0)  # number and redraw of the trial that `_sampler` was made for
+        try:
+            self._sampler = self._make(seed)
+        except (TypeError, ValueError, ImportError) as error:
+            raise InputError(f'sampler optuna.{kind.__name__} cannot be made with {settings}: {error}') from error
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """As the sampler within."""
+        return self._of(trial).infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """As the sampler within."""
+        return self._of(trial).sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """As the sampler within."""
+        return self._of(trial).sample_independent(study, trial, param_name, param_distribution)
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """As the sampler within."""
+        self._of(trial).before_trial(study, trial)
+
+    def after_trial(
+        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        """As the sampler within."""
+        self._of(trial).after_trial(study, trial, state, values)
+
+    def _of(self, trial: FrozenTrial) -> optuna.samplers.BaseSampler:
+        now = trial.number, trial.system_attrs.get(REDRAW, 0)
+        if now != self._now and self._kind.__name__ not in PLANNERS:
+            self._now, self._sampler = now, self._make(int(generator(self._seed, trial).integers(2**31)))
+        return self._sampler
+
+    def _make(self, seed: int) -> optuna.samplers.BaseSampler:
+        seeded = {'seed': seed} if 'seed' in inspect.signature(self._kind).parameters else {}
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', optuna.exceptions.ExperimentalWarning)
+            return self._kind(**seeded, **self._settings)

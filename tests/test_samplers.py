@@ -1,0 +1,257 @@
+"""Search strategies: what they draw, from what it follows, and that they are ordinary samplers of Optuna."""
+
+import collections
+import itertools
+
+import jax
+import numpy as np
+import optuna
+import pytest
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from dpc_jax import samplers
+from dpc_jax.base import FEATURES, Genotype, InputError
+from dpc_jax.spaces.dpc import OP_NAMES, OPS, Space
+from dpc_jax.study_batch import REDRAW, distributions
+
+STRATEGIES = ('uniform', 'near_best', 'optuna.TPESampler')
+
+
+def memory(space: Space, rows: list[tuple[Genotype, float]], direction: str = 'maximize') -> optuna.Study:
+    """A study with these cells and scores."""
+    study = optuna.create_study(direction=direction)
+    for genotype, score in rows:
+        study.add_trial(trial(space, genotype, value=score))
+    return study
+
+
+def trial(space: Space, genotype: Genotype, **fields) -> FrozenTrial:
+    fields.setdefault('user_attrs', {'key': space.canonical_key(genotype), 'reference': ''})  # as in a study of ours
+    return create_trial(params=dict(space.to_params(genotype)), distributions=distributions(space), **fields)
+
+
+def draw(sampler: optuna.samplers.BaseSampler, study: optuna.Study, number: int, redraw: int = 0) -> dict[str, object]:
+    """The parameters that the sampler has for trial `number`, which the study does not get."""
+    draft = create_trial(state=TrialState.RUNNING, system_attrs={REDRAW: redraw} if redraw else {})
+    draft.number = number
+    return sampler.sample_relative(study, draft, sampler.infer_relative_search_space(study, draft))
+
+
+def cells(space: Space, count: int, seed: int = 0) -> list[Genotype]:
+    population = space.sample(jax.random.key(seed), count)
+    return [Genotype(*row) for row in zip(population.inputs, population.ops, strict=True)]
+
+
+def is_near(params: dict[str, object], incumbent: dict[str, object]) -> bool:
+    """Whether one gene differs, by hand: another input, another kind, or one rate or grid by one step."""
+    differing = [name for name in params if params[name] != incumbent[name]]
+    if len(differing) != 1:
+        return False
+    if differing[0].endswith('input'):
+        return True
+    here, there = (OPS[OP_NAMES.index(p[differing[0]])] for p in (params, incumbent))
+    if here.kind != there.kind:
+        return True
+    scale = (1, 3, 6, 9, 12, 15, 18, 21) if here.rate else (1, 2, 4, 8)
+    steps = [
+        abs(scale.index(a) - scale.index(b))
+        for a, b in zip(here.rate or here.grid, there.rate or there.grid, strict=True)
+    ]
+    return sorted(steps) == [0, 1]
+
+
+def chi_square(counts: list[int]) -> tuple[float, float]:
+    """The statistic, and a bound that it exceeds once in 160 000 times under the uniform law (f + 2 sqrt(f t) + 2 t is
+    exceeded with probability below exp(-t): Laurent and Massart 2000, lemma 1; here t = 12)."""
+    expected, freedom = sum(counts) / len(counts), len(counts) - 1
+    return sum((count - expected) ** 2 for count in counts) / expected, freedom + 2 * (12 * freedom) ** 0.5 + 24
+
+
+# ---- uniform -----------------------------------------------------------------------------------------------------
+
+
+def test_uniform_draws_every_gene_uniformly():
+    space = Space(3)
+    genotypes = list(itertools.islice(samplers.uniform_draws(space, np.random.default_rng(0)), 4000))
+    for branch in range(3):
+        for values in ([int(g.ops[branch]) for g in genotypes], [int(g.inputs[branch]) for g in genotypes]):
+            statistic, bound = chi_square(list(collections.Counter(values).values()))
+            assert statistic <= bound
+    assert collections.Counter(int(g.inputs[2]) for g in genotypes).keys() == {FEATURES, 0, 1}
+
+
+def test_uniform_is_uniform_over_what_the_study_does_not_have():
+    space = Space(1)
+    known = [Genotype(np.array([-1], np.int32), np.array([op], np.int32)) for op in range(0, 81, 2)]
+    study = memory(space, [(genotype, 0.5) for genotype in known])
+    sampler = samplers.make('uniform', space, seed=5)
+    drawn = collections.Counter(draw(sampler, study, number)['branch0.op'] for number in range(100, 600))
+    assert drawn.keys() == set(OP_NAMES[1::2])
+    statistic, bound = chi_square(list(drawn.values()))
+    assert statistic <= bound
+
+
+# ---- near best -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def scored() -> tuple[Space, optuna.Study, list[dict[str, object]]]:
+    """A study in which three candidates are ahead, though others seem to be; and the parameters of those three."""
+    space = Space(5)
+    genotypes = cells(space, 30)
+    study = memory(space, [(genotype, 0.01 * place) for place, genotype in enumerate(genotypes)])
+    study.add_trial(
+        trial(space, genotypes[29], value=0.29, user_attrs={})
+    )  # once more: it takes one place among the best
+    study.add_trial(trial(space, space.named('aspp'), value=0.9, user_attrs={'key': 'F[]', 'reference': 'aspp'}))
+    pruned, running = cells(space, 2, seed=1)
+    study.add_trial(trial(space, pruned, state=TrialState.PRUNED, intermediate_values={0: 0.9}, value=0.9))
+    study.add_trial(trial(space, running, state=TrialState.RUNNING))
+    study.add_trial(create_trial(value=0.9))  # somebody's
+    return space, study, [dict(space.to_params(genotypes[place])) for place in (29, 28, 27)]
+
+
+def test_near_best_draws_the_share_it_is_told_near_the_incumbents(scored):
+    space, study, incumbents = scored
+    sampler = samplers.make('near_best', space, seed=2, exploit=0.7, incumbents=3)
+    drawn = [draw(sampler, study, number) for number in range(100, 400)]
+    parents = collections.Counter()
+    genes = collections.Counter()
+    for params in drawn:
+        near = [place for place, incumbent in enumerate(incumbents) if is_near(params, incumbent)]
+        parents.update(near[:1])
+        genes.update(name for place in near[:1] for name in params if params[name] != incumbents[place][name])
+    assert abs(parents.total() / 300 - 0.7) < 4 * (0.7 * 0.3 / 300) ** 0.5
+    statistic, bound = chi_square([parents[place] for place in range(3)])
+    assert statistic <= bound
+    assert genes.keys() == space.choices().keys() - {'branch0.input'}
+    share = sum(count for name, count in genes.items() if name.endswith('input')) / genes.total()
+    operators = [OPS[OP_NAMES.index(p[f'branch{b}.op'])].kind for p in incumbents for b in range(5)]
+    all_genes = 3 * 4 + sum(1 if kind == 'conv1x1' else 3 for kind in operators)
+    assert abs(share - 3 * 4 / all_genes) < 5 * (0.25 / genes.total()) ** 0.5, 'every gene is as likely'
+
+
+@pytest.mark.parametrize(('exploit', 'expected'), [(0.0, 0), (1.0, 60)])
+def test_near_best_may_be_all_or_nothing(scored, exploit, expected):
+    space, study, incumbents = scored
+    sampler = samplers.make('near_best', space, seed=2, exploit=exploit, incumbents=3)
+    drawn = [draw(sampler, study, number) for number in range(60)]
+    assert sum(any(is_near(params, incumbent) for incumbent in incumbents) for params in drawn) == expected
+
+
+def test_near_best_reaches_further_in_the_neighbourhood_any(scored):
+    space, study, incumbents = scored
+    sampler = samplers.make('near_best', space, seed=2, exploit=1.0, incumbents=1, neighbourhood='any')
+    drawn = [draw(sampler, study, number) for number in range(60)]
+    assert all(sum(params[name] != incumbents[0][name] for name in params) == 1 for params in drawn)
+    assert not all(is_near(params, incumbents[0]) for params in drawn)
+
+
+def test_near_best_begins_uniformly():
+    space, sampler = Space(5), samplers.make('near_best', Space(5), seed=2, exploit=1.0)
+    study = memory(space, [])
+    study.add_trial(trial(space, space.named('aspp'), value=0.9, user_attrs={'key': 'F[]', 'reference': 'aspp'}))
+    drawn = [draw(sampler, study, number) for number in range(20)]
+    assert len({tuple(params.values()) for params in drawn}) == 20
+    assert not any(is_near(params, dict(space.to_params(space.named('aspp')))) for params in drawn)
+
+
+def test_near_best_goes_down_where_down_is_good():
+    space = Space(5)
+    low, high = cells(space, 2)
+    study = memory(space, [(low, 0.1), (high, 0.9)], direction='minimize')
+    sampler = samplers.make('near_best', space, seed=2, exploit=1.0, incumbents=1)
+    assert all(is_near(draw(sampler, study, number), dict(space.to_params(low))) for number in range(20))
+
+
+def test_near_best_finds_the_last_neighbour_and_then_repeats_itself():
+    space = Space(1)
+    best = Genotype(np.array([-1], np.int32), np.array([OP_NAMES.index('pool 1x1')], np.int32))
+    *others, last = space.neighbours(best)
+    study = memory(space, [(best, 0.9), *((other, 0.1) for other in others)])
+    sampler = samplers.make('near_best', space, seed=0, exploit=1.0, incumbents=1)
+    assert draw(sampler, study, 100) == space.to_params(last)
+    study.add_trial(trial(space, last, value=0.1))
+    assert draw(sampler, study, 101)['branch0.op'] in OP_NAMES
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        ({'exploit': 1.5}, r'exploit is 1\.5; it is a probability, 0\.\.1'),
+        ({'exploit': -0.1}, r'exploit is -0\.1'),
+        ({'incumbents': 0}, 'incumbents is 0; allowed: 1 or more'),
+        ({'neighbourhood': 'near'}, "neighbourhood 'near' is not known; allowed: adjacent, any"),
+        ({'temperature': 1}, "sampler near_best has no setting 'temperature'; allowed: exploit, incumbents, neighbour"),
+    ],
+)
+def test_faults_of_settings_are_named(settings, message):
+    with pytest.raises(InputError, match=message):
+        samplers.make('near_best', Space(5), seed=0, **settings)
+
+
+# ---- every strategy ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('name', STRATEGIES)
+def test_a_strategy_is_an_ordinary_sampler(name):
+    space = Space(2)
+
+    def objective(trial: optuna.Trial) -> float:
+        params = {name: trial.suggest_categorical(name, values) for name, values in space.choices().items()}
+        space.validate(space.from_params(params))
+        assert 0 <= trial.suggest_float('learning_rate', 0, 1) <= 1
+        return float(np.mean(space.from_params(params).ops))
+
+    runs = []
+    for _ in range(2):
+        study = optuna.create_study(direction='maximize', sampler=samplers.make(name, space, seed=3))
+        study.optimize(objective, n_trials=14)
+        runs.append([trial.params for trial in study.trials])
+    assert runs[0] == runs[1]
+    assert len({params['learning_rate'] for params in runs[0]}) > 1
+    if not name.startswith('optuna'):
+        assert len({space.canonical_key(space.from_params(params)) for params in runs[0]}) == 14
+
+
+@pytest.mark.parametrize('name', ['uniform', 'near_best'])
+def test_a_draw_follows_from_seed_number_and_redraw(name, scored):
+    space, study, _ = scored
+    first, again, other = (samplers.make(name, space, seed=seed) for seed in (1, 1, 2))
+    draw(first, study, 50)  # what was drawn before does not matter
+    assert draw(first, study, 51) == draw(again, study, 51)
+    different = [draw(first, study, 51), draw(first, study, 52), draw(first, study, 51, 1), draw(other, study, 51)]
+    assert len({tuple(params.values()) for params in different}) == 4
+
+
+def test_a_sampler_of_optuna_is_that_sampler_with_a_seed_for_the_trial():
+    space = Space(3)
+    study = memory(space, [(genotype, place / 40) for place, genotype in enumerate(cells(space, 40))])
+    ours = samplers.make('optuna.TPESampler', space, seed=1, n_startup_trials=5)
+    draft = create_trial(state=TrialState.RUNNING)
+    draft.number = 40
+    seed = int(samplers.generator(1, draft).integers(2**31))
+    theirs = optuna.samplers.TPESampler(seed=seed, n_startup_trials=5)
+    for name, distribution in distributions(space).items():
+        found = ours.sample_independent(study, draft, name, distribution)
+        assert found == theirs.sample_independent(study, draft, name, distribution)
+
+
+def test_samplers_of_optuna_are_made_with_their_settings():
+    space = Space(1)
+    samplers.make('optuna.TPESampler', space, seed=0, multivariate=True)  # experimental there, and no warning here
+    grid = samplers.make('optuna.GridSampler', space, seed=0, search_space={'branch0.op': list(OP_NAMES)})
+    study = optuna.create_study(sampler=grid)
+    study.optimize(lambda trial: OP_NAMES.index(trial.suggest_categorical('branch0.op', OP_NAMES)), n_trials=81)
+    assert len({trial.params['branch0.op'] for trial in study.trials}) == 81
+    with pytest.raises(
+        InputError, match=r"sampler optuna\.TPESampler cannot be made with {'temperature': 1}: .*unexpected"
+    ):
+        samplers.make('optuna.TPESampler', space, seed=0, temperature=1)
+
+
+def test_an_unknown_strategy_is_named_with_all_that_are_known():
+    message = r"sampler 'best' is not known; allowed: near_best, uniform, .*optuna\.RandomSampler.*optuna\.TPESampler"
+    with pytest.raises(InputError, match=message) as raised:
+        samplers.make('best', Space(5), seed=0)
+    assert 'BaseSampler' not in str(raised.value)
