@@ -360,6 +360,32 @@ def test_of_two_workers_with_the_same_cell_the_later_gives_way(tmp_path):
             assert study.running_elsewhere() == 0
 
 
+@pytest.mark.parametrize('write', [1, 2])
+def test_a_worker_killed_while_it_told_is_not_asked_again_once_the_outcome_is_written(write, monkeypatch):
+    storage = MortalStorage()
+    monkeypatch.setattr(study_module, 'open_storage', lambda url: storage)
+    with opened('memory') as study:
+        one, two = study.ask(2)
+        storage.writes_left = write - 1
+        with pytest.raises(Killed):
+            tell(study, one, 0.5)
+        storage.writes_left = math.inf
+    with opened('memory') as study:
+        again = [p.key for p in study.ask(2)]
+        assert again == ([one.key, two.key] if write == 1 else [two.key])
+        assert [c.score for c in study.candidates()] == ([] if write == 1 else [0.5])
+
+
+def test_a_worker_killed_while_it_gave_way_gives_way(tmp_path):
+    with opened(tmp_path) as study:
+        one, two = study.ask(2)
+        trial = study._trials()[two.number]
+        study._storage.set_trial_user_attr(trial._trial_id, 'duplicate_of', one.number)
+    with opened(tmp_path) as study:
+        assert [p.number for p in study.ask(2)] == [one.number, two.number + 1], 'with another in its place'
+        assert study._trials()[two.number].state == TrialState.FAIL
+
+
 # ---- workers -----------------------------------------------------------------------------------------------------
 
 
@@ -665,6 +691,9 @@ def test_a_pruner_compares_with_other_batches_only(tmp_path):
         assert not stops(study, good, 0.9)
         tell(study, good, 0.9)
         assert not stops(study, bad, 0.1), 'of its own batch nothing is known'
+    with opened(tmp_path, pruner=pruner) as study:
+        (bad,) = study.ask(2)
+        assert not stops(study, bad, 0.1), 'nor is it after a restart'
         tell(study, bad, 0.1)
         low, high = study.ask(2)
         assert stops(study, low, 0.4)
