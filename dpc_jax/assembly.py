@@ -224,12 +224,22 @@ def proxy_data(config: ml_collections.ConfigDict, cache: FeatureCache) -> ProxyD
 
 
 def make_evaluator(
-    config: ml_collections.ConfigDict, data: ProxyData, num_classes: int, *, steps: int, chunk: int
+    config: ml_collections.ConfigDict,
+    data: ProxyData,
+    num_classes: int,
+    *,
+    steps: int,
+    chunk: int,
+    seed: int | None = None,
 ) -> PopulationEvaluator:
-    """The evaluator of a rung."""
-    settings = proxy_settings(config, num_classes, steps)
+    """The evaluator of a rung; `seed` is the config's unless another is wanted."""
     return PopulationEvaluator(
-        settings, data, config.seed, chunk, config.proxy.at_once, steps_per_call=config.proxy.steps_per_call
+        proxy_settings(config, num_classes, steps),
+        data,
+        seed=config.seed if seed is None else seed,
+        chunk=chunk,
+        at_once=config.proxy.at_once,
+        steps_per_call=config.proxy.steps_per_call,
     )
 
 
@@ -270,7 +280,12 @@ def study_settings(config: ml_collections.ConfigDict, sets: Datasets) -> dict[st
 
 
 def open_study(
-    config: ml_collections.ConfigDict, workdir: pathlib.Path, settings: Mapping[str, Any], *, rung: str
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    settings: Mapping[str, Any],
+    *,
+    rung: str,
+    seed: int | None = None,
 ) -> Study:
     """The study of one rung, in the config's storage or in `workdir/study.db`; InputError if it is another config's."""
     space = make_space(config)

@@ -53,8 +53,6 @@ def mean_iou(confusion: Int[np.ndarray, '*P L L']) -> Float[np.ndarray, '*P']:
 
 def spearman(a: Float[np.ndarray, ' n'], b: Float[np.ndarray, ' n']) -> float:
     """Spearman's rank correlation, ties sharing their mean rank (the paper's measure of a proxy, §4.2); NaN below 2."""
-    if len(a) != len(b):
-        raise ValueError(f'{len(a)} values against {len(b)}')
     ranks = [_ranks(np.asarray(values)) for values in (a, b)]
     centred = [rank - rank.mean() for rank in ranks] if len(a) else ranks
     norm = np.sqrt((centred[0] ** 2).sum() * (centred[1] ** 2).sum())

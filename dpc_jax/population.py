@@ -4,11 +4,12 @@ Genotypes, the order of images and the number of steps are data: three programs 
 compiled once, serve a whole search.
 """
 
+import contextlib
 import dataclasses
 import functools
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -19,17 +20,21 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from dpc_jax import cell, metrics, proxy, sharding
-from dpc_jax.base import Genotype, KeepGoing, ProxyResult, PyTree
+from dpc_jax.base import Genotype, InputError, KeepGoing, ProxyResult, PyTree
 from dpc_jax.proxy import Candidate, Plan, ProxyData, ProxySettings
 from dpc_jax.spaces import dpc
+
+
+class OutOfMemoryError(InputError):
+    """The device does not hold what the settings ask for: no fault of a candidate, so none is recorded as failed."""
 
 
 def _over_population(one: Callable[..., PyTree], chunk: int, mesh: Mesh, *, candidates: int) -> Callable[..., PyTree]:
     """Batches `one(*per_candidate, used, *shared)` over a population: the one seam between a candidate and many.
 
     The first `candidates` arguments get a leading axis P; the genotype must be the last of them. `alive` [P] comes in
-    front: a chunk with nobody alive is skipped (its results are what came in, and zeros). Each device takes an equal
-    part of P, in chunks one after the other, with vmap within a chunk.
+    front: a chunk with nobody alive is skipped (its results are zeros). Each device takes an equal part of P, in chunks
+    one after the other, with vmap within a chunk.
     """
 
     def on_chunk(alive: Bool[Array, ' c'], args: tuple[PyTree, ...], shared: tuple[PyTree, ...]) -> PyTree:
@@ -71,8 +76,12 @@ class Programs(NamedTuple):
     confusion: Callable[..., Int[Array, 'P L L']]
 
 
+@functools.lru_cache(maxsize=8)
 def programs(channels: int, settings: ProxySettings, chunk: int, mesh: Mesh) -> Programs:
-    """Programs for populations whose size is a multiple of chunk times devices."""
+    """Programs for populations whose size is a multiple of chunk times devices.
+
+    Kept, so that the evaluator of a search does not compile anew what was compiled to measure its chunk.
+    """
 
     def one_init(genotype: Genotype, used: cell.Uses, key: jax.Array) -> Candidate:
         del used
@@ -97,7 +106,7 @@ class PopulationEvaluator:
     steps_per_call: int = 50  # the host hears of an interrupt, and of nothing else, this often
     mesh: Mesh = dataclasses.field(default_factory=sharding.population_mesh)
 
-    @functools.cached_property
+    @property
     def programs(self) -> Programs:
         """Compiled on first use, once."""
         channels = self.data.train_features.shape[-1]
@@ -110,8 +119,8 @@ class PopulationEvaluator:
 
     @property
     def population(self) -> int:
-        """Candidates in one call of a program."""
-        return max(self.at_once, self.unit)
+        """Candidates in one call of a program: `at_once`, rounded up to whole units."""
+        return max(1, -(-self.at_once // self.unit)) * self.unit
 
     @functools.cached_property
     def plan(self) -> Plan:
@@ -121,7 +130,15 @@ class PopulationEvaluator:
         return Plan(key_init, key_dropout, jnp.asarray(order))
 
     def __call__(self, genotypes: Genotype, keep_going: KeepGoing | None = None) -> ProxyResult:
-        """Trains and scores genotypes [P, K], P at most `population`. See `ProxyResult`."""
+        """Trains and scores genotypes [P, K], P at most `population`. See `ProxyResult`.
+
+        Raises:
+          OutOfMemoryError: on the device; it says nothing about the candidates.
+        """
+        with _memory_of(self.chunk, self.settings):
+            return self._evaluate(genotypes, keep_going)
+
+    def _evaluate(self, genotypes: Genotype, keep_going: KeepGoing | None) -> ProxyResult:
         started = time.perf_counter()
         count, stops = len(genotypes.ops), self.settings.stops()
         if not 0 < count <= self.population:
@@ -160,6 +177,20 @@ class PopulationEvaluator:
         return candidates, total / (span[1] - span[0])
 
 
+@contextlib.contextmanager
+def _memory_of(chunk: int, settings: ProxySettings) -> Iterator[None]:
+    """Says what to make smaller where the device's memory is not enough."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if 'RESOURCE_EXHAUSTED' not in str(error):
+            raise
+        raise OutOfMemoryError(
+            f'out of memory with proxy.chunk {chunk}, proxy.batch_size {settings.batch_size} and '
+            f'proxy.eval_batch_size {settings.eval_batch_size}; make one of them smaller'
+        ) from error
+
+
 def _pad(genes: Int[np.ndarray, 'p K'], population: int) -> Int[np.ndarray, 'P K']:
     """Repeats the first candidate; the repetitions are not alive and cost nothing."""
     return np.concatenate([genes, np.repeat(genes[:1], population - len(genes), axis=0)]).astype(np.int32)
@@ -172,13 +203,16 @@ def fastest_chunk(
 
     Goes up the sizes and stops at the first that is slower than the best so far, or that memory does not hold. The
     candidates are ASPP-like: one pooling branch among separable ones.
+
+    Raises:
+      OutOfMemoryError: memory does not hold the smallest size.
     """
     seconds: dict[int, float] = {}
     for size in sizes:
         try:
             seconds[size] = _seconds_per_step(make(size), steps)
-        except jax.errors.JaxRuntimeError as error:
-            if 'RESOURCE_EXHAUSTED' not in str(error) or not seconds:
+        except OutOfMemoryError:
+            if not seconds:
                 raise
             break
         if seconds[size] > min(seconds.values()):
@@ -190,8 +224,9 @@ def _seconds_per_step(evaluator: PopulationEvaluator, steps: int) -> float:
     genotype = dpc.Space(5).named('aspp')
     genotypes = jax.tree.map(lambda genes: np.repeat(genes[None], evaluator.population, axis=0), genotype)
     alive = np.ones(evaluator.population, bool)
-    candidates = evaluator.programs.init(alive, genotypes, evaluator.plan.key_init)
-    for _ in range(2):  # the first time compiles
-        started = time.perf_counter()
-        candidates, _ = evaluator.train(alive, candidates, genotypes, (0, steps))
+    with _memory_of(evaluator.chunk, evaluator.settings):
+        candidates = evaluator.programs.init(alive, genotypes, evaluator.plan.key_init)
+        for _ in range(2):  # the first time compiles
+            started = time.perf_counter()
+            candidates, _ = evaluator.train(alive, candidates, genotypes, (0, steps))
     return (time.perf_counter() - started) / (steps * evaluator.population)

@@ -19,7 +19,7 @@ from dpc_jax import losses, ops, preprocess
 from dpc_jax.base import InputError, PyTree, Size
 from dpc_jax.datasets import Dataset
 
-BN_DECAY = 0.9  # of the backbone's moving averages here; slim's 0.997 is for runs a hundred times as long
+BN_DECAY = 0.9  # for the `bn_decay` of a backbone trained here; slim's 0.997 is for runs a hundred times as long
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,10 +34,17 @@ class PretrainSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch_size < 1:
-            raise InputError(f'pretrain.steps {self.steps} and batch_size {self.batch_size}: both must be at least 1')
-        if any((side - 1) % self.loss_stride for side in self.crop_size):
-            raise InputError(f'pretrain.crop_size {self.crop_size} is not loss_stride ({self.loss_stride}) * k + 1')
+        for name in ('steps', 'batch_size', 'loss_stride'):
+            if getattr(self, name) < 1:
+                raise InputError(f'backbone.pretrain.{name} is {getattr(self, name)}; it must be at least 1')
+        if not self.learning_rate > 0:
+            raise InputError(f'backbone.pretrain.learning_rate is {self.learning_rate}; it must be greater than 0')
+        if min(self.crop_size) < 1 or any((side - 1) % self.loss_stride for side in self.crop_size):
+            raise InputError(
+                f'backbone.pretrain.crop_size is {self.crop_size}; it must be loss_stride ({self.loss_stride}) * k + 1'
+            )
+        if self.seed < 0:
+            raise InputError(f'seed is {self.seed}; it must be at least 0')
 
 
 class LinearHead(nn.Module):
@@ -69,7 +76,11 @@ def train_backbone(
     *,
     track: Callable[[Iterable[Any], str, int], Iterable[Any]] = lambda items, _, __: items,
 ) -> tuple[PyTree, float]:
-    """Variables (`params`, `batch_stats`) of the backbone, and the mean loss over the last tenth of the steps."""
+    """Variables (`params`, `batch_stats`) of the backbone, and the mean loss over the last tenth of the steps.
+
+    Raises:
+      InputError: the loss is no longer finite at the end.
+    """
     model = LinearHead(backbone, dataset.num_classes)
     crop = settings.crop_size
     size = ((crop[0] - 1) // settings.loss_stride + 1, (crop[1] - 1) // settings.loss_stride + 1)
@@ -98,6 +109,10 @@ def train_backbone(
         state, loss = step(state, images, labels)
         history.append(loss)
     last = float(np.mean([float(loss) for loss in history[-max(1, settings.steps // 10) :]]))
+    if not np.isfinite(last):
+        raise InputError(
+            f'the backbone diverged (loss {last}) at backbone.pretrain.learning_rate {settings.learning_rate}; lower it'
+        )
     return {'params': state.params['backbone'], 'batch_stats': state.batch_stats['backbone']}, last
 
 

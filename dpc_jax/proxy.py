@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from dpc_jax import cell, losses, metrics, ops
 from dpc_jax.base import IGNORE_LABEL, Genotype, InputError, PyTree, Size
@@ -50,6 +50,14 @@ class ProxySettings:
                 raise InputError(f'proxy.{name} is {getattr(self, name)}; it must be at least 1')
         if self.evaluations > self.steps:
             raise InputError(f'proxy.evaluations is {self.evaluations}; it may be at most proxy.steps ({self.steps})')
+        for name, value in (('momentum', self.momentum), ('bn_decay', self.cell.decay)):
+            if not 0 <= value < 1:
+                raise InputError(f'proxy.{name} is {value}; it must be at least 0 and below 1')
+        for name in ('power', 'weight_decay'):
+            if not getattr(self, name) >= 0:
+                raise InputError(f'proxy.{name} is {getattr(self, name)}; it must be at least 0')
+        if not self.learning_rate > 0:
+            raise InputError(f'proxy.learning_rate is {self.learning_rate}; it must be greater than 0')
         if self.dtype not in ('float32', 'bfloat16'):
             raise InputError(f"proxy.dtype is '{self.dtype}'; allowed: float32, bfloat16")
 
@@ -62,9 +70,9 @@ class ProxyData(NamedTuple):
     """Cached features and labels, on the device. Labels of train are at the loss stride, those of val whole."""
 
     train_features: Float[Array, 'N h w C']
-    train_labels: Int[Array, 'N H W']
+    train_labels: UInt8[Array, 'N H W']
     val_features: Float[Array, 'V i j C']
-    val_labels: Int[Array, 'V I J']
+    val_labels: UInt8[Array, 'V I J']
 
 
 class Head(NamedTuple):
@@ -81,7 +89,7 @@ class Candidate(NamedTuple):
     head: Head
     stats: CellStats
     opt_state: optax.OptState
-    finite: Bool[Array, '']  # False from the first non-finite loss on
+    finite: Bool[Array, '']  # False from the first non-finite loss, or parameters that are not, on
 
 
 class Plan(NamedTuple):
@@ -139,11 +147,19 @@ def logits(
     x, moved = cell.apply(
         head.cell, stats, genotype, features, settings=settings.cell, train=train, dropout_key=dropout_key, used=used
     )
-    y = jnp.einsum('bhwd,dl->blhw', x.astype(jnp.float32), head.logits_kernel)
-    y = y + head.logits_bias[None, :, None, None]
+    return upsample(x, head.logits_kernel, size, head.logits_bias), moved
+
+
+def upsample(
+    x: Float[Array, 'B h w D'], kernel: Float[Array, 'D L'], size: Size, bias: Float[Array, ' L'] | None = None
+) -> Float[Array, 'B L H W']:
+    """Logits in float32, resized (align-corners bilinear): one matrix product per axis, the classes in front of both."""
+    y = jnp.einsum('bhwd,dl->blhw', x.astype(jnp.float32), kernel)
+    if bias is not None:
+        y = y + bias[None, :, None, None]
     rows, cols = (ops.resize_matrix(*pair) for pair in zip(y.shape[2:], size, strict=True))
     y = jnp.einsum('blhw,Ww->blhW', y, cols)
-    return jnp.einsum('blhW,Hh->blHW', y, rows), moved
+    return jnp.einsum('blhW,Hh->blHW', y, rows)
 
 
 def train_step(
@@ -188,12 +204,16 @@ def train(
     def step(index: Int[Array, ''], carry: tuple[Candidate, jax.Array]) -> tuple[Candidate, jax.Array]:
         candidate, total = carry
         batch = plan.order[index]
-        features, labels = data.train_features[batch].astype(dtype), data.train_labels[batch]
+        features, labels = data.train_features[batch].astype(dtype), data.train_labels[batch].astype(jnp.int32)
         key_step = jax.random.fold_in(plan.key_dropout, index)
         candidate, loss = train_step(key_step, candidate, genotype, features, labels, settings=settings, used=used)
         return candidate, total + loss
 
     candidate, total = lax.fori_loop(span[0], span[1], step, (candidate, jnp.float32(0)))
+    # The last step's loss says nothing of what its update made of the parameters.
+    leaves = jax.tree.leaves((candidate.head, candidate.stats))
+    sound = jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
+    candidate = candidate._replace(finite=candidate.finite & sound)
     return candidate, total / (span[1] - span[0]).astype(jnp.float32)
 
 
@@ -205,11 +225,12 @@ def confusion(
     size = (data.val_labels.shape[1], data.val_labels.shape[2])
 
     def add(index: Int[Array, ''], total: Int[Array, 'L L']) -> Int[Array, 'L L']:
-        # The last batch reaches back over images that were counted; their labels are passed over.
+        # The last batch is filled up with the last image, whose label is then passed over.
         wanted = index * batch + jnp.arange(batch)
         chosen = jnp.minimum(wanted, count - 1)
         features = data.val_features[chosen].astype(jnp.dtype(settings.dtype))
-        labels = jnp.where((wanted < count)[:, None, None], data.val_labels[chosen], jnp.uint8(IGNORE_LABEL))
+        labels = data.val_labels[chosen].astype(jnp.int32)
+        labels = jnp.where((wanted < count)[:, None, None], labels, IGNORE_LABEL)
         y, _ = logits(
             candidate.head, candidate.stats, genotype, features, size, settings=settings, train=False, used=used
         )
@@ -223,5 +244,5 @@ def image_order(key: jax.Array, count: int, settings: ProxySettings) -> Int[np.n
     """Which of `count` cached images each step reads: one shuffled pass over all of them after the other."""
     needed = settings.steps * settings.batch_size
     keys = jax.random.split(key, -(-needed // count))
-    passes = [np.asarray(jax.random.permutation(k, count)) for k in keys]
-    return np.concatenate(passes)[:needed].reshape(settings.steps, settings.batch_size).astype(np.int32)
+    passes = jax.vmap(lambda key_pass: jax.random.permutation(key_pass, count))(keys)
+    return np.asarray(passes).reshape(-1)[:needed].reshape(settings.steps, settings.batch_size).astype(np.int32)

@@ -35,12 +35,10 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> list[Candid
     """
     assembly.check(config)
     workdir.mkdir(parents=True, exist_ok=True)
-    sets = assembly.load_datasets(config)
+    space, sets = assembly.make_space(config), assembly.load_datasets(config)
     settings = assembly.study_settings(config, sets)
     open_study = functools.partial(assembly.open_study, config, workdir, settings)
-    with open_study(rung='proxy') as study:  # before the long work, so that another config's workdir is refused at once
-        for name in config.search.references:
-            study.enqueue_reference(name, assembly.make_space(config).named(name))
+    open_study(rung='proxy').close()  # before the long work: a workdir of another config is refused at once
 
     variables = assembly.backbone_variables(config, workdir, sets[0])
     cache = assembly.build_cache(config, workdir, sets, variables)
@@ -52,11 +50,13 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> list[Candid
         evaluator = assembly.make_evaluator(config, data, sets[0].num_classes, steps=steps, chunk=chunk)
         rung = Rung('proxy' if level == 0 else f'rung{level}-{steps}', evaluator, keep)
         with open_study(rung=rung.name) as study:
+            for name in config.search.references:
+                study.enqueue_reference(name, space.named(name))
             for candidate in best(results, keep) if level else ():
                 study.enqueue(candidate.genotype)
             climb(study, rung, at_once=evaluator.population, generation=config.search.population, workdir=workdir)
             results = [*results, *study.candidates()]
-    write_report(workdir, results, settings, assembly.make_space(config))
+    write_report(workdir, results, settings, space)
     return results
 
 

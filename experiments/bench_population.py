@@ -1,0 +1,205 @@
+"""How fast is the population engine? Ratios from one run, on the machine at hand.
+
+  python experiments/bench_population.py                                    (2 cores: N = 8, 21x21x320, D = 256)
+  python experiments/bench_population.py --size=49x49 --classes=19 --dtype=bfloat16 --candidates=64   (the paper's shape)
+
+Compared on the same random cells and the same work, one training step on a minibatch of N images:
+
+  population   the engine of the search: genotype as data, chunks of candidates, one compiled program
+  static       one candidate at a time with the Flax module of its cell, compiled for each cell
+  torch        the same in eager PyTorch, where it is installed (--torch); it is not a requirement
+"""
+
+import dataclasses
+import resource
+import time
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import app, flags
+
+from dpc_jax import cell, losses, population, proxy
+from dpc_jax.base import Genotype, PyTree, Size
+from dpc_jax.spaces.dpc import Space
+
+SIZE = flags.DEFINE_string('size', '21x21', 'Feature map, height x width.')
+IMAGES = flags.DEFINE_integer('images', 8, 'N, images in a minibatch.')
+CHANNELS = flags.DEFINE_integer('channels', 320, 'C, channels of the features.')
+FILTERS = flags.DEFINE_integer('filters', 256, 'D, filters of the cell.')
+CLASSES = flags.DEFINE_integer('classes', 11, 'L, classes.')
+DTYPE = flags.DEFINE_enum('dtype', 'float32', ['float32', 'bfloat16'], "The cell's computation.")
+CANDIDATES = flags.DEFINE_integer('candidates', 4, 'Random cells to train.')
+STEPS = flags.DEFINE_integer('steps', 10, 'Timed steps of each.')
+CHUNKS = flags.DEFINE_list('chunks', ['1', '2', '4', '8', '16', '32'], 'Chunk sizes to try; one fixes it.')
+STATIC = flags.DEFINE_integer('static', 2, 'How many of the cells to train one at a time (each is compiled).')
+TORCH = flags.DEFINE_bool('torch', False, 'Also train the same cells in eager PyTorch.')
+
+CACHED_IMAGES = 32
+STRIDE = 16
+LOSS_STRIDE = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """Seconds for one candidate-step, and what compiling cost before."""
+
+    step_seconds: float
+    compile_seconds: float = 0.0
+    compilations: int = 0
+
+
+def random_data(size: Size) -> proxy.ProxyData:
+    """Noise in the shape of a cache."""
+    rng = np.random.default_rng(0)
+    image = tuple((side - 1) * STRIDE + 1 for side in size)
+    small = tuple((side - 1) // LOSS_STRIDE + 1 for side in image)
+    features = rng.standard_normal((CACHED_IMAGES, *size, CHANNELS.value), np.float32)
+    labels = [
+        rng.integers(0, CLASSES.value, (n, *shape)).astype(np.uint8)
+        for n, shape in ((CACHED_IMAGES, small), (2, image))
+    ]
+    cached = jnp.asarray(features, jnp.bfloat16)
+    return proxy.ProxyData(cached, jnp.asarray(labels[0]), cached[:2], jnp.asarray(labels[1]))
+
+
+def settings() -> proxy.ProxySettings:
+    """The work of the flags."""
+    return proxy.ProxySettings(
+        CLASSES.value,
+        cell.CellSettings(FILTERS.value, STRIDE),
+        steps=max(STEPS.value, 4),
+        batch_size=IMAGES.value,
+        dtype=DTYPE.value,
+    )
+
+
+def time_population(data: proxy.ProxyData, genotypes: Genotype) -> tuple[Timing, int, dict[int, float]]:
+    """All candidates through the engine, at the chunk that a short measurement finds the fastest."""
+
+    def make(chunk: int) -> population.PopulationEvaluator:
+        return population.PopulationEvaluator(settings(), data, seed=0, chunk=chunk, steps_per_call=STEPS.value)
+
+    chunk, measured = population.fastest_chunk(make, [int(size) for size in CHUNKS.value])
+    evaluator = dataclasses.replace(make(chunk), at_once=_round_up(len(genotypes.ops), chunk * jax.device_count()))
+    padded = jax.tree.map(lambda genes: np.resize(genes, (evaluator.population, genes.shape[1])), genotypes)
+    alive = np.arange(evaluator.population) < len(genotypes.ops)
+    candidates = evaluator.programs.init(alive, padded, evaluator.plan.key_init)
+    compile_seconds, candidates = _timed(lambda: evaluator.train(alive, candidates, padded, (0, 1))[0])
+    seconds, _ = _timed(lambda: evaluator.train(alive, candidates, padded, (0, STEPS.value))[0])
+    compilations = evaluator.programs.train._cache_size()
+    return Timing(seconds / STEPS.value / len(genotypes.ops), compile_seconds, compilations), chunk, measured
+
+
+def time_static(data: proxy.ProxyData, genotypes: Sequence[Genotype]) -> Timing:
+    """One candidate after the other, each with a program of its own."""
+    compile_seconds, step_seconds = [], []
+    for genotype in genotypes:
+        step, state = static_step(data, genotype)
+        seconds, state = _timed(lambda: step(state, 0))  # noqa: B023
+        compile_seconds.append(seconds)
+        started = time.perf_counter()
+        for index in range(STEPS.value):
+            state = step(state, index)
+        jax.block_until_ready(state)
+        step_seconds.append((time.perf_counter() - started) / STEPS.value)
+    return Timing(float(np.mean(step_seconds)), sum(compile_seconds), len(genotypes))
+
+
+def static_step(data: proxy.ProxyData, genotype: Genotype) -> tuple[Callable[[PyTree, int], PyTree], PyTree]:
+    """The training step of one cell as a user would write it with the Flax module, and its first state."""
+    work = settings()
+    module = cell.DensePredictionCell.of(genotype, work.cell)
+    key = jax.random.key(0)
+    order = jnp.asarray(proxy.image_order(key, CACHED_IMAGES, work))
+    dtype, size = jnp.dtype(work.dtype), (data.train_labels.shape[1], data.train_labels.shape[2])
+    variables = module.init(key, data.train_features[:1].astype(dtype))
+    params = {'cell': variables['params'], 'logits': jnp.zeros((work.cell.filters, work.num_classes))}
+    optimizer = optax.chain(optax.add_decayed_weights(work.weight_decay), optax.sgd(work.learning_rate, work.momentum))
+
+    def loss_of(params: PyTree, stats: PyTree, index: jax.Array) -> tuple[jax.Array, PyTree]:
+        batch = order[index]
+        features, labels = data.train_features[batch].astype(dtype), data.train_labels[batch]
+        held = {'params': params['cell'], 'batch_stats': stats}
+        y, mutated = module.apply(held, features, True, jax.random.fold_in(key, index), mutable=['batch_stats'])
+        return losses.cross_entropy(proxy.upsample(y, params['logits'], size), labels), mutated['batch_stats']
+
+    @jax.jit
+    def step(state: PyTree, index: jax.Array) -> PyTree:
+        params, stats, opt_state = state
+        grads, stats = jax.grad(loss_of, has_aux=True)(params, stats, index)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), stats, opt_state
+
+    return step, (params, variables['batch_stats'], optimizer.init(params))
+
+
+def _timed(work: Callable[[], PyTree]) -> tuple[float, PyTree]:
+    started = time.perf_counter()
+    result = jax.block_until_ready(work())
+    return time.perf_counter() - started, result
+
+
+def _round_up(count: int, unit: int) -> int:
+    return -(-count // unit) * unit
+
+
+def peak_memory() -> str:
+    """Of the device where it says, else of this process."""
+    stats = jax.devices()[0].memory_stats() or {}
+    if 'peak_bytes_in_use' in stats:
+        return f'{stats["peak_bytes_in_use"] / 2**30:.2f} GiB on the device'
+    return f'{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB of the process'
+
+
+def main(argv: Sequence[str]) -> None:
+    """Measures and prints."""
+    del argv
+    height, width = (int(side) for side in SIZE.value.split('x'))
+    data = random_data((height, width))
+    genotypes = Space(5).sample(jax.random.key(0), CANDIDATES.value)
+    devices = f'{jax.device_count()} x {jax.devices()[0].device_kind}'
+    print(
+        f'N = {IMAGES.value}, {height}x{width}x{CHANNELS.value}, D = {FILTERS.value}, {CLASSES.value} classes, {DTYPE.value};'
+        f' {CANDIDATES.value} random cells, {STEPS.value} steps each; {devices}, jax {jax.__version__}'
+    )
+    engine, chunk, measured = time_population(data, genotypes)
+    memory = peak_memory()
+    print('chunk: seconds per candidate-step   ' + ', '.join(f'{k}: {v:.3f}' for k, v in measured.items()))
+    rows = [('population', engine, f'chunk {chunk}, peak memory {memory}')]
+    one_by_one = [Genotype(*(genes[i] for genes in genotypes)) for i in range(min(STATIC.value, CANDIDATES.value))]
+    if one_by_one:
+        rows.append(('static', time_static(data, one_by_one), f'{len(one_by_one)} of the cells, one at a time'))
+    if TORCH.value:
+        from experiments import torch_cell
+
+        seconds = torch_cell.step_seconds(
+            [Genotype(*(genes[i] for genes in genotypes)) for i in range(CANDIDATES.value)],
+            images=IMAGES.value,
+            size=(height, width),
+            channels=CHANNELS.value,
+            filters=FILTERS.value,
+            classes=CLASSES.value,
+            steps=STEPS.value,
+        )
+        rows.append(('torch', Timing(seconds), 'eager, float32'))
+    print(f'{"":12}{"candidate-steps/s":>18}{"s each":>9}{"times":>7}{"compile s":>11}{"programs":>10}')
+    for name, timing, note in rows:
+        ratio = timing.step_seconds / engine.step_seconds
+        print(
+            f'{name:12}{1 / timing.step_seconds:18.2f}{timing.step_seconds:9.4f}{ratio:7.2f}'
+            f'{timing.compile_seconds:11.1f}{timing.compilations:10d}  {note}'
+        )
+    if one_by_one:
+        static = rows[1][1]
+        with_compiling = static.step_seconds + static.compile_seconds / len(one_by_one) / STEPS.value
+        print(
+            f'compiling included, {STEPS.value} steps per candidate: static {with_compiling:.3f} s per candidate-step,'
+            f' {with_compiling / (engine.step_seconds + engine.compile_seconds / CANDIDATES.value / STEPS.value):.1f} times'
+        )
+
+
+if __name__ == '__main__':
+    app.run(main)
