@@ -124,15 +124,18 @@ class CellStats(NamedTuple):
 
 
 class Uses(NamedTuple):
-    """Which branches of any candidate need the costly extra of a kind; a branch that none needs is skipped."""
+    """Which branches of any candidate need what costs extra; a branch that none needs it for goes without."""
 
+    features: Bool[Array, ' K']  # reads the backbone's C channels and not only D
     pooling: Bool[Array, ' K']
 
 
 def uses(genotypes: Genotype) -> Uses:
     """Of a population `[P, K]` or one genotype `[K]`."""
-    kinds = jnp.asarray(dpc.KIND_OF_OP)[genotypes.ops].reshape(-1, genotypes.ops.shape[-1])
-    return Uses(pooling=(kinds == dpc.POOLING).any(0))
+    num_branches = genotypes.ops.shape[-1]
+    kinds = jnp.asarray(dpc.KIND_OF_OP)[genotypes.ops].reshape(-1, num_branches)
+    inputs = jnp.asarray(genotypes.inputs).reshape(-1, num_branches)
+    return Uses((inputs == FEATURES).any(0), (kinds == dpc.POOLING).any(0))
 
 
 def init(key: jax.Array, genotype: Genotype, channels: int, filters: int) -> tuple[CellParams, CellStats]:
@@ -183,69 +186,101 @@ def apply(
     it is that of this genotype. It changes the time taken and not one bit of the result.
     """
     used = uses(genotype) if used is None else used
-    num_branches, width = params.pointwise.kernel.shape[:2]
-    wide = _widen(features, width)
+    # The first D channels are there whatever a branch reads; the rest, if C > D, only where it reads the features.
+    narrow, rest = _widen(features, settings.filters), features[..., settings.filters :]
     outputs: list[jax.Array] = []
     moved: list[tuple[Moments, Moments]] = []
-    for branch in range(num_branches):
-        x = _read(genotype.inputs[branch], wide, outputs, width)
-        units, moving = jax.tree.map(lambda leaf: leaf[branch], (params[:2], stats[:2]))  # noqa: B023
-        op, any_pooling = genotype.ops[branch], used.pooling[branch]
-        y, new = _branch(units, moving, op, x, any_pooling=any_pooling, settings=settings, train=train)
+    for branch in range(genotype.ops.shape[-1]):
+        units, moving, source, op, skip = jax.tree.map(
+            lambda leaf: leaf[branch],  # noqa: B023
+            (params[:2], stats[:2], genotype.inputs, genotype.ops, used),
+        )
+        x = _read(source, narrow, outputs)
+        y, new = _branch(units, moving, source, op, (x, rest), used=skip, settings=settings, train=train)
         outputs.append(y)
         moved.append(new)
     x = jnp.concatenate(outputs, -1)
     if train and settings.dropout_rate:
         x = ops.dropout(_needed(dropout_key), x, settings.dropout_rate)
-    y, projection = _norm(params.projection, stats.projection, _matmul(x, params.projection.kernel), settings, train)
+    y = jnp.einsum('bhwm,md->bhwd', x, params.projection.kernel.astype(x.dtype))
+    y, projection = _norm(params.projection, stats.projection, y, settings, train)
     depthwise, pointwise = jax.tree.map(lambda *leaves: jnp.stack(leaves), *moved)
     return nn.relu(y), CellStats(depthwise, pointwise, projection)
 
 
-def _widen(x: Float[Array, 'B h w C'], width: int) -> Float[Array, 'B h w M']:
-    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, width - x.shape[-1])))
+def _widen(x: Float[Array, 'B h w C'], filters: int) -> Float[Array, 'B h w D']:
+    """The first D channels, zeros where there are fewer."""
+    missing = max(0, filters - x.shape[-1])
+    return jnp.pad(x[..., :filters], ((0, 0), (0, 0), (0, 0), (0, missing)))
 
 
 def _read(
-    source: Int[Array, ''], wide: Float[Array, 'B h w M'], outputs: list[Float[Array, 'B h w D']], width: int
-) -> Float[Array, 'B h w M']:
-    """The map that a branch reads: the features or an earlier output, by index."""
-    if not outputs:
-        return wide
-    x = outputs[0]
-    for index, output in enumerate(outputs[1:], 1):
+    source: Int[Array, ''], features: Float[Array, 'B h w D'], outputs: list[Float[Array, 'B h w D']]
+) -> Float[Array, 'B h w D']:
+    """The first D channels of the map that a branch reads: the features or an earlier output, by index."""
+    x = features
+    for index, output in enumerate(outputs):
         x = jnp.where(source == index, output, x)
-    return jnp.where(source == FEATURES, wide, _widen(x, width))
+    return x
 
 
 def _branch(
     units: tuple[Unit, Unit],
     moving: tuple[Moments, Moments],
+    source: Int[Array, ''],
     op: Int[Array, ''],
-    x: Float[Array, 'B h w M'],
+    x: tuple[Float[Array, 'B h w D'], Float[Array, 'B h w R']],
     *,
-    any_pooling: Bool[Array, ''],
+    used: Uses,
     settings: CellSettings,
     train: bool,
 ) -> tuple[Float[Array, 'B h w D'], tuple[Moments, Moments]]:
-    """One branch: what comes before the product by kind, the product that all kinds share, pooling around its norm."""
-    depthwise, pointwise = units
-    kind = jnp.asarray(dpc.KIND_OF_OP)[op]
-    is_separable, is_pooling = kind == dpc.SEPARABLE, kind == dpc.POOLING
-    rate = jnp.asarray(dpc.RATE_OF_OP)[op] * rate_multiplier(settings.output_stride)
-    z = ops.atrous_depthwise(x, depthwise.kernel.astype(x.dtype), rate)
-    z, moved = _norm(depthwise, moving[0], z, settings, train)
-    z = jnp.where(is_separable, nn.relu(z), x)
-    moved = jax.tree.map(lambda new, old: jnp.where(is_separable, new, old), moved, moving[0])
+    """One branch: what comes before the product by kind, the product that all kinds share, pooling around its norm.
 
-    # The product commutes with the mean (there is no bias between them): pooling behind it works on D channels
-    # instead of M, and the product is one and the same for every kind.
-    y = _matmul(z, pointwise.kernel)
-    down, up, extent = _pooling_of(jnp.asarray(dpc.GRID_INDEX_OF_OP)[op], (x.shape[1], x.shape[2]), settings)
-    rows, cols = (jnp.where(is_pooling, cells, n) for cells, n in zip(extent, x.shape[1:3], strict=True))
-    y = _where_pooling(any_pooling, is_pooling, y, down)
+    `x` are the D channels that every branch reads and the R = C - D others of the features.
+    """
+    depthwise, pointwise = units
+    is_pooling = jnp.asarray(dpc.KIND_OF_OP)[op] == dpc.POOLING
+    filters = settings.filters
+
+    def product(channels: slice, x: Float[Array, 'B h w _']) -> tuple[Float[Array, 'B h w D'], Moments]:
+        mine = Unit(depthwise.kernel[:, :, channels], depthwise.scale[channels], depthwise.bias[channels])
+        averages = Moments(moving[0].mean[channels], moving[0].var[channels])
+        z, moved = _before_product(mine, averages, op, x, settings, train)
+        return jnp.einsum('bhwm,md->bhwd', z, pointwise.kernel[channels].astype(z.dtype)), moved
+
+    y, moved = product(slice(filters), x[0])
+    if x[1].shape[-1]:
+        others = Moments(moving[0].mean[filters:], moving[0].var[filters:])
+
+        def with_others() -> tuple[Float[Array, 'B h w D'], Moments]:
+            found = product(slice(filters, None), x[1])
+            return jax.tree.map(
+                lambda new, old: jnp.where(source == FEATURES, new, old), (y + found[0], found[1]), (y, others)
+            )
+
+        y, moved_others = lax.cond(used.features, with_others, lambda: (y, others))
+        moved = jax.tree.map(lambda *parts: jnp.concatenate(parts), moved, moved_others)
+
+    # The product commutes with the mean (there is no bias between them): pooling behind it works on D channels, and
+    # the product is one and the same for every kind.
+    size = (y.shape[1], y.shape[2])
+    down, up, extent = _pooling_of(jnp.asarray(dpc.GRID_INDEX_OF_OP)[op], size, settings)
+    rows, cols = (jnp.where(is_pooling, cells, n) for cells, n in zip(extent, size, strict=True))
+    y = _where_pooling(used.pooling, is_pooling, y, down)
     y, moved_pointwise = _norm(pointwise, moving[1], y, settings, train, extent=(rows, cols))
-    return _where_pooling(any_pooling, is_pooling, nn.relu(y), up), (moved, moved_pointwise)
+    return _where_pooling(used.pooling, is_pooling, nn.relu(y), up), (moved, moved_pointwise)
+
+
+def _before_product(
+    unit: Unit, moving: Moments, op: Int[Array, ''], x: Float[Array, 'B h w C'], settings: CellSettings, train: bool
+) -> tuple[Float[Array, 'B h w C'], Moments]:
+    """Some channels of what the product of a branch reads: the depthwise convolution if separable, else the map."""
+    is_separable = jnp.asarray(dpc.KIND_OF_OP)[op] == dpc.SEPARABLE
+    rate = jnp.asarray(dpc.RATE_OF_OP)[op] * rate_multiplier(settings.output_stride)
+    z, moved = _norm(unit, moving, ops.atrous_depthwise(x, unit.kernel.astype(x.dtype), rate), settings, train)
+    moved = jax.tree.map(lambda new, old: jnp.where(is_separable, new, old), moved, moving)
+    return jnp.where(is_separable, nn.relu(z), x), moved
 
 
 def _pooling_of(
@@ -262,10 +297,6 @@ def _where_pooling(
 ) -> Float[Array, 'B h w D']:
     """Applies the per-axis matrices to a pooling branch; skipped where no candidate of the program pools here."""
     return lax.cond(any_pooling, lambda y: jnp.where(is_pooling, ops.along_axes(y, *matrices), y), lambda y: y, y)
-
-
-def _matmul(x: Float[Array, 'B h w M'], kernel: Float[Array, 'M D']) -> Float[Array, 'B h w D']:
-    return jnp.einsum('bhwm,md->bhwd', x, kernel.astype(x.dtype))
 
 
 def _norm(

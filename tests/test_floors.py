@@ -15,22 +15,15 @@ FLOORS = (
     ('base', 'metrics', 'losses', 'preprocess', 'spaces'),  # words: these import base alone
     ('ops', 'counting', 'backbones', 'datasets', 'heads', 'cell_drawing'),  # parts
     (
-        'cell',
-        'segmenter',
-        'input_pipeline',
-        'sharding',
-        'checkpoint',
-        'tf_import',
-        'evaluate',
-        'study',
-        'progress',
+        *('cell', 'cell_transfer', 'segmenter', 'input_pipeline', 'sharding', 'checkpoint', 'tf_import', 'evaluate'),
+        *('study_workers', 'study_storage', 'study_batch', 'study', 'progress'),
     ),  # wholes
-    ('feature_cache', 'pretrain', 'train', 'proxy', 'samplers', 'pictures'),  # makers
-    ('report', 'search'),  # journeys
+    ('feature_cache', 'pretrain', 'train', 'proxy', 'population', 'samplers', 'pictures'),  # makers
+    ('report', 'assembly', 'search'),  # journeys
 )
 MENUS = ('spaces', 'backbones', 'datasets', 'samplers')
 OF_A_CONFIG = ('ml_collections', 'configs.common')
-TOUCH_FILES = ('datasets', 'checkpoint', 'feature_cache', 'study', 'report')
+TOUCH_FILES = ('datasets', 'checkpoint', 'feature_cache', 'study', 'study_storage', 'study_workers', 'report')
 
 TENSORFLOW = (
     'tensorflow',
