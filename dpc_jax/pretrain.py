@@ -20,6 +20,7 @@ from dpc_jax.base import InputError, PyTree, Size
 from dpc_jax.datasets import Dataset
 
 BN_DECAY = 0.9  # for the `bn_decay` of a backbone trained here; slim's 0.997 is for runs a hundred times as long
+CROPS_PER_IMAGE = 4  # drawing or decoding an image takes longer than a training step on a crop of it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +85,7 @@ def train_backbone(
     model = LinearHead(backbone, dataset.num_classes)
     crop = settings.crop_size
     size = ((crop[0] - 1) // settings.loss_stride + 1, (crop[1] - 1) // settings.loss_stride + 1)
-    variables = model.init(key, jnp.zeros((1, *crop, 3)), size, False)
+    variables = jax.jit(lambda key: model.init(key, jnp.zeros((1, *crop, 3)), size, False))(key)
     schedule = optax.cosine_decay_schedule(settings.learning_rate, settings.steps)
     optimizer = optax.adam(schedule)
     params, stats = variables['params'], variables['batch_stats']
@@ -92,7 +93,7 @@ def train_backbone(
 
     @jax.jit
     def step(
-        state: TrainState, images: Float[Array, 'B H W 3'], labels: Int[Array, 'B H W']
+        state: TrainState, images: Float[Array, 'B H W 3'], labels: Int[Array, 'B i j']
     ) -> tuple[TrainState, Float[Array, '']]:
         def loss_of(params: PyTree) -> tuple[jax.Array, Any]:
             held = {'params': params, 'batch_stats': state.batch_stats}
@@ -100,7 +101,8 @@ def train_backbone(
             return losses.cross_entropy(y, labels), mutated['batch_stats']
 
         (loss, stats), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        with jax.numpy_dtype_promotion('standard'):  # optax's Adam raises a float to an integer count
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         return TrainState(optax.apply_updates(state.params, updates), stats, opt_state), loss
 
     history = []
@@ -118,15 +120,17 @@ def train_backbone(
 
 def _batch(dataset: Dataset, settings: PretrainSettings, step: int) -> tuple[np.ndarray, np.ndarray]:
     """Crops of images drawn by seed and step; labels at the loss stride."""
-    chosen = np.random.default_rng((settings.seed, step)).integers(len(dataset), size=settings.batch_size)
+    count = -(-settings.batch_size // CROPS_PER_IMAGE)
+    chosen = np.random.default_rng((settings.seed, step)).integers(len(dataset), size=count)
+    examples = [dataset[int(index)] for index in chosen]
     crops = [
         preprocess.augment(
             np.random.SeedSequence(settings.seed, spawn_key=(step, place)),
-            dataset[int(index)],
+            examples[place // CROPS_PER_IMAGE],
             crop_size=settings.crop_size,
             scales=(1.0,),
         )
-        for place, index in enumerate(chosen)
+        for place in range(settings.batch_size)
     ]
     stride = settings.loss_stride
     labels = np.stack([crop.label[::stride, ::stride] for crop in crops]).astype(np.int32)
