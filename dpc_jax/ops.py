@@ -288,12 +288,12 @@ def _depthwise_bwd(
     grad_x = _weighted_reads(grad, kernel[::-1, ::-1], rate)
     # Products are added over the images first, one image at a time: that is one pass of plain arithmetic over a map.
     # XLA on a CPU reads a gather that it fuses into a sum in an order ten times slower.
-    flat, seen, sums = _with_outside(x), grad.reshape(x.shape[0], -1, x.shape[-1]), []
+    wide = np.promote_types(x.dtype, np.float32)
+    flat, seen, sums = _with_outside(x), grad.reshape(x.shape[0], -1, x.shape[-1]).astype(wide), []
     for read in _reads((x.shape[1], x.shape[2]), rate):
-        products = (flat[image].at[read].get(mode='promise_in_bounds') * seen[image] for image in range(x.shape[0]))
-        sums.append(functools.reduce(jnp.add, products))
-    total = lax.optimization_barrier(jnp.stack(sums)).sum(1, dtype=jnp.promote_types(x.dtype, jnp.float32))
-    grad_kernel = total.reshape(kernel.shape).astype(kernel.dtype)
+        shifted = (flat[image].at[read].get(mode='promise_in_bounds').astype(wide) for image in range(x.shape[0]))
+        sums.append(functools.reduce(jnp.add, (one * other for one, other in zip(shifted, seen, strict=True))))
+    grad_kernel = lax.optimization_barrier(jnp.stack(sums)).sum(1).reshape(kernel.shape).astype(kernel.dtype)
     return grad_x, grad_kernel, np.zeros(rate.shape, jax.dtypes.float0)
 
 

@@ -230,3 +230,8 @@ def _seconds_per_step(evaluator: PopulationEvaluator, steps: int) -> float:
             started = time.perf_counter()
             candidates, _ = evaluator.train(alive, candidates, genotypes, (0, steps))
     return (time.perf_counter() - started) / (steps * evaluator.population)
+
+
+def compilations(program: Callable[..., PyTree]) -> int:
+    """How many times a program has been compiled: 1 for every population, budget and search of one shape."""
+    return int(program._cache_size())  # type: ignore[attr-defined]

@@ -153,7 +153,7 @@ def logits(
 def upsample(
     x: Float[Array, 'B h w D'], kernel: Float[Array, 'D L'], size: Size, bias: Float[Array, ' L'] | None = None
 ) -> Float[Array, 'B L H W']:
-    """Logits in float32, resized (align-corners bilinear): one matrix product per axis, the classes in front of both."""
+    """Logits in float32, resized (align-corners bilinear): one matrix product per axis, classes in front of both."""
     y = jnp.einsum('bhwd,dl->blhw', x.astype(jnp.float32), kernel)
     if bias is not None:
         y = y + bias[None, :, None, None]

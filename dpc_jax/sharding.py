@@ -18,8 +18,3 @@ def population_mesh(num_devices: int | None = None) -> Mesh:
 def replicated(mesh: Mesh) -> NamedSharding:
     """A whole copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
-
-
-def by_candidate(mesh: Mesh) -> NamedSharding:
-    """The leading axis is the population."""
-    return NamedSharding(mesh, PartitionSpec(POPULATION))

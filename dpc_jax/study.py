@@ -18,18 +18,17 @@ import dataclasses
 import datetime
 import logging
 import math
-import os
 import random
-import socket
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple, SupportsFloat, SupportsInt
+from typing import Any, SupportsFloat, SupportsInt
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from dpc_jax.base import Genotype
-from dpc_jax.study_batch import Batch, SearchSpace, is_running, make_pruner, members, rivals
+from dpc_jax.study_batch import Batch, SearchSpace, is_running, make_pruner, rivals
+from dpc_jax.study_rows import STATES, Candidate, Proposal, RunInfo, candidate_of, finished, proposal_of, ranking
 from dpc_jax.study_storage import check_settings, close_storage, open_storage, settings_hash, storage_faults
 from dpc_jax.study_workers import Worker, owner, take_over
 
@@ -39,65 +38,6 @@ log = logging.getLogger(__name__)
 
 ROUNDS = 20
 """How often a worker tries again after another one was faster."""
-
-STATES = {'complete': TrialState.COMPLETE, 'pruned': TrialState.PRUNED, 'failed': TrialState.FAIL}
-"""A candidate's states, in the order of the ranking, and Optuna's."""
-
-
-@dataclasses.dataclass(frozen=True)
-class RunInfo:
-    """What is noted with every candidate: where its score comes from."""
-
-    seed: int
-    config_hash: str
-    commit: str
-    device: str
-    rung: str = 'proxy'
-    worker: str = dataclasses.field(default_factory=lambda: f'{socket.gethostname()}:{os.getpid()}')
-
-
-class Proposal(NamedTuple):
-    """A cell to evaluate and to `tell`."""
-
-    number: int  # of the trial, unique in the study
-    genotype: Genotype  # [K]
-    key: str  # canonical
-    reference: str  # '' for candidates, else the reference's name
-
-
-@dataclasses.dataclass(frozen=True)
-class Candidate:
-    """A finished evaluation."""
-
-    number: int  # of the trial, unique in the study
-    reference: str  # '' for candidates, else the reference's name
-    genotype: Genotype  # [K]
-    key: str  # canonical
-    state: str  # 'complete', 'pruned' or 'failed'
-    score: float  # NaN if failed; the last one before it was stopped if pruned
-    curve: tuple[float, ...]
-    losses: tuple[float, ...]
-    steps: int
-    seed: int
-    rung: str
-    config_hash: str
-    commit: str
-    device: str
-    seconds: float
-    worker: str
-    finished: str  # ISO time with zone
-    failure: str  # '' or why
-
-
-def ranking(candidates: Iterable[Candidate]) -> list[Candidate]:
-    """Best first: complete by score, equal scores by key; then pruned, likewise; failed last, by key."""
-    order = list(STATES)
-
-    def place(candidate: Candidate) -> tuple[int, float, str]:
-        score = candidate.score if math.isfinite(candidate.score) else -math.inf
-        return order.index(candidate.state), -score, candidate.key
-
-    return sorted(candidates, key=place)
 
 
 class Study:
@@ -205,7 +145,7 @@ class Study:
         self._settle_copies()
         mine = [trial for trial in mine if 'copy_of' not in trial.user_attrs]
         self._seen |= {trial.number: batch.seen() for trial in mine}
-        return [self._proposal(trial) for trial in mine]
+        return [proposal_of(trial, self._space) for trial in mine]
 
     def running_elsewhere(self) -> int:
         """How many trials other workers are at, now."""
@@ -215,10 +155,6 @@ class Study:
 
     def _trials(self) -> list[FrozenTrial]:
         return self._storage.get_all_trials(self._id, deepcopy=False)
-
-    def _proposal(self, trial: FrozenTrial) -> Proposal:
-        genotype = self._space.from_params(trial.params)
-        return Proposal(trial.number, genotype, trial.user_attrs['key'], trial.user_attrs['reference'])
 
     def _resume(self, count: int) -> tuple[list[FrozenTrial], str]:
         """Takes over at most `count` trials that a dead worker left of one batch, and the batch's name."""
@@ -328,21 +264,14 @@ class Study:
 
     def candidates(self) -> list[Candidate]:
         """All that is finished, references and candidates, by number."""
-        return [self._candidate(trial) for trial in self._finished()]
+        return [candidate_of(trial, self._space) for trial in self._finished()]
 
     def count(self) -> int:
         """How many candidates are finished."""
         return sum(not trial.user_attrs['reference'] for trial in self._finished())
 
     def _finished(self) -> list[FrozenTrial]:
-        return [t for t in members(self._trials()) if t.state.is_finished() and 'outcome' in t.user_attrs]
-
-    def _candidate(self, trial: FrozenTrial) -> Candidate:
-        outcome = dict(trial.user_attrs['outcome'])
-        for field in ('curve', 'losses'):
-            outcome[field] = tuple(math.nan if value is None else float(value) for value in outcome[field])
-        outcome['score'] = math.nan if outcome['score'] is None else float(outcome['score'])
-        return Candidate(**self._proposal(trial)._asdict(), **outcome)
+        return finished(self._trials())
 
 
 def _finite(value: SupportsFloat) -> float | None:

@@ -1,7 +1,7 @@
 """How fast is the population engine? Ratios from one run, on the machine at hand.
 
-  python experiments/bench_population.py                                    (2 cores: N = 8, 21x21x320, D = 256)
-  python experiments/bench_population.py --size=49x49 --classes=19 --dtype=bfloat16 --candidates=64   (the paper's shape)
+  python experiments/bench_population.py                 (N = 8, 21x21x320, D = 256: two cores)
+  python experiments/bench_population.py --size=49x49 --classes=19 --dtype=bfloat16 --candidates=64  (the paper's shape)
 
 Compared on the same random cells and the same work, one training step on a minibatch of N images:
 
@@ -24,6 +24,7 @@ from absl import app, flags
 from dpc_jax import cell, losses, population, proxy
 from dpc_jax.base import Genotype, PyTree, Size
 from dpc_jax.spaces.dpc import Space
+from experiments import common
 
 SIZE = flags.DEFINE_string('size', '21x21', 'Feature map, height x width.')
 IMAGES = flags.DEFINE_integer('images', 8, 'N, images in a minibatch.')
@@ -89,7 +90,7 @@ def time_population(data: proxy.ProxyData, genotypes: Genotype) -> tuple[Timing,
     candidates = evaluator.programs.init(alive, padded, evaluator.plan.key_init)
     compile_seconds, candidates = _timed(lambda: evaluator.train(alive, candidates, padded, (0, 1))[0])
     seconds, _ = _timed(lambda: evaluator.train(alive, candidates, padded, (0, STEPS.value))[0])
-    compilations = evaluator.programs.train._cache_size()
+    compilations = population.compilations(evaluator.programs.train)
     return Timing(seconds / STEPS.value / len(genotypes.ops), compile_seconds, compilations), chunk, measured
 
 
@@ -161,8 +162,9 @@ def main(argv: Sequence[str]) -> None:
     data = random_data((height, width))
     genotypes = Space(5).sample(jax.random.key(0), CANDIDATES.value)
     devices = f'{jax.device_count()} x {jax.devices()[0].device_kind}'
+    shape = f'N = {IMAGES.value}, {height}x{width}x{CHANNELS.value}, D = {FILTERS.value}, {CLASSES.value} classes'
     print(
-        f'N = {IMAGES.value}, {height}x{width}x{CHANNELS.value}, D = {FILTERS.value}, {CLASSES.value} classes, {DTYPE.value};'
+        f'{shape}, {DTYPE.value};'
         f' {CANDIDATES.value} random cells, {STEPS.value} steps each; {devices}, jax {jax.__version__}'
     )
     engine, chunk, measured = time_population(data, genotypes)
@@ -173,7 +175,7 @@ def main(argv: Sequence[str]) -> None:
     if one_by_one:
         rows.append(('static', time_static(data, one_by_one), f'{len(one_by_one)} of the cells, one at a time'))
     if TORCH.value:
-        from experiments import torch_cell
+        from experiments import torch_cell  # only where it is asked for: PyTorch is no requirement
 
         seconds = torch_cell.step_seconds(
             [Genotype(*(genes[i] for genes in genotypes)) for i in range(CANDIDATES.value)],
@@ -195,11 +197,12 @@ def main(argv: Sequence[str]) -> None:
     if one_by_one:
         static = rows[1][1]
         with_compiling = static.step_seconds + static.compile_seconds / len(one_by_one) / STEPS.value
+        here = engine.step_seconds + engine.compile_seconds / CANDIDATES.value / STEPS.value
         print(
-            f'compiling included, {STEPS.value} steps per candidate: static {with_compiling:.3f} s per candidate-step,'
-            f' {with_compiling / (engine.step_seconds + engine.compile_seconds / CANDIDATES.value / STEPS.value):.1f} times'
+            f'with compiling, {STEPS.value} steps per candidate: population {here:.3f} s per candidate-step,'
+            f' static {with_compiling:.3f} s ({with_compiling / here:.1f} times)'
         )
 
 
 if __name__ == '__main__':
-    app.run(main)
+    app.run(common.one_line_errors(main))

@@ -13,7 +13,6 @@ import csv
 import functools
 import io
 import pathlib
-import sys
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -24,6 +23,7 @@ from ml_collections import config_flags
 from dpc_jax import assembly, metrics, search
 from dpc_jax.base import Genotype, InputError, Rung
 from dpc_jax.study import Candidate, ranking
+from experiments import common
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'The config of the search, as it was run.')
 WORKDIR = flags.DEFINE_string('workdir', None, 'Its work folder.')
@@ -138,8 +138,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-    try:
-        app.run(main)
-    except InputError as error:
-        print(f'error: {error}', file=sys.stderr)
-        sys.exit(2)
+    app.run(common.one_line_errors(main))

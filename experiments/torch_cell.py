@@ -26,7 +26,7 @@ class Branch(nn.Module):
     def __init__(self, op: dpc.Op, channels: int, filters: int) -> None:
         super().__init__()
         self.op = op
-        self.before = nn.Identity()
+        self.before: nn.Module = nn.Identity()
         if op.rate is not None:
             depthwise = nn.Conv2d(channels, channels, 3, padding=op.rate, dilation=op.rate, groups=channels, bias=False)
             self.before = _unit(depthwise, channels)

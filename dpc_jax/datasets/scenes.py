@@ -22,15 +22,15 @@ import dataclasses
 import hashlib
 import inspect
 import sys
-from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
 import cv2
 import ml_collections
 import numpy as np
-from jaxtyping import Int32, UInt8
+from jaxtyping import UInt8
 
 from dpc_jax.base import IGNORE_LABEL, InputError, SegmentationExample, Size
+from dpc_jax.canvas import Canvas, Colour, Point
 from dpc_jax.datasets import SPLITS, Dataset
 
 CLASSES = (
@@ -45,8 +45,6 @@ MIN_SIDE = 65  # pixels; in smaller images poles and people would be less than a
 MAX_NOISE = 64  # gray levels; beyond, little can be seen
 SIDES = (0, 1)  # of the street: left, right
 
-Colour = tuple[int, int, int]  # RGB, 0..255
-Point = tuple[float, float]  # (x, y), shares of width and height, from the top left corner
 
 # The cues, by the coin: the only colours that depend on the context.
 KERBS: tuple[Colour, Colour] = ((245, 245, 240), (255, 130, 10))
@@ -95,44 +93,6 @@ class View(NamedTuple):
     def strip(self, side: int, left: float, right: float, far: float = 0.0, near: float = 1.0) -> list[Point]:
         """The ground between two such lines."""
         return [self.point(side, *corner) for corner in ((left, far), (left, near), (right, near), (right, far))]
-
-
-@dataclasses.dataclass(frozen=True)
-class Canvas:
-    """Image and label at twice the final size; the methods draw into them. A `label` of None leaves the label."""
-
-    image: UInt8[np.ndarray, 'H2 W2 3']
-    label: UInt8[np.ndarray, 'H2 W2']
-
-    @property
-    def upright(self) -> float:
-        """Height / width: what is h high and as wide as high measures `h * upright` sideways."""
-        return self.label.shape[0] / self.label.shape[1]
-
-    def polygons(self, polygons: Sequence[Sequence[Point]], colour: Colour, label: int | None) -> None:
-        """Filled, all of one colour."""
-        points = [self._fixed(polygon) for polygon in polygons]
-        cv2.fillPoly(self.image, points, colour, shift=4)
-        if label is not None:
-            cv2.fillPoly(self.label, points, label, shift=4)
-
-    def box(self, foot: Point, width: float, height: float, colour: Colour, label: int | None) -> None:
-        """Upright, the middle of its lower edge on `foot`."""
-        (x, y), half = foot, width / 2
-        self.polygons([[(x - half, y), (x + half, y), (x + half, y - height), (x - half, y - height)]], colour, label)
-
-    def ellipse(
-        self, centre: Point, half_height: float, colour: Colour, label: int | None, *, wide: float = 1.0
-    ) -> None:
-        """A disc if `wide` is 1."""
-        middle, axes = self._fixed([centre, (half_height * wide * self.upright, half_height)]).tolist()
-        cv2.ellipse(self.image, middle, axes, 0, 0, 360, colour, -1, shift=4)
-        if label is not None:
-            cv2.ellipse(self.label, middle, axes, 0, 0, 360, label, -1, shift=4)
-
-    def _fixed(self, points: Sequence[Point]) -> Int32[np.ndarray, 'V 2']:
-        height, width = self.label.shape
-        return np.rint(np.array(points) * (16 * width, 16 * height)).astype(np.int32)  # 1/16 pixels: shift=4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,67 +157,67 @@ def draw(
     key: np.random.SeedSequence, context: Context, *, size: Size, noise: float
 ) -> tuple[UInt8[np.ndarray, 'H W 3'], UInt8[np.ndarray, 'H W']]:
     """Image and label of one scene, from far to near; what is random in it doesn't depend on the context."""
-    rng = np.random.default_rng(key)
+    random = np.random.default_rng(key)
     double = (2 * size[0], 2 * size[1])
     canvas = Canvas(np.empty((*double, 3), np.uint8), np.full(double, SKY, np.uint8))
-    view = View(rng.uniform(0.45, 0.55), rng.uniform(0.37, 0.42))
-    _draw_sky(canvas, rng, view, dusk=context.taxi)
-    _draw_ground(canvas, rng, view, context.bus_lane)
+    view = View(random.uniform(0.45, 0.55), random.uniform(0.37, 0.42))
+    _draw_sky(canvas, random, view, dusk=context.taxi)
+    _draw_ground(canvas, random, view, context.bus_lane)
     for side in SIDES:
-        corner = rng.uniform(0.16, 0.2)
-        edges = ((corner, rng.uniform(0.3, 0.34)), (-0.02, corner))
+        corner = random.uniform(0.16, 0.2)
+        edges = ((corner, random.uniform(0.3, 0.34)), (-0.02, corner))
         for span, shop in zip(edges, context.shop[side], strict=True):
-            _draw_building(canvas, rng, view, side, span, shop=shop)
-    _draw_trees(canvas, rng, view)
+            _draw_building(canvas, random, view, side, span, shop=shop)
+    _draw_trees(canvas, random, view)
     for side in SIDES:
-        _draw_people(canvas, rng, view, side, WALKING if context.walking[side] else WAITING)
-        _draw_signal(canvas, rng, view, side, go=context.walking[1 - side])
-        _draw_cars(canvas, rng, view, side, TAXI if context.taxi else CAR)
-    return _develop(canvas, rng, noise)
+        _draw_people(canvas, random, view, side, WALKING if context.walking[side] else WAITING)
+        _draw_signal(canvas, random, view, side, go=context.walking[1 - side])
+        _draw_cars(canvas, random, view, side, TAXI if context.taxi else CAR)
+    return _develop(canvas, random, noise)
 
 
-def _draw_sky(canvas: Canvas, rng: np.random.Generator, view: View, *, dusk: bool) -> None:
-    top, low = (np.array(_vary(rng, colour)) for colour in SKIES[dusk])
+def _draw_sky(canvas: Canvas, random: np.random.Generator, view: View, *, dusk: bool) -> None:
+    top, low = (np.array(_vary(random, colour)) for colour in SKIES[dusk])
     height = canvas.label.shape[0]
     share = np.clip(np.arange(height) / (view.horizon * height), 0, 1)[:, None, None]
     canvas.image[:] = np.rint(top + (low - top) * share)
-    cloud = _shade(_vary(rng, SKIES[dusk][1], 6), 1)
+    cloud = _shade(_vary(random, SKIES[dusk][1], 6), 1)
     for _ in range(3):
-        centre, radius = (rng.uniform(0, 1), rng.uniform(0.03, 0.25)), rng.uniform(0.015, 0.04)
+        centre, radius = (random.uniform(0, 1), random.uniform(0.03, 0.25)), random.uniform(0.015, 0.04)
         for offset in (-1.5, 0.0, 1.6):
             puff = (centre[0] + offset * radius, centre[1] + 0.3 * radius * abs(offset))
             canvas.ellipse(puff, radius * (1.2 - 0.3 * abs(offset)), cloud, None, wide=2.0)
     # Woods on the horizon, in two layers.
     for layer, lift in enumerate((0.07, 0.04)):
-        heights = view.horizon - lift * rng.uniform(0.4, 1.3, 9)
+        heights = view.horizon - lift * random.uniform(0.4, 1.3, 9)
         ridge = zip(np.linspace(0, 1, 9).tolist(), heights.tolist(), strict=True)
-        colour = _vary(rng, (108 - 20 * layer, 134 - 14 * layer, 112 - 30 * layer))
+        colour = _vary(random, (108 - 20 * layer, 134 - 14 * layer, 112 - 30 * layer))
         canvas.polygons([[*ridge, (1.0, view.horizon + 0.02), (0.0, view.horizon + 0.02)]], colour, TREE)
 
 
-def _draw_ground(canvas: Canvas, rng: np.random.Generator, view: View, bus_lane: tuple[bool, bool]) -> None:
-    slabs = _vary(rng, (176, 170, 162))
+def _draw_ground(canvas: Canvas, random: np.random.Generator, view: View, bus_lane: tuple[bool, bool]) -> None:
+    slabs = _vary(random, (176, 170, 162))
     canvas.polygons([[(0.0, view.horizon), (1.0, view.horizon), (1.0, 1.0), (0.0, 1.0)]], slabs, PAVEMENT)
     for depth in np.geomspace(1, 0.1, 12).tolist():
         canvas.box((0.5, view.horizon + (1 - view.horizon) * depth), 1.0, 0.006 * depth, _shade(slabs, -14), None)
     for side in SIDES:
-        asphalt, dash = _vary(rng, (104, 105, 110)), _vary(rng, (186, 186, 184))
-        canvas.polygons([view.strip(side, KERB_X, WAY_X)], _vary(rng, KERBS[bus_lane[side]], 8), PAVEMENT)
+        asphalt, dash = _vary(random, (104, 105, 110)), _vary(random, (186, 186, 184))
+        canvas.polygons([view.strip(side, KERB_X, WAY_X)], _vary(random, KERBS[bus_lane[side]], 8), PAVEMENT)
         canvas.polygons([view.strip(side, WAY_X, MEDIAN_X)], asphalt, BUS_LANE if bus_lane[side] else ROAD)
-        canvas.polygons([view.strip(side, MEDIAN_X - 0.015, MEDIAN_X)], _vary(rng, (150, 148, 146)), PAVEMENT)
-        start = rng.uniform(0.8, 1)
+        canvas.polygons([view.strip(side, MEDIAN_X - 0.015, MEDIAN_X)], _vary(random, (150, 148, 146)), PAVEMENT)
+        start = random.uniform(0.8, 1)
         dashes = [view.strip(side, 0.255, 0.275, start * 0.62**k, start * 0.62**k * 1.25) for k in range(5)]
         canvas.polygons(dashes, dash, None)
 
 
 def _draw_building(
-    canvas: Canvas, rng: np.random.Generator, view: View, side: int, span: tuple[float, float], *, shop: bool
+    canvas: Canvas, random: np.random.Generator, view: View, side: int, span: tuple[float, float], *, shop: bool
 ) -> None:
     """A wall along the street over `span` of the width (mirrored on the right): storeys, ground floor, roof."""
-    storeys, tall = int(rng.integers(2, 5)), rng.uniform(1.05, 1.25)
-    wall, front = _vary(rng, WALLS[rng.integers(len(WALLS))]), _vary(rng, (150, 134, 118))
-    doors, lit = rng.permutation(3), _vary(rng, (214, 196, 150))
-    roof = _vary(rng, ROOFS[shop], 8)
+    storeys, tall = int(random.integers(2, 5)), random.uniform(1.05, 1.25)
+    wall, front = _vary(random, WALLS[random.integers(len(WALLS))]), _vary(random, (150, 134, 118))
+    doors, lit = random.permutation(3), _vary(random, (214, 196, 150))
+    roof = _vary(random, ROOFS[shop], 8)
 
     def corner(u: float, v: float) -> Point:
         """Of shares of the wall's width, and of its height from the roof (0) to the pavement (1)."""
@@ -281,12 +241,12 @@ def _draw_building(
         canvas.polygons([quad(x, x + 0.22, 0.76, 0.99 if what == 0 else 0.9)], METAL if what == 0 else lit, None)
 
 
-def _draw_trees(canvas: Canvas, rng: np.random.Generator, view: View) -> None:
+def _draw_trees(canvas: Canvas, random: np.random.Generator, view: View) -> None:
     """An avenue: some on the pavements beside the kerb, one on the median far away."""
     for side, bottom, low, high in ((0, KERB_X, 0.2, 0.34), (1, KERB_X, 0.2, 0.34), (0, 0.5, 0.12, 0.16)):
-        near, present = rng.uniform(low, high), rng.random() < 0.75
-        size, leaf = near * rng.uniform(0.24, 0.34), LEAVES[rng.integers(len(LEAVES))]
-        puffs = rng.uniform(-1, 1, (5, 2)) * (0.6 * size * canvas.upright, 0.5 * size)
+        near, present = random.uniform(low, high), random.random() < 0.75
+        size, leaf = near * random.uniform(0.24, 0.34), LEAVES[random.integers(len(LEAVES))]
+        puffs = random.uniform(-1, 1, (5, 2)) * (0.6 * size * canvas.upright, 0.5 * size)
         if not present:
             continue
         x, y = view.point(side, bottom, near)
@@ -295,25 +255,25 @@ def _draw_trees(canvas: Canvas, rng: np.random.Generator, view: View) -> None:
             canvas.ellipse((x + right, y - 2.8 * size + down), 0.8 * size, _shade(leaf, 8 * number - 16), TREE)
 
 
-def _draw_signal(canvas: Canvas, rng: np.random.Generator, view: View, side: int, *, go: bool) -> None:
+def _draw_signal(canvas: Canvas, random: np.random.Generator, view: View, side: int, *, go: bool) -> None:
     """Beside the kerb, for the people across the street; and a lamp post nearer to the horizon."""
-    x, y = view.point(side, KERB_X - 0.01, rng.uniform(0.28, 0.33))
+    x, y = view.point(side, KERB_X - 0.01, random.uniform(0.28, 0.33))
     canvas.box((x, y), 0.016 * canvas.upright, 0.42, METAL, POLE)
     canvas.ellipse((x, y - 0.42), 0.022, (236, 230, 206), POLE, wide=1.3)
-    x, y = view.point(side, KERB_X - 0.03, rng.uniform(0.45, 0.68))
-    face, width = _vary(rng, SIGNALS[go], 8), canvas.upright
+    x, y = view.point(side, KERB_X - 0.03, random.uniform(0.45, 0.68))
+    face, width = _vary(random, SIGNALS[go], 8), canvas.upright
     canvas.box((x, y), 0.06 * width, 0.1, METAL, POLE)
     canvas.box((x, y - 0.02), 0.13 * width, 0.3, (30, 32, 36), POLE)
     canvas.box((x, y - 0.035), 0.1 * width, 0.27, face, POLE)
 
 
-def _draw_people(canvas: Canvas, rng: np.random.Generator, view: View, side: int, label: int) -> None:
-    for near in sorted(rng.uniform(0.5, 0.85, rng.integers(2, 5)).tolist()):
+def _draw_people(canvas: Canvas, random: np.random.Generator, view: View, side: int, label: int) -> None:
+    for near in sorted(random.uniform(0.5, 0.85, random.integers(2, 5)).tolist()):
         kerb, y = view.point(side, KERB_X - 0.1, near)
-        share, height = rng.uniform(0.15, 0.95), 0.16 + 0.14 * near
+        share, height = random.uniform(0.15, 0.95), 0.16 + 0.14 * near
         x = kerb * share if side == 0 else 1 - (1 - kerb) * share
-        coat, trousers = (_vary(rng, COATS[number]) for number in rng.integers(len(COATS), size=2))
-        skin, stride = _vary(rng, (206, 160, 132)), rng.uniform(0.06, 0.14) * height
+        coat, trousers = (_vary(random, COATS[number]) for number in random.integers(len(COATS), size=2))
+        skin, stride = _vary(random, (206, 160, 132)), random.uniform(0.06, 0.14) * height
         width = height * canvas.upright
         for foot in (-stride, stride):
             canvas.box((x + foot * canvas.upright, y), 0.13 * width, 0.5 * height, trousers, label)
@@ -322,11 +282,11 @@ def _draw_people(canvas: Canvas, rng: np.random.Generator, view: View, side: int
         canvas.ellipse((x, y - 0.89 * height), 0.1 * height, skin, label)
 
 
-def _draw_cars(canvas: Canvas, rng: np.random.Generator, view: View, side: int, label: int) -> None:
+def _draw_cars(canvas: Canvas, random: np.random.Generator, view: View, side: int, label: int) -> None:
     for low, high in ((0.3, 0.45), (0.62, 0.95)):
-        near, present = rng.uniform(low, high), rng.random() < 0.7
-        x, y = view.point(side, rng.uniform(0.22, 0.31), near)
-        paint = _vary(rng, PAINTS[rng.integers(len(PAINTS))])
+        near, present = random.uniform(low, high), random.random() < 0.7
+        x, y = view.point(side, random.uniform(0.22, 0.31), near)
+        paint = _vary(random, PAINTS[random.integers(len(PAINTS))])
         if not present:
             continue
         width, height = 0.22 * near, 0.2 * near
@@ -344,7 +304,7 @@ def _draw_cars(canvas: Canvas, rng: np.random.Generator, view: View, side: int, 
 
 
 def _develop(
-    canvas: Canvas, rng: np.random.Generator, noise: float
+    canvas: Canvas, random: np.random.Generator, noise: float
 ) -> tuple[UInt8[np.ndarray, 'H W 3'], UInt8[np.ndarray, 'H W']]:
     """Half size with smooth edges and a rim of ignored pixels between classes; texture and light of the day."""
     height, width = (side // 2 for side in canvas.label.shape)
@@ -352,9 +312,9 @@ def _develop(
     parts = canvas.label.reshape(height, 2, width, 2)
     inside = (parts == parts[:, :1, :, :1]).all(axis=(1, 3))
     label = canvas.label[::2, ::2]
-    grain = rng.standard_normal((height, width), np.float32) * ROUGHNESS[label] * noise
-    clouds = cv2.resize(rng.standard_normal((5, 7), np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
-    light = rng.uniform(0.8, 1.12) * rng.uniform(0.96, 1.04, 3)
+    grain = random.standard_normal((height, width), np.float32) * ROUGHNESS[label] * noise
+    clouds = cv2.resize(random.standard_normal((5, 7), np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
+    light = random.uniform(0.8, 1.12) * random.uniform(0.96, 1.04, 3)
     image = (image + grain[..., None]) * (1 + 0.04 * clouds[..., None]) * light.astype(np.float32)
     return np.rint(np.clip(image, 0, 255)).astype(np.uint8), np.where(inside, label, np.uint8(IGNORE_LABEL))
 
@@ -364,7 +324,7 @@ def _shade(colour: Colour, change: int) -> Colour:
     return red + change, green + change, blue + change
 
 
-def _vary(rng: np.random.Generator, colour: Colour, amount: int = 12) -> Colour:
+def _vary(random: np.random.Generator, colour: Colour, amount: int = 12) -> Colour:
     """Each channel up to `amount` gray levels off."""
-    red, green, blue = np.clip(colour + rng.integers(-amount, amount + 1, 3), 0, 255).tolist()
+    red, green, blue = np.clip(colour + random.integers(-amount, amount + 1, 3), 0, 255).tolist()
     return red, green, blue
