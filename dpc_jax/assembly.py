@@ -244,9 +244,7 @@ def make_evaluator(
 
 
 def choose_chunk(config: ml_collections.ConfigDict, data: ProxyData, num_classes: int) -> int:
-    """The config's chunk, or the fastest on this device by a short measurement, which is printed."""
-    if config.proxy.chunk:
-        return int(config.proxy.chunk)
+    """The fastest chunk on this device by a short measurement, which is printed."""
     make = functools.partial(make_evaluator, config, data, num_classes, steps=config.proxy.steps)
     chunk, seconds = fastest_chunk(lambda size: make(chunk=size), CHUNKS)
     measured = ', '.join(f'{size}: {1000 * value:.0f}' for size, value in seconds.items())

@@ -43,7 +43,9 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> list[Candid
     variables = assembly.backbone_variables(config, workdir, sets[0])
     cache = assembly.build_cache(config, workdir, sets, variables)
     data = assembly.proxy_data(config, cache)
-    chunk = assembly.choose_chunk(config, data, sets[0].num_classes)
+    with open_study(rung='proxy') as study:  # what was measured is kept: another chunk would round scores otherwise
+        measure = functools.partial(assembly.choose_chunk, config, data, sets[0].num_classes)
+        chunk = config.proxy.chunk or study.once(f'chunk on {assembly.device()}', measure)
 
     results: list[Candidate] = []
     for level, (steps, keep) in enumerate(assembly.ladder(config)):

@@ -20,7 +20,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, SupportsFloat, SupportsInt
 
 import optuna
@@ -259,6 +259,13 @@ class Study:
             self._study.tell(trial.number, score, STATES[outcome['state']])
         except (optuna.exceptions.UpdateFinishedTrialError, ValueError):
             log.warning('trial %d was finished by another worker', trial.number)
+
+    def once(self, name: str, make: Callable[[], int]) -> int:
+        """The number noted with the study under `name`; made and noted if there is none yet."""
+        noted = self._storage.get_study_user_attrs(self._id)
+        if name not in noted:
+            self._storage.set_study_user_attr(self._id, name, make())
+        return int(self._storage.get_study_user_attrs(self._id)[name])
 
     # ---- reading -----------------------------------------------------------------------------------------------
 

@@ -115,11 +115,11 @@ def main(argv: Sequence[str]) -> None:
     settings = assembly.study_settings(config, sets)
     with assembly.open_study(config, workdir, settings, rung='proxy') as study:
         cells = chosen(study.candidates(), EACH.value)
+        chunk = config.proxy.chunk or study.once(f'chunk on {assembly.device()}', lambda: 1)
     if not cells:
         raise InputError(f'{workdir} holds no finished candidates of this config; run the search first')
     cache = assembly.build_cache(config, workdir, sets, assembly.backbone_variables(config, workdir, sets[0]))
     data = assembly.proxy_data(config, cache)
-    chunk = assembly.choose_chunk(config, data, sets[0].num_classes)
     make = functools.partial(
         assembly.make_evaluator, config, data, sets[0].num_classes, steps=config.proxy.steps, chunk=chunk
     )
