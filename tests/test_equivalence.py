@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpc_jax import cell, cell_transfer, ops
+from dpc_jax import cell, cell_transfer
 from dpc_jax.base import FEATURES, Genotype, PyTree
 from dpc_jax.cell import CellParams, CellSettings, CellStats, DensePredictionCell, Unit
 from dpc_jax.ops import Moments
