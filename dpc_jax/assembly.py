@@ -68,6 +68,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     """Makes everything that costs nothing, so that a bad value is refused before any work; InputError."""
     space, stride = make_space(config), config.backbone.output_stride
     make_backbone(config)
+    pretrain_settings(config)
     feature_cache.check_crop(cache_settings(config).crop_size, (stride,))
     rate_multiplier(stride)
     for steps, keep in ladder(config):
@@ -246,7 +247,8 @@ def make_evaluator(
 def choose_chunk(config: ml_collections.ConfigDict, data: ProxyData, num_classes: int) -> int:
     """The fastest chunk on this device by a short measurement, which is printed."""
     make = functools.partial(make_evaluator, config, data, num_classes, steps=config.proxy.steps)
-    chunk, seconds = fastest_chunk(lambda size: make(chunk=size), CHUNKS)
+    sample = functools.partial(make_space(config).sample, jax.random.key(config.seed))
+    chunk, seconds = fastest_chunk(lambda size: make(chunk=size), CHUNKS, sample)
     measured = ', '.join(f'{size}: {1000 * value:.0f}' for size, value in seconds.items())
     print(f'chunk {chunk} is the fastest here (ms per candidate-step by chunk: {measured})')
     return chunk

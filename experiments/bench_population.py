@@ -77,13 +77,18 @@ def settings() -> proxy.ProxySettings:
     )
 
 
+def sample(count: int) -> Genotype:
+    """The first of the random cells of this benchmark."""
+    return Space(5).sample(jax.random.key(0), count)
+
+
 def time_population(data: proxy.ProxyData, genotypes: Genotype) -> tuple[Timing, int, dict[int, float]]:
     """All candidates through the engine, at the chunk that a short measurement finds the fastest."""
 
     def make(chunk: int) -> population.PopulationEvaluator:
         return population.PopulationEvaluator(settings(), data, seed=0, chunk=chunk, steps_per_call=STEPS.value)
 
-    chunk, measured = population.fastest_chunk(make, [int(size) for size in CHUNKS.value])
+    chunk, measured = population.fastest_chunk(make, [int(size) for size in CHUNKS.value], sample)
     evaluator = dataclasses.replace(make(chunk), at_once=_round_up(len(genotypes.ops), chunk * jax.device_count()))
     padded = jax.tree.map(lambda genes: np.resize(genes, (evaluator.population, genes.shape[1])), genotypes)
     alive = np.arange(evaluator.population) < len(genotypes.ops)
@@ -160,7 +165,7 @@ def main(argv: Sequence[str]) -> None:
     del argv
     height, width = (int(side) for side in SIZE.value.split('x'))
     data = random_data((height, width))
-    genotypes = Space(5).sample(jax.random.key(0), CANDIDATES.value)
+    genotypes = sample(CANDIDATES.value)
     devices = f'{jax.device_count()} x {jax.devices()[0].device_kind}'
     shape = f'N = {IMAGES.value}, {height}x{width}x{CHANNELS.value}, D = {FILTERS.value}, {CLASSES.value} classes'
     print(
