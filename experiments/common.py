@@ -1,12 +1,28 @@
 """What the experiment scripts share."""
 
+import csv
 import functools
+import io
+import pathlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from dpc_jax.base import InputError
+import ml_collections
+import numpy as np
+from absl import flags
+from matplotlib.figure import Figure
+from ml_collections import config_flags
+
+from dpc_jax import assembly, search
+from dpc_jax.base import Genotype, InputError, Rung
+
+CONFIG = config_flags.DEFINE_config_file('config', None, 'The config of a search, as it was run.')
+WORKDIR = flags.DEFINE_string('workdir', '', 'Its work folder.')
 
 Main = Callable[[Sequence[str]], None]
+
+Scores = dict[str, list[float]]
+"""Name of a cell -> its score under each seed, mIoU in 0..1."""
 
 
 def one_line_errors(main: Main) -> Main:
@@ -24,3 +40,79 @@ def one_line_errors(main: Main) -> Main:
             sys.exit(130)
 
     return wrapped
+
+
+def config_and_workdir() -> tuple[ml_collections.ConfigDict, pathlib.Path]:
+    """The two flags; InputError where one is missing."""
+    if CONFIG.value is None or not WORKDIR.value:
+        raise InputError('both --config and --workdir are needed; --help explains them')
+    return CONFIG.value, pathlib.Path(WORKDIR.value).expanduser()
+
+
+def scores_under_seeds(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, cells: Mapping[str, Genotype], seeds: Iterable[int]
+) -> Scores:
+    """Trains each cell by the config's proxy under each seed (added to the config's own); NaN for a failed one.
+
+    Every seed has a study of its own in the workdir's storage, so what was finished before is not trained again.
+    """
+    assembly.check(config)
+    workdir.mkdir(parents=True, exist_ok=True)
+    space, sets = assembly.make_space(config), assembly.load_datasets(config)
+    settings = assembly.study_settings(config, sets)
+    cache = assembly.build_cache(config, workdir, sets, assembly.backbone_variables(config, workdir, sets[0]))
+    data = assembly.proxy_data(config, cache)
+    with assembly.open_study(config, workdir, settings, rung='proxy') as study:
+        measure = functools.partial(assembly.choose_chunk, config, data, sets[0].num_classes)
+        chunk = config.proxy.chunk or study.once(f'chunk on {assembly.device()}', measure)
+    scores: Scores = {name: [] for name in cells}
+    for seed in (config.seed + seed for seed in seeds):
+        steps = config.proxy.steps
+        evaluator = assembly.make_evaluator(config, data, sets[0].num_classes, steps=steps, chunk=chunk, seed=seed)
+        rung = Rung(f'seed{seed}', evaluator, len(cells))
+        with assembly.open_study(config, workdir, settings, rung=rung.name, seed=seed) as study:
+            for genotype in cells.values():
+                study.enqueue(genotype)
+            search.climb(study, rung, at_once=evaluator.population, generation=len(cells), workdir=workdir)
+            found = {candidate.key: candidate.score for candidate in study.candidates()}
+        for name, genotype in cells.items():
+            scores[name].append(found[space.canonical_key(genotype)])
+    return scores
+
+
+def write_scores(scores: Scores, directory: pathlib.Path, stem: str, summary: str) -> None:
+    """`stem`.md, .csv and .png into `directory`; the table and the paths on the screen."""
+    directory.mkdir(parents=True, exist_ok=True)
+    paths = {suffix: directory / f'{stem}.{suffix}' for suffix in ('md', 'csv', 'png')}
+    paths['md'].write_text(table(scores, summary))
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(['cell', *(f'score {number}' for number in range(1, 1 + max(map(len, scores.values()))))])
+    writer.writerows([name, *map(repr, values)] for name, values in scores.items())
+    paths['csv'].write_text(text.getvalue())
+    draw(scores, paths['png'])
+    print(table(scores, summary))
+    print('\n'.join(map(str, paths.values())))
+
+
+def table(scores: Scores, summary: str) -> str:
+    """Markdown: a row per cell, and what they say."""
+    lines = ['| cell | mean mIoU % | std | scores |', '|:--|--:|--:|:--|']
+    for name, values in scores.items():
+        listed = ', '.join(f'{100 * v:.2f}' for v in values)
+        lines.append(f'| {name} | {100 * np.mean(values):.2f} | {100 * np.std(values, ddof=1):.2f} | {listed} |')
+    return '\n'.join([*lines, '', summary, ''])
+
+
+def draw(scores: Scores, path: pathlib.Path) -> None:
+    """One row per cell, one dot per seed, a bar at the mean."""
+    figure = Figure(figsize=(8, 0.32 * len(scores) + 1.4), layout='constrained')
+    axes = figure.add_subplot()
+    for row, values in enumerate(scores.values()):
+        axes.plot(100 * np.array(values), [row] * len(values), 'o', color='#0072b2', alpha=0.6)
+        axes.plot(100 * np.mean(values), row, '|', color='black', markersize=14)
+    axes.set_yticks(range(len(scores)), list(scores))
+    axes.invert_yaxis()
+    axes.set_xlabel('Score under each seed, and their mean (mIoU on val, %)')
+    axes.grid(axis='x', alpha=0.3)
+    figure.savefig(path, dpi=150)

@@ -15,7 +15,6 @@ from dpc_jax.base import InputError
 from dpc_jax.spaces.dpc import Space
 from experiments import common
 
-WORKDIR = flags.DEFINE_string('workdir', '', 'Work folder of a search; its study.db and report folder are taken.')
 STORAGE = flags.DEFINE_string('storage', '', 'Or any Optuna URL.')
 STUDY = flags.DEFINE_string('study', 'dpc-proxy', 'Name of the study there.')
 OUT = flags.DEFINE_string('out', '', 'Folder for the report.')
@@ -29,10 +28,10 @@ def space_of(settings: Mapping[str, Any]) -> Space:
 def main(argv: Sequence[str]) -> None:
     """Reads and writes."""
     del argv
-    if bool(WORKDIR.value) == bool(STORAGE.value):
+    if bool(common.WORKDIR.value) == bool(STORAGE.value):
         raise InputError('give either --workdir or --storage')
-    workdir = pathlib.Path(WORKDIR.value).expanduser().resolve()
-    out = OUT.value or (str(workdir / 'report') if WORKDIR.value else '')
+    workdir = pathlib.Path(common.WORKDIR.value).expanduser().resolve()
+    out = OUT.value or (str(workdir / 'report') if common.WORKDIR.value else '')
     if not out:
         raise InputError('--out is needed with --storage: the folder for the report')
     url = STORAGE.value or f'sqlite:///{workdir / "study.db"}'
