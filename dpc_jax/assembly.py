@@ -45,7 +45,8 @@ from dpc_jax.spaces.dpc import Space
 from dpc_jax.study import RunInfo, Study, make_pruner, settings_hash
 
 CHUNKS = (1, 2, 4, 8, 16, 32, 64)
-"""Candidates within one vmap that are tried when the config leaves the choice open."""
+"""Candidates within one vmap that are tried when the config leaves the choice open, as far as `search.population`
+fills them on every device."""
 
 FREE_FIELDS = (
     *('journey', 'report', 'dataset.root', 'backbone.weights', 'cache.directory', 'cache.batch_size'),
@@ -248,7 +249,8 @@ def choose_chunk(config: ml_collections.ConfigDict, data: ProxyData, num_classes
     """The fastest chunk on this device by a short measurement, which is printed."""
     make = functools.partial(make_evaluator, config, data, num_classes, steps=config.proxy.steps)
     sample = functools.partial(make_space(config).sample, jax.random.key(config.seed))
-    chunk, seconds = fastest_chunk(lambda size: make(chunk=size), CHUNKS, sample)
+    fitting = [size for size in CHUNKS if size * jax.device_count() <= config.search.population]
+    chunk, seconds = fastest_chunk(lambda size: make(chunk=size), fitting or CHUNKS[:1], sample)
     measured = ', '.join(f'{size}: {1000 * value:.0f}' for size, value in seconds.items())
     print(f'chunk {chunk} is the fastest here (ms per candidate-step by chunk: {measured})')
     return chunk
