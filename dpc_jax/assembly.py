@@ -49,7 +49,7 @@ CHUNKS = (1, 2, 4, 8, 16, 32, 64)
 fills them on every device."""
 
 FREE_FIELDS = (
-    *('journey', 'report', 'dataset.root', 'backbone.weights', 'cache.directory', 'cache.batch_size'),
+    *('journey', 'dataset.root', 'backbone.weights', 'cache.directory', 'cache.batch_size'),
     *('search.num_candidates', 'search.storage', 'proxy.chunk', 'proxy.at_once', 'proxy.steps_per_call'),
 )
 """Fields that may change between two runs of one study. Data and weights are compared by content instead of by path;
@@ -70,14 +70,16 @@ def check(config: ml_collections.ConfigDict) -> None:
     space, stride = make_space(config), config.backbone.output_stride
     make_backbone(config)
     pretrain_settings(config)
-    feature_cache.check_crop(cache_settings(config).crop_size, (stride,))
+    crop_size = cache_settings(config).crop_size
+    feature_cache.check_crop(crop_size, (stride,))
+    loss_stride = config.proxy.loss_stride
+    if loss_stride < 1 or any((side - 1) % loss_stride for side in crop_size):
+        raise InputError(f'proxy.loss_stride is {loss_stride}; it must divide the crop {crop_size} less one pixel')
     rate_multiplier(stride)
-    for steps, keep in ladder(config):
+    for steps, _ in ladder(config):
         proxy_settings(config, num_classes=2, steps=steps)
-        if keep < 1:
-            raise InputError(f'search.ladder keeps {keep} candidates; it must be at least 1')
     samplers.make(config.search.sampler, space, seed=config.seed, **config.search.sampler_settings)
-    make_pruner(config.search.pruner, config.search.pruner_settings)
+    make_pruner(config.search.pruner, config.search.pruner_settings.to_dict())
     for name in config.search.references:
         space.named(name)
     for field in ('num_candidates', 'population'):
@@ -98,7 +100,11 @@ def make_space(config: ml_collections.ConfigDict) -> Space:
 
 def ladder(config: ml_collections.ConfigDict) -> list[tuple[int, int]]:
     """(steps, how many candidates) of each rung: the proxy's over all, then those of `search.ladder`, ever fewer."""
-    return [(config.proxy.steps, config.search.num_candidates), *map(tuple, config.search.ladder)]
+    rungs = [tuple(rung) if isinstance(rung, tuple | list) else (rung,) for rung in config.search.ladder]
+    for rung in rungs:
+        if len(rung) != 2 or any(type(number) is not int or number < 1 for number in rung):
+            raise InputError(f'search.ladder has {rung}; each rung is (steps, how many of the best), both at least 1')
+    return [(config.proxy.steps, config.search.num_candidates), *rungs]
 
 
 # ---- backbone and features ------------------------------------------------------------------------------------------
@@ -143,11 +149,14 @@ def _pretrained_path(config: ml_collections.ConfigDict, workdir: pathlib.Path, t
 def pretrain_settings(config: ml_collections.ConfigDict) -> PretrainSettings:
     """How a backbone without published weights is trained."""
     fields = dict(config.backbone.pretrain)
-    return PretrainSettings(**{**fields, 'crop_size': tuple(fields['crop_size'])}, seed=config.seed)
+    crop_size = _pair(fields.pop('crop_size'), 'backbone.pretrain.crop_size')
+    return PretrainSettings(**fields, crop_size=crop_size, seed=config.seed)
 
 
 def cache_settings(config: ml_collections.ConfigDict) -> CacheSettings:
     """What is drawn from the data for the cache."""
+    if any(not isinstance(scale, int | float) for scale in config.cache.scales):
+        raise InputError(f'cache.scales is {config.cache.scales}; it must be numbers')
     return CacheSettings(
         crop_size=_pair(config.cache.crop_size, 'cache.crop_size'),
         views=config.cache.views,
@@ -213,8 +222,6 @@ def proxy_settings(config: ml_collections.ConfigDict, num_classes: int, steps: i
 def proxy_data(config: ml_collections.ConfigDict, cache: FeatureCache) -> ProxyData:
     """The cache on every device. Train labels are read at the loss stride: every stride-th pixel, corners included."""
     stride, loss_stride = config.backbone.output_stride, config.proxy.loss_stride
-    if loss_stride < 1 or any((side - 1) % loss_stride for side in cache.train.labels.shape[1:]):
-        raise InputError(f'proxy.loss_stride is {loss_stride}; it must divide the crop less one pixel')
     arrays = (
         cache.train.features[stride],
         cache.train.labels[:, ::loss_stride, ::loss_stride],
@@ -296,7 +303,7 @@ def open_study(
         f'{config.search.study}-{rung}',
         space=space,
         sampler=samplers.make(config.search.sampler, space, seed=config.seed, **config.search.sampler_settings),
-        pruner=make_pruner(config.search.pruner, config.search.pruner_settings),
+        pruner=make_pruner(config.search.pruner, config.search.pruner_settings.to_dict()),
         settings=settings,
         run=RunInfo(seed=config.seed, config_hash=settings_hash(settings), commit=commit(), device=device(), rung=rung),
     )
@@ -332,6 +339,6 @@ def commit() -> str:
 
 def _pair(value: Any, name: str) -> Size:
     pair = tuple(value)
-    if len(pair) != 2:
-        raise InputError(f'{name} is {pair}; it must be (height, width)')
-    return int(pair[0]), int(pair[1])
+    if len(pair) != 2 or any(type(side) is not int for side in pair):
+        raise InputError(f'{name} is {pair}; it must be (height, width), two integers')
+    return pair[0], pair[1]

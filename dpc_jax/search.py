@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from dpc_jax import assembly, report
-from dpc_jax.base import Genotype, KeepGoing, ProxyResult, Rung
+from dpc_jax.base import Genotype, InputError, KeepGoing, ProxyResult, Rung
 from dpc_jax.progress import Progress
 from dpc_jax.spaces.dpc import Space
 from dpc_jax.study import Candidate, Proposal, Study, ranking
@@ -34,9 +34,9 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> list[Candid
       InputError: whatever is wrong with config, data, weights or workdir. Nothing that was computed is lost.
     """
     assembly.check(config)
-    workdir.mkdir(parents=True, exist_ok=True)
     space, sets = assembly.make_space(config), assembly.load_datasets(config)
     settings = assembly.study_settings(config, sets)
+    make_workdir(workdir)
     open_study = functools.partial(assembly.open_study, config, workdir, settings)
     open_study(rung='proxy').close()  # before the long work: a workdir of another config is refused at once
 
@@ -50,16 +50,28 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> list[Candid
     results: list[Candidate] = []
     for level, (steps, keep) in enumerate(assembly.ladder(config)):
         evaluator = assembly.make_evaluator(config, data, sets[0].num_classes, steps=steps, chunk=chunk)
-        rung = Rung('proxy' if level == 0 else f'rung{level}-{steps}', evaluator, keep)
-        with open_study(rung=rung.name) as study:
-            for name in config.search.references:
-                study.enqueue_reference(name, space.named(name))
-            for candidate in best(results, keep) if level else ():
-                study.enqueue(candidate.genotype)
+        name = f'rung{level}-{steps}' if level else 'proxy'
+        with open_study(rung=name) as study:
+            for reference in config.search.references:
+                study.enqueue_reference(reference, space.named(reference))
+            if level:  # these and no others; a rung climbed before keeps what it has and gets who became better since
+                chosen = best(results, keep)
+                for candidate in chosen:
+                    study.enqueue(candidate.genotype)
+                keep = len({c.key for c in (*chosen, *study.candidates()) if not c.reference})
+            rung = Rung(name, evaluator, keep)
             climb(study, rung, at_once=evaluator.population, generation=config.search.population, workdir=workdir)
             results = [*results, *study.candidates()]
     write_report(workdir, results, settings, space)
     return results
+
+
+def make_workdir(workdir: pathlib.Path) -> None:
+    """Makes the folder; InputError where that cannot be."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"workdir '{workdir}' cannot be made: {error.strerror}") from error
 
 
 def climb(study: Study, rung: Rung, *, at_once: int, generation: int, workdir: pathlib.Path) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 import optax
 from absl import app, flags
 
-from dpc_jax import cell, losses, population, proxy
+from dpc_jax import cell, command_line, losses, population, proxy
 from dpc_jax.base import Genotype, PyTree, Size
 from dpc_jax.spaces.dpc import Space
 from experiments import common
@@ -210,4 +210,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-    app.run(common.one_line_errors(main))
+    app.run(common.one_line_errors(main), flags_parser=command_line.parse_flags)

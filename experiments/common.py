@@ -13,7 +13,7 @@ from absl import flags
 from matplotlib.figure import Figure
 from ml_collections import config_flags
 
-from dpc_jax import assembly, search
+from dpc_jax import assembly, command_line, search
 from dpc_jax.base import Genotype, InputError, Rung
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'The config of a search, as it was run.')
@@ -33,8 +33,7 @@ def one_line_errors(main: Main) -> Main:
         try:
             main(argv)
         except InputError as error:
-            print(f'error: {error}', file=sys.stderr)
-            sys.exit(2)
+            command_line.fail(error)
         except KeyboardInterrupt:
             print('\nstopped; what was finished is kept')
             sys.exit(130)
@@ -57,7 +56,7 @@ def scores_under_seeds(
     Every seed has a study of its own in the workdir's storage, so what was finished before is not trained again.
     """
     assembly.check(config)
-    workdir.mkdir(parents=True, exist_ok=True)
+    search.make_workdir(workdir)
     space, sets = assembly.make_space(config), assembly.load_datasets(config)
     settings = assembly.study_settings(config, sets)
     cache = assembly.build_cache(config, workdir, sets, assembly.backbone_variables(config, workdir, sets[0]))
@@ -69,7 +68,7 @@ def scores_under_seeds(
     for seed in (config.seed + seed for seed in seeds):
         steps = config.proxy.steps
         evaluator = assembly.make_evaluator(config, data, sets[0].num_classes, steps=steps, chunk=chunk, seed=seed)
-        rung = Rung(f'seed{seed}', evaluator, len(cells))
+        rung = Rung(f'seed{seed}', evaluator, len({*map(space.canonical_key, cells.values())}))
         with assembly.open_study(config, workdir, settings, rung=rung.name, seed=seed) as study:
             for genotype in cells.values():
                 study.enqueue(genotype)

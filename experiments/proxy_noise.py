@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from absl import app, flags
 
-from dpc_jax import assembly, metrics
+from dpc_jax import assembly, command_line, metrics
 from dpc_jax.base import Genotype, InputError
 from dpc_jax.study import Candidate, ranking
 from experiments import common
@@ -26,11 +26,13 @@ EACH = flags.DEFINE_integer('each', 3, 'How many of the best, of the middle and 
 
 def chosen(candidates: Sequence[Candidate], each: int) -> dict[str, Genotype]:
     """Name -> genotype: the best, the middle, the worst, and the references; no cell twice."""
-    ranked = ranking([c for c in candidates if c.state == 'complete' and not c.reference])
+    complete = [c for c in candidates if c.state == 'complete']
+    references = {c.key: c for c in complete if c.reference}
+    ranked = ranking([c for c in complete if c.key not in references])
     middle = max(0, len(ranked) // 2 - each // 2)
     places = sorted({*range(each), *range(middle, middle + each), *range(len(ranked) - each, len(ranked))})
     cells = {f'rank {place + 1}': ranked[place].genotype for place in places if 0 <= place < len(ranked)}
-    return cells | {c.reference: c.genotype for c in candidates if c.reference and c.state == 'complete'}
+    return cells | {c.reference: c.genotype for c in references.values()}
 
 
 def spread(scores: Scores) -> tuple[float, float, float]:
@@ -71,4 +73,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-    app.run(common.one_line_errors(main))
+    app.run(common.one_line_errors(main), flags_parser=command_line.parse_flags)

@@ -10,7 +10,7 @@ from typing import Any
 
 from absl import app, flags
 
-from dpc_jax import assembly, report, study_archive
+from dpc_jax import assembly, command_line, report, study_archive
 from dpc_jax.base import InputError
 from dpc_jax.spaces.dpc import Space
 from experiments import common
@@ -42,4 +42,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-    app.run(common.one_line_errors(main))
+    app.run(common.one_line_errors(main), flags_parser=command_line.parse_flags)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from absl import app, flags
 
-from dpc_jax import assembly
+from dpc_jax import assembly, command_line
 from dpc_jax.base import Genotype, InputError
 from dpc_jax.spaces import dpc
 from experiments import common
@@ -48,4 +48,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-    app.run(common.one_line_errors(main))
+    app.run(common.one_line_errors(main), flags_parser=command_line.parse_flags)

@@ -1,0 +1,48 @@
+"""How `run.py` and the experiment scripts read their command lines: what is wrong is one line, never a traceback."""
+
+import re
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from absl import flags
+
+from dpc_jax.base import InputError
+
+FAULTS = (
+    *(flags.Error, InputError, AttributeError, KeyError, TypeError, ValueError),
+    *(OSError, ImportError, SyntaxError),  # of the config's file
+)
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """The `flags_parser` of `absl.app.run`; whatever is wrong with the flags is one line and exit code 2."""
+    try:
+        rest = flags.FLAGS(list(argv))
+        if len(rest) > 1:
+            raise InputError(f"'{rest[1]}' is not a flag; --help explains the flags")
+        if 'config' in flags.FLAGS and flags.FLAGS.config is not None:
+            flags.FLAGS.config.get('journey')  # ml_collections says only now that there is no such file
+    except FAULTS as error:
+        fail(_explained(error, argv))
+    return rest
+
+
+def fail(error: Exception | str) -> NoReturn:
+    """One line to standard error, exit code 2."""
+    print(f'error: {" ".join(str(error).split())}', file=sys.stderr)
+    sys.exit(2)
+
+
+def _explained(error: Exception, argv: Sequence[str]) -> str:
+    """What ml_collections and absl mean, without the traceback or the advice around it."""
+    text = str(error.args[0] if error.args else error).strip()
+    if isinstance(error, AttributeError | KeyError):  # of a ConfigDict: 'name', perhaps with a second line of advice
+        name = re.sub(r'[\W]*(\w+).*', r'\1', text, flags=re.DOTALL)
+        given = (arg.split('=')[0] for arg in argv if name in re.split(r'[.=]', arg))
+        advice = re.findall(r'Did you mean "(\w+)"', text)
+        hint = f"did you mean '{advice[0]}'?" if advice else 'configs/ lists the fields'
+        return f"{next(given, name)}: the config has no field '{name}'; {hint}"
+    if isinstance(error, SyntaxError):
+        return f'the config cannot be read: {error}'
+    return (text if isinstance(error, flags.Error) and 'Traceback' not in text else str(error)).splitlines()[-1].strip()

@@ -1,0 +1,220 @@
+"""Every config builds and is accepted, and every value that cannot work is refused in one line before any work."""
+
+import ast
+import importlib
+import math
+import pathlib
+
+import ml_collections
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+from configs import common, scenes_search
+from dpc_jax import assembly, command_line
+from dpc_jax.base import InputError
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+NAMES = sorted(path.stem for path in (ROOT / 'configs').glob('*.py') if path.stem not in ('__init__', 'common'))
+
+
+def config_of(name, arg=''):
+    return importlib.import_module(f'configs.{name}').get_config(arg)
+
+
+def fields(config, prefix=''):
+    for name, value in config.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            yield from fields(value, f'{prefix}{name}.')
+        yield prefix + name
+
+
+def changed(field, value):
+    config = scenes_search.get_config('toy')
+    *parents, last = field.split('.')
+    place = config
+    for parent in parents:
+        place = place[parent]
+    place[last] = value
+    return config
+
+
+def refusal(config):
+    with pytest.raises(InputError) as error:
+        assembly.check(config)
+    text = str(error.value)
+    assert '\n' not in text
+    return text
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_a_config_says_the_paper_and_the_command(name):
+    text = ast.get_docstring(ast.parse((ROOT / f'configs/{name}.py').read_text()))
+    assert '1809.04184' in text
+    assert f'python run.py --config=configs/{name}.py' in text
+
+
+@pytest.mark.parametrize('arg', ['', 'toy'])
+@pytest.mark.parametrize('name', NAMES)
+def test_a_config_builds_and_is_accepted(name, arg):
+    assembly.check(config_of(name, arg))
+
+
+@pytest.mark.parametrize('arg', ['', 'toy'])
+@pytest.mark.parametrize('name', NAMES)
+def test_a_config_has_the_common_fields_and_no_others(name, arg):
+    def own(config):
+        return {field for field in fields(config) if not field.startswith('dataset.')}
+
+    assert own(config_of(name, arg)) == own(common.search_config())
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_an_unknown_argument_is_refused_in_one_line(name):
+    with pytest.raises(ValueError, match="config argument ':toi' is not known; allowed: none, ':toy'"):
+        config_of(name, 'toi')
+
+
+def test_the_common_values_are_those_of_the_paper():
+    config = common.search_config()
+    # §4.1 and §4.2: 28K cells of 5 branches and 256 filters, crops of 769, 30K steps of batch 8, 0.01 and 4e-5.
+    assert (config.search.num_candidates, config.space.num_branches, config.cell.filters) == (28_000, 5, 256)
+    assert (config.cache.crop_size, config.proxy.steps, config.proxy.batch_size) == ((769, 769), 30_000, 8)
+    assert (config.proxy.learning_rate, config.proxy.power, config.proxy.weight_decay) == (0.01, 0.9, 4e-5)
+
+
+def test_free_fields_exist():
+    known = {field for name in NAMES for field in fields(config_of(name))}
+    assert set(assembly.FREE_FIELDS) <= known
+
+
+@pytest.mark.parametrize(
+    ('field', 'value', 'said'),
+    [
+        ('backbone.output_stride', 32, 'output stride 32: the rates of a cell need 4, 8 or 16'),
+        ('backbone.output_stride', 7, 'output stride 7 of mobilenet_v2: it must be one of 8, 16, 32'),
+        ('backbone.name', 'resnet', "backbone.name is 'resnet'; allowed: mobilenet_v2"),
+        ('backbone.width', 0.0, 'width 0.0'),
+        ('backbone.pretrain.steps', 0, 'backbone.pretrain.steps is 0'),
+        ('backbone.pretrain.batch_size', -2, 'backbone.pretrain.batch_size is -2'),
+        ('backbone.pretrain.learning_rate', 0.0, 'backbone.pretrain.learning_rate is 0.0'),
+        ('backbone.pretrain.crop_size', (66, 65), 'backbone.pretrain.crop_size is (66, 65)'),
+        ('backbone.pretrain.crop_size', (65,), 'backbone.pretrain.crop_size is (65,); it must be (height, width)'),
+        ('backbone.pretrain.loss_stride', 7, 'loss_stride (7)'),
+        ('cache.crop_size', (66, 97), 'crop size (66, 97) is not 16 * k + 1; the next that is: (81, 97)'),
+        ('cache.crop_size', (65,), 'cache.crop_size is (65,); it must be (height, width)'),
+        ('cache.crop_size', (65.0, 97.0), 'cache.crop_size is (65.0, 97.0)'),
+        ('cache.crop_size', (-15, 1), 'cache.crop_size is (-15, 1)'),
+        ('cache.views', 0, 'cache.views is 0'),
+        ('cache.scales', (), 'cache.scales is ()'),
+        ('cache.scales', (1.0, 0.0), 'cache.scales is (1.0, 0.0)'),
+        ('cache.scales', ('one',), "cache.scales is ('one',); it must be numbers"),
+        ('cache.flip_probability', 2.0, 'cache.flip_probability is 2.0'),
+        ('cache.batch_size', 0, 'cache.batch_size is 0'),
+        ('cell.pooling', 'max', "cell.pooling is 'max'; allowed: sliding, binned"),
+        ('cell.filters', 0, 'cell.filters is 0'),
+        ('cell.dropout_rate', 1.0, 'cell.dropout_rate is 1.0'),
+        ('proxy.steps', 0, 'proxy.steps is 0'),
+        ('proxy.batch_size', -1, 'proxy.batch_size is -1'),
+        ('proxy.learning_rate', math.nan, 'proxy.learning_rate is nan'),
+        ('proxy.momentum', 1.0, 'proxy.momentum is 1.0'),
+        ('proxy.bn_decay', -0.1, 'proxy.bn_decay is -0.1'),
+        ('proxy.power', -1.0, 'proxy.power is -1.0'),
+        ('proxy.weight_decay', -1e-3, 'proxy.weight_decay is -0.001'),
+        ('proxy.evaluations', 5, 'proxy.evaluations is 5; it may be at most proxy.steps (4)'),
+        ('proxy.eval_batch_size', 0, 'proxy.eval_batch_size is 0'),
+        ('proxy.dtype', 'float64', "proxy.dtype is 'float64'; allowed: float32, bfloat16"),
+        ('proxy.loss_stride', 0, 'proxy.loss_stride is 0'),
+        ('proxy.loss_stride', 7, 'proxy.loss_stride is 7; it must divide the crop (65, 97) less one pixel'),
+        ('proxy.loss_stride', -8, 'proxy.loss_stride is -8'),
+        ('proxy.chunk', -1, 'proxy.chunk'),
+        ('proxy.at_once', -1, 'proxy.at_once'),
+        ('proxy.steps_per_call', 0, 'steps_per_call at least 1'),
+        ('search.num_candidates', 0, 'search.num_candidates is 0'),
+        ('search.num_candidates', -3, 'search.num_candidates is -3'),
+        ('search.population', 0, 'search.population is 0'),
+        ('search.sampler', 'tpe', "sampler 'tpe' is not known; allowed: near_best, uniform, optuna."),
+        ('search.sampler', 'optuna.TPESampler', 'optuna.TPESampler cannot be made with'),
+        ('search.sampler_settings.exploit', 2.0, 'exploit is 2.0'),
+        ('search.sampler_settings.incumbents', 0, 'incumbents is 0'),
+        ('search.sampler_settings.neighbourhood', 'far', "neighbourhood 'far' is not known; allowed: adjacent, any"),
+        ('search.pruner', 'median', "pruner 'median' is not known"),
+        ('search.references', ('dpc',), "no cell is named 'dpc'; allowed: dpc_top1, aspp, conv1x1"),
+        ('search.references', ('aspp',), "cell 'aspp' has 5 branches; this space has 2"),
+        ('search.ladder', ((0, 1),), 'search.ladder has (0, 1)'),
+        ('search.ladder', ((6, 0),), 'search.ladder has (6, 0)'),
+        ('search.ladder', ((6,),), 'search.ladder has (6,); each rung is (steps, how many of the best)'),
+        ('search.ladder', (6, 2), 'search.ladder has (6,)'),
+        ('search.ladder', ((6.5, 2),), 'search.ladder has (6.5, 2)'),
+        ('search.ladder', (('6', '2'),), "search.ladder has ('6', '2')"),
+        ('search.ladder', ((1, 2),), 'proxy.evaluations is 2; it may be at most proxy.steps (1)'),
+        ('space.name', 'nasnet', "space.name is 'nasnet'; allowed: dpc"),
+        ('space.num_branches', 0, 'num_branches is 0'),
+        ('seed', -1, 'seed is -1'),
+    ],
+)
+def test_a_wrong_value_is_refused_in_one_line(field, value, said):
+    assert said in refusal(changed(field, value))
+
+
+@pytest.fixture
+def parse(monkeypatch, tmp_path, capsys):
+    """Parses a command line with a fresh set of flags; gives the config, or what was said before exit code 2."""
+
+    def run(*argv):
+        values = flags.FlagValues()
+        config_flags.DEFINE_config_file('config', None, 'Config.', flag_values=values, sys_argv=['run.py', *argv])
+        flags.DEFINE_string('workdir', None, 'Folder.', flag_values=values)
+        monkeypatch.setattr(command_line.flags, 'FLAGS', values)
+        command_line.parse_flags(['run.py', *argv])
+        return values.config
+
+    def refused(*argv):
+        with pytest.raises(SystemExit) as stop:
+            run(*argv)
+        said = capsys.readouterr()
+        assert (stop.value.code, said.out, said.err.count('\n')) == (2, '', 1)
+        return said.err
+
+    run.refused = refused
+    return run
+
+
+TOY = f'--config={ROOT}/configs/scenes_search.py:toy'
+
+
+OLD_IMPORT = pytest.mark.filterwarnings('ignore:the load_module:DeprecationWarning')  # of ml_collections
+
+
+@OLD_IMPORT
+def test_any_field_can_be_set_on_the_command_line(parse):
+    settings = ('--config.proxy.steps=9', '--config.search.ladder=((6, 2),)', '--config.cache.crop_size=(33, 49)')
+    config = parse(TOY, *settings, '--config.search.references=()', '--config.search.pruner_settings={"x": 1}')
+    assert (config.proxy.steps, config.search.ladder, config.cache.crop_size) == (9, ((6, 2),), (33, 49))
+    assert (config.search.references, config.search.pruner_settings.to_dict()) == ((), {'x': 1})
+
+
+@OLD_IMPORT
+@pytest.mark.parametrize(
+    ('argv', 'said'),
+    [
+        (
+            (TOY, '--config.proxy.stepz=3'),
+            "--config.proxy.stepz: the config has no field 'stepz'; did you mean 'steps'",
+        ),
+        ((TOY, '--config.dataset.root=x'), "--config.dataset.root: the config has no field 'root'; configs/ lists"),
+        ((TOY, '--config.proxy.steps=many'), 'flag --config.proxy.steps=many: invalid literal for int()'),
+        ((TOY, '--config.proxy.steps=1.5'), 'flag --config.proxy.steps=1.5'),
+        ((TOY, '--config.proxy=3'), 'flag --config.proxy=3'),
+        ((TOY, '--config.search.ladder=((6, 2)'), 'flag --config.search.ladder=((6, 2)'),
+        (('--config=configs/absent.py',), "No such file or directory: 'configs/absent.py'"),
+        (('--config=configs/absent.py', '--config.seed=1'), "No such file or directory: 'configs/absent.py'"),
+        (('--config=',), 'Path to config file is an empty string'),
+        ((TOY + 's',), "config argument ':toys' is not known; allowed: none, ':toy'"),
+        ((f'--config={ROOT}/README.md',), 'the config cannot be read'),
+        ((TOY, '--nope=3'), "Unknown command line flag 'nope'"),
+        ((TOY, 'extra'), "'extra' is not a flag"),
+    ],
+)
+def test_a_wrong_command_line_is_refused_in_one_line(parse, argv, said):
+    assert said in parse.refused(*argv)
