@@ -17,7 +17,7 @@ import ml_collections
 import numpy as np
 from jaxtyping import Bool, Float
 
-from dpc_jax import assembly, report
+from dpc_jax import assembly, datasets, report
 from dpc_jax.base import Genotype, InputError, KeepGoing, ProxyResult, Rung
 from dpc_jax.progress import Progress
 from dpc_jax.spaces.dpc import Space
@@ -35,6 +35,9 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> list[Candid
     """
     assembly.check(config)
     space, sets = assembly.make_space(config), assembly.load_datasets(config)
+    if not (workdir.is_dir() and any(workdir.iterdir())):  # else an earlier start of this study has seen them all
+        for dataset in sets:
+            datasets.check(dataset)  # now: mended later, they would be other data than the study's
     settings = assembly.study_settings(config, sets)
     make_workdir(workdir)
     open_study = functools.partial(assembly.open_study, config, workdir, settings)

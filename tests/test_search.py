@@ -1,0 +1,327 @@
+"""The journey of a search, whole, on the toy config: what is evaluated, what is kept, what is asked of a pruner."""
+
+import csv
+import dataclasses
+import functools
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from configs import scenes_search
+from dpc_jax import assembly, search
+from dpc_jax.base import InputError, ProxyResult, Rung
+from dpc_jax.population import PopulationEvaluator
+from dpc_jax.samplers import make as make_sampler
+from dpc_jax.spaces.dpc import Space
+from dpc_jax.study import RunInfo, Study, make_pruner, ranking
+
+
+def toy(**fields):
+    config = scenes_search.get_config('toy')
+    config.update_from_flattened_dict({name.replace('__', '.'): value for name, value in fields.items()})
+    return config
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory):
+    return tmp_path_factory.mktemp('search')
+
+
+@pytest.fixture(scope='module')
+def first(workdir):
+    """A whole search."""
+    return search.run(toy(), workdir)
+
+
+def study_of(config, results):
+    """The same search in a study of its own: backbone and cache are shared, scores are not."""
+    config.search.study = results
+    return config
+
+
+@pytest.fixture
+def evaluations(monkeypatch):
+    """(candidates, steps of the budget) of every call of the evaluator."""
+    calls = []
+    evaluate = PopulationEvaluator.__call__
+
+    def counted(self, genotypes, keep_going=None):
+        calls.append((genotypes, self.settings.steps, keep_going))
+        return evaluate(self, genotypes, keep_going)
+
+    monkeypatch.setattr(PopulationEvaluator, '__call__', counted)
+    return calls
+
+
+def keys(calls, space=None):
+    space = space or Space(2)
+    return [
+        space.canonical_key(type(g)(*(np.asarray(genes[i]) for genes in g)))
+        for g, *_ in calls
+        for i in range(len(g.ops))
+    ]
+
+
+def told(results):
+    """What must not change from start to start."""
+    return [(c.number, c.reference, c.key, c.state, c.score, c.curve, c.losses, c.rung) for c in results]
+
+
+def test_a_search_evaluates_references_and_as_many_candidates_as_asked(first):
+    assert [c.reference for c in first].count('conv1x1') == 1
+    candidates = [c for c in first if not c.reference]
+    assert len(candidates) == len({c.key for c in candidates}) == 3
+    for c in first:
+        assert (c.state, c.steps, c.seed, c.rung) == ('complete', 4, 0, 'proxy')
+        assert 0 <= c.score <= 1
+        assert len(c.curve) == len(c.losses) == 2
+        assert c.score == c.curve[-1]
+
+
+def test_a_search_writes_its_report(first, workdir):
+    with (workdir / 'report/ranking.csv').open() as file:
+        rows = list(csv.DictReader(file))
+    ranked = ranking([c for c in first if not c.reference])
+    assert [row['key'] for row in rows if not row['reference']] == [c.key for c in ranked]
+    assert [float(row['score']) for row in rows if not row['reference']] == [c.score for c in ranked]
+    assert [(row['reference'], row['rank']) for row in rows if row['reference']] == [('conv1x1', '')]
+    text = (workdir / 'report/report.md').read_text()
+    assert all(c.key in text for c in ranked)
+    for picture in ('cells.png', 'progress.png', 'scores.png', 'operators.png'):
+        assert (workdir / 'report' / picture).stat().st_size > 1000
+    assert list((workdir / 'events/proxy').iterdir())
+
+
+def test_scores_are_those_of_the_evaluator_alone(first, workdir):
+    config = toy()
+    sets = assembly.load_datasets(config)
+    cache = assembly.build_cache(config, workdir, sets, assembly.backbone_variables(config, workdir, sets[0]))
+    data = assembly.proxy_data(config, cache)
+    evaluator = assembly.make_evaluator(config, data, sets[0].num_classes, steps=4, chunk=1)
+    alone = [evaluator(search.stack([c.genotype])).scores[0] for c in first]
+    assert alone == [np.float32(c.score) for c in first]
+
+
+def test_the_same_command_again_evaluates_nothing(first, workdir, evaluations, capsys):
+    before = (workdir / 'report/ranking.csv').read_bytes()
+    again = search.run(toy(), workdir)
+    assert not evaluations
+    assert told(again) == told(first)
+    assert (workdir / 'report/ranking.csv').read_bytes() == before
+    best = max(c.score for c in first if not c.reference)
+    said = capsys.readouterr().out
+    assert f'1. {100 * best:.2f} % mIoU' in said
+    assert str(workdir / 'report/report.md') in said
+
+
+def test_more_candidates_go_on_from_those_there_are(first, workdir, evaluations):
+    del first
+    fresh = functools.partial(study_of, results='grown')
+    small = search.run(fresh(toy(search__num_candidates=1)), workdir)
+    evaluations.clear()
+    grown = search.run(fresh(toy(search__num_candidates=3)), workdir)
+    new = told(grown)[len(small) :]
+    assert told(grown)[: len(small)] == told(small)
+    assert keys(evaluations) == [row[2] for row in new]
+    assert len(new) == 2
+
+
+@pytest.mark.parametrize(
+    ('field', 'value', 'said'),
+    [
+        ('proxy__steps', 6, 'proxy.steps: study has 4, config has 6'),
+        ('cell__filters', 8, 'cell.filters: study has 4, config has 8'),
+        ('dataset__seed', 1, 'content.train: study has'),
+        ('search__population', 3, 'search.population: study has 2, config has 3'),
+        ('seed', 5, 'seed: study has 0, config has 5'),
+    ],
+)
+def test_a_workdir_of_another_config_is_refused(first, workdir, field, value, said):
+    before = sorted((path, path.stat().st_mtime_ns) for path in workdir.rglob('*.npz'))
+    with pytest.raises(InputError) as error:
+        search.run(toy(**{field: value}), workdir)
+    assert said in str(error.value)
+    assert '\n' not in str(error.value)
+    assert sorted((path, path.stat().st_mtime_ns) for path in workdir.rglob('*.npz')) == before  # nothing was trained
+    assert told(search.run(toy(), workdir)) == told(first)
+
+
+def test_what_is_free_may_change(first, workdir, evaluations):
+    again = search.run(toy(proxy__steps_per_call=3, proxy__at_once=8, cache__batch_size=2), workdir)
+    assert not evaluations
+    assert told(again) == told(first)
+
+
+@pytest.mark.slow
+def test_a_second_rung_evaluates_exactly_the_best(first, workdir, evaluations):
+    ladder = functools.partial(toy, search__ladder=((6, 2),), search__study='ladder', search__references=())
+    results = search.run(ladder(), workdir)
+    below = [c for c in results if c.rung == 'proxy']
+    above = [c for c in results if c.rung == 'rung1-6']
+    assert {c.key for c in above} == {c.key for c in ranking(below)[:2]}
+    assert {c.steps for c in above} == {6}
+    assert keys([call for call in evaluations if call[1] == 6]) == [c.key for c in above]
+    assert [c.score for c in search.best(results, 5)] == sorted((c.score for c in above), reverse=True)
+
+    evaluations.clear()
+    more = search.run(ladder(search__num_candidates=6), workdir)  # whoever became one of the two best is added
+    wanted = {c.key for c in ranking([c for c in more if c.rung == 'proxy'])[:2]}
+    climbed = {c.key for c in more if c.rung == 'rung1-6'}
+    assert climbed == wanted | {c.key for c in above}
+    assert len(keys([call for call in evaluations if call[1] == 6])) == len(wanted - {c.key for c in above})
+
+
+def test_a_rung_with_too_few_below_it_samples_nobody(first, workdir, monkeypatch):
+    monkeypatch.setattr(PopulationEvaluator, '__call__', failing(PopulationEvaluator.__call__, {0, 1}))
+    config = toy(search__ladder=((6, 9),), search__study='few', search__references=())
+    results = search.run(config, workdir)
+    complete = {c.key for c in results if c.rung == 'proxy' and c.state == 'complete'}
+    assert {c.key for c in results if c.rung == 'rung1-6'} == complete
+    assert len(complete) == 1
+
+
+def failing(evaluate, numbers):
+    """The evaluator, but the candidates with these numbers diverge."""
+    count = itertools.count()
+
+    def call(self, genotypes, keep_going=None):
+        result = evaluate(self, genotypes, keep_going)
+        bad = np.array([next(count) in numbers for _ in result.scores])
+        scores = np.where(bad, np.float32(np.nan), result.scores)
+        curves = np.where(bad[:, None], np.float32(np.nan), result.curves)
+        return result._replace(scores=scores, curves=curves, finite=result.finite & ~bad)
+
+    return call
+
+
+def test_a_diverged_candidate_is_recorded_and_ranks_last(first, workdir, monkeypatch):
+    del first
+    monkeypatch.setattr(PopulationEvaluator, '__call__', failing(PopulationEvaluator.__call__, {1}))
+    results = search.run(toy(search__study='diverged', search__references=()), workdir)
+    assert [c.state for c in results] == ['complete', 'failed', 'complete']
+    assert results[1].failure == 'non-finite loss within 4 steps'
+    assert math.isnan(results[1].score)
+    assert ranking(results)[-1].number == 1
+    assert len(search.best(results, 9)) == 2
+
+
+@pytest.mark.slow
+def test_a_learning_rate_that_ruins_all_is_survived(first, workdir, capsys):
+    del first
+    results = search.run(toy(proxy__learning_rate=1e30, search__study='ruined'), workdir)
+    assert {c.state for c in results} == {'failed'}
+    assert len(results) == 4
+    assert all(c.failure.startswith('non-finite loss within ') for c in results)
+    assert search.best(results, 9) == []
+    assert 'report.md' in capsys.readouterr().out
+
+
+def test_a_pruner_stops_candidates(first, workdir):
+    del first
+    config = toy(search__study='pruned', search__pruner='optuna.ThresholdPruner', search__references=())
+    config.search.pruner_settings = {'lower': 1.0}
+    results = search.run(config, workdir)
+    assert [(c.state, c.steps, len(c.curve)) for c in results] == [('pruned', 2, 1)] * 3
+    assert all(c.score == c.curve[0] for c in results)
+
+
+def test_a_sampler_of_optuna_is_plugged_in_by_name(first, workdir):
+    del first
+    config = toy(search__sampler='optuna.TPESampler', search__study='tpe')
+    config.search.sampler_settings = {'n_startup_trials': 1}
+    results = search.run(config, workdir)
+    assert len({c.key for c in results if not c.reference}) == 3
+
+
+def test_the_best_leave_out_references_failures_and_lower_rungs(first):
+    upper = dataclasses.replace(first[1], rung='rung1-6', score=0.01, reference='')
+    failed = dataclasses.replace(upper, state='failed', number=9)
+    reference = dataclasses.replace(upper, reference='aspp', score=1.0, number=10)
+    assert search.best([*first, upper, failed, reference], 5) == [upper]
+    assert search.best([], 5) == []
+
+
+# ---- the loop, with an evaluator that trains nothing -----------------------------------------------------------------
+
+
+class Recorder:
+    """An evaluator whose scores are a function of the genotype; it remembers what it was asked."""
+
+    def __init__(self, stop_after=()):
+        self.sizes, self.asked, self.going = [], [], []
+
+    def __call__(self, genotypes, keep_going=None):
+        count = len(genotypes.ops)
+        scores = (genotypes.ops.sum(1) % 97 / 97).astype(np.float32)
+        self.sizes.append(count)
+        going = keep_going(0, scores)
+        self.going += going.tolist()
+        curves = np.stack([scores, np.where(going, scores, np.nan)], 1).astype(np.float32)
+        finite, steps = np.ones(count, bool), np.where(going, 2, 1).astype(np.int32)
+        return ProxyResult(scores, curves, np.zeros_like(curves), finite, ~going, steps, 0.5 * count)
+
+
+def open_study(folder, pruner='', settings=None):
+    space = Space(2)
+    return Study.open(
+        f'sqlite:///{folder / "study.db"}',
+        'loop',
+        space=space,
+        sampler=make_sampler('uniform', space, seed=0),
+        settings={},
+        run=RunInfo(seed=0, config_hash='0', commit='', device='', rung='proxy'),
+        pruner=make_pruner(pruner, settings or {}),
+    )
+
+
+def climb(folder, evaluator, *, at_once, generation, keep=7, **study):
+    with open_study(folder, **study) as opened:
+        search.climb(opened, Rung('proxy', evaluator, keep), at_once=at_once, generation=generation, workdir=folder)
+        return opened.candidates()
+
+
+def test_generations_larger_than_a_call_are_split(tmp_path):
+    evaluator = Recorder()
+    results = climb(tmp_path, evaluator, at_once=2, generation=5)
+    assert evaluator.sizes == [2, 2, 1, 2]
+    assert [c.seconds for c in results] == [0.5] * 7
+    assert [c.score for c in results] == [np.float32(c.genotype.ops.sum() % 97 / 97) for c in results]
+
+
+def test_the_pruner_hears_each_score_and_only_its_own_candidates_stop(tmp_path):
+    evaluator = Recorder()
+    threshold = {'lower': 0.5}
+    results = climb(tmp_path, evaluator, at_once=4, generation=4, pruner='optuna.ThresholdPruner', settings=threshold)
+    assert evaluator.going == [c.score >= 0.5 for c in results]
+    assert [c.state for c in results] == ['complete' if c.score >= 0.5 else 'pruned' for c in results]
+    assert {c.state for c in results} == {'complete', 'pruned'}
+
+
+def test_an_interrupt_loses_nothing_that_was_told(tmp_path):
+    evaluator, uninterrupted = Recorder(), climb(make(tmp_path / 'whole'), Recorder(), at_once=1, generation=3)
+
+    def interrupted(genotypes, keep_going):
+        if len(evaluator.sizes) == 4:
+            raise KeyboardInterrupt
+        return evaluator(genotypes, keep_going)
+
+    with pytest.raises(KeyboardInterrupt):
+        climb(make(tmp_path / 'halves'), interrupted, at_once=1, generation=3)
+    results = climb(tmp_path / 'halves', evaluator, at_once=1, generation=3)
+    assert len(evaluator.sizes) == 7
+    assert told(results) == told(uninterrupted)
+
+
+def make(folder):
+    search.make_workdir(folder)
+    return folder
+
+
+def test_a_workdir_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / 'file').write_text('mine')
+    for place in (tmp_path / 'file', tmp_path / 'file' / 'inside'):
+        with pytest.raises(InputError, match='cannot be made'):
+            search.make_workdir(place)
+    assert (tmp_path / 'file').read_text() == 'mine'
