@@ -23,6 +23,8 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
             raise InputError(f"'{rest[1]}' is not a flag; --help explains the flags")
         if 'config' in flags.FLAGS and flags.FLAGS.config is not None:
             flags.FLAGS.config.get('journey')  # ml_collections says only now that there is no such file
+    except SystemExit:  # of --help, with absl's exit code 1
+        sys.exit(0)
     except FAULTS as error:
         fail(_explained(error, argv))
     return rest

@@ -22,7 +22,7 @@ import optax
 from absl import app, flags
 
 from dpc_jax import cell, command_line, losses, population, proxy
-from dpc_jax.base import Genotype, PyTree, Size
+from dpc_jax.base import Genotype, InputError, PyTree, Size
 from dpc_jax.spaces.dpc import Space
 from experiments import common
 
@@ -163,7 +163,10 @@ def peak_memory() -> str:
 def main(argv: Sequence[str]) -> None:
     """Measures and prints."""
     del argv
-    height, width = (int(side) for side in SIZE.value.split('x'))
+    sides = SIZE.value.split('x')
+    if len(sides) != 2 or not all(side.isdigit() and int(side) > 0 for side in sides):
+        raise InputError(f"--size is '{SIZE.value}'; it must be HEIGHTxWIDTH, e.g. 21x21")
+    height, width = map(int, sides)
     data = random_data((height, width))
     genotypes = sample(CANDIDATES.value)
     devices = f'{jax.device_count()} x {jax.devices()[0].device_kind}'
