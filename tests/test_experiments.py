@@ -1,0 +1,117 @@
+"""The experiment scripts at toy size, as a user starts them."""
+
+import csv
+import pathlib
+import re
+import statistics
+import subprocess
+import sys
+
+import pytest
+
+from dpc_jax import counting
+from dpc_jax.spaces import dpc
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+TOY = '--config=configs/scenes_search.py:toy'
+
+
+def finish(script, *argv):
+    done = subprocess.run([sys.executable, script, *map(str, argv)], cwd=ROOT, text=True, capture_output=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture(scope='module')
+def searched(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp('experiments')
+    code, _, err = finish('run.py', TOY, f'--workdir={workdir}')
+    assert (code, err) == (0, '')
+    return workdir
+
+
+@pytest.mark.slow
+def test_a_report_of_the_study_alone_has_the_ranking_of_the_search(searched, tmp_path):
+    code, out, err = finish('experiments/report_study.py', f'--workdir={searched}', f'--out={tmp_path}')
+    assert (code, err) == (0, '')
+    assert (tmp_path / 'ranking.csv').read_bytes() == (searched / 'report/ranking.csv').read_bytes()
+    assert str(tmp_path / 'report.md') in out
+
+
+@pytest.mark.slow
+def test_the_noise_of_the_proxy_is_computed_from_the_scores_it_lists(searched):
+    command = ('experiments/proxy_noise.py', TOY, f'--workdir={searched}', '--seeds=2', '--each=1')
+    code, _, err = finish(*command)
+    assert (code, err) == (0, '')
+    report = searched / 'report'
+    assert (report / 'noise.png').stat().st_size > 1000
+    with (report / 'noise.csv').open() as file:
+        scores = {row[0]: [float(value) for value in row[1:]] for row in list(csv.reader(file))[1:]}
+    assert {len(values) for values in scores.values()} == {2}
+    assert 'conv1x1' in scores
+    within = statistics.fmean(statistics.variance(values) for values in scores.values()) ** 0.5
+    between = statistics.stdev(statistics.fmean(values) for values in scores.values())
+    text = (report / 'noise.md').read_text()
+    said = re.search(r'one cell (\S+), between cells (\S+) ', text).groups()
+    assert said == (f'{100 * within:.2f}', f'{100 * between:.2f}')
+    assert finish(*command)[0] == 0
+    assert (report / 'noise.md').read_text() == text
+
+
+@pytest.mark.slow
+def test_the_benchmark_has_its_rows_and_one_program():
+    small = ('--size=5x5', '--images=2', '--channels=8', '--filters=4', '--classes=3')
+    code, out, err = finish(
+        'experiments/bench_population.py', *small, '--candidates=2', '--steps=2', '--chunks=1', '--static=1'
+    )
+    assert (code, err) == (0, '')
+    table = {line.split()[0]: line.split() for line in out.splitlines() if line.startswith(('population', 'static'))}
+    assert set(table) == {'population', 'static'}
+    assert table['population'][5] == '1'  # programs compiled for all candidates
+    assert all(float(row[1]) > 0 for row in table.values())
+
+
+@pytest.mark.slow
+def test_reach_is_listed_from_no_context_to_the_released_cell(tmp_path):
+    argv = (TOY, f'--workdir={tmp_path}', '--config.space.num_branches=5', '--seeds=2')
+    code, out, err = finish('experiments/scenes_reach.py', *argv)
+    assert (code, err) == (0, '')
+    with (tmp_path / 'report/reach.csv').open() as file:
+        scores = {row[0]: [float(value) for value in row[1:]] for row in list(csv.reader(file))[1:]}
+    assert list(scores)[:2] == ['no context', 'sep 1x1']
+    assert list(scores)[-2:] == ['aspp', 'dpc_top1']
+    assert set(list(scores)[1:-2]) < set(dpc.OP_NAMES)
+    means = {name: 100 * statistics.fmean(values) for name, values in scores.items()}
+    said = re.search(r'No context to (.+): (\S+) points', out).groups()
+    best = max(means, key=means.get)
+    assert said == (best, f'{means[best] - means["no context"]:.1f}')
+
+
+def test_the_yardstick_in_pytorch_is_the_cell_that_is_counted():
+    torch = pytest.importorskip('torch')
+    from experiments import torch_cell
+
+    for name in ('dpc_top1', 'aspp'):
+        genotype = dpc.Space(5).named(name)
+        module = torch_cell.Cell(genotype, channels=12, filters=8, classes=3)
+        counts = counting.count(genotype, size=(5, 7), channels=12, filters=8, pooling='sliding')
+        kernels = sum(p.numel() for label, p in module.named_parameters() if p.dim() == 4 and 'logits' not in label)
+        assert kernels == counts.branch_params + counts.projection_params
+        assert module(torch.zeros(2, 12, 5, 7)).shape == (2, 3, 5, 7)
+
+
+@pytest.mark.parametrize(
+    ('script', 'argv', 'said'),
+    [
+        ('report_study', (), 'give either --workdir or --storage'),
+        ('report_study', ('--storage=sqlite:///absent.db', '--out=x'), 'there is no storage'),
+        ('proxy_noise', (TOY, '--workdir=absent', '--seeds=1'), '--seeds is 1'),
+        ('scenes_reach', (), 'both --config and --workdir are needed'),
+        ('bench_population', ('--sise=5x5',), "Unknown command line flag 'sise'"),
+        ('bench_population', ('--dtype=float64',), 'flag --dtype=float64'),
+        ('bench_population', ('--size=5',), "--size is '5'"),
+    ],
+)
+def test_wrong_flags_are_one_line(script, argv, said):
+    code, out, err = finish(f'experiments/{script}.py', *argv)
+    assert (code, out, err.count('\n')) == (2, '', 1), err
+    assert said in err
