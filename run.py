@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 
 from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from dpc_jax import command_line, search
@@ -30,7 +31,7 @@ WORKDIR = flags.DEFINE_string('workdir', None, 'Folder for everything that is wr
 def main(argv: Sequence[str]) -> None:
     """Runs the journey."""
     del argv
-    logging.basicConfig(format='%(message)s', level=logging.WARNING)
+    absl_logging.get_absl_handler().setFormatter(logging.Formatter('%(message)s'))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     config, workdir = CONFIG.value, pathlib.Path(WORKDIR.value or '').expanduser()
     try:

@@ -58,8 +58,8 @@ def search_config() -> ml_collections.ConfigDict:
     config.search.num_candidates = 28_000
     config.search.population = 8  # candidates proposed together, knowing the same scores
     config.search.sampler = 'near_best'  # uniform | near_best | optuna.TPESampler | ...
-    config.search.sampler_settings = ml_collections.ConfigDict(
-        {'exploit': 0.5, 'incumbents': 10, 'neighbourhood': 'adjacent'}
+    config.search.sampler_settings = ml_collections.ConfigDict(  # of each sampler, under its name
+        {'near_best': {'exploit': 0.5, 'incumbents': 10, 'neighbourhood': 'adjacent'}}
     )
     config.search.pruner = ''  # optuna.MedianPruner, ...
     config.search.pruner_settings = ml_collections.ConfigDict()

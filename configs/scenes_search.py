@@ -30,7 +30,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     config.proxy.bn_decay = 0.97
     config.proxy.loss_stride = 8
     config.search.num_candidates = 24
-    config.search.sampler_settings.incumbents = 5
+    config.search.sampler_settings.near_best.incumbents = 5
     if arg == 'toy':
         common.shrink(config)
         config.dataset.update({'size': (65, 97), 'num_train': 6, 'num_val': 3})

@@ -7,9 +7,9 @@ import dataclasses
 import functools
 import importlib
 import json
+import logging
 import pathlib
 import pkgutil
-import subprocess
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+import optuna
 from jaxtyping import Array, Float
 
 from dpc_jax import (
@@ -29,6 +30,7 @@ from dpc_jax import (
     ops,
     preprocess,
     pretrain,
+    provenance,
     samplers,
     sharding,
 )
@@ -78,7 +80,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     rate_multiplier(stride)
     for steps, _ in ladder(config):
         proxy_settings(config, num_classes=2, steps=steps)
-    samplers.make(config.search.sampler, space, seed=config.seed, **config.search.sampler_settings)
+    make_sampler(config)
     make_pruner(config.search.pruner, config.search.pruner_settings.to_dict())
     for name in config.search.references:
         space.named(name)
@@ -96,6 +98,13 @@ def make_space(config: ml_collections.ConfigDict) -> Space:
     if config.space.name != 'dpc':
         raise InputError(f"space.name is '{config.space.name}'; allowed: dpc")
     return Space(config.space.num_branches)
+
+
+def make_sampler(config: ml_collections.ConfigDict) -> optuna.samplers.BaseSampler:
+    """The strategy, with those of `search.sampler_settings` that stand under its name."""
+    name = config.search.sampler
+    settings = config.search.sampler_settings.to_dict().get(name.rpartition('.')[2], {})
+    return samplers.make(name, make_space(config), seed=config.seed, **settings)
 
 
 def ladder(config: ml_collections.ConfigDict) -> list[tuple[int, int]]:
@@ -129,11 +138,15 @@ def backbone_variables(config: ml_collections.ConfigDict, workdir: pathlib.Path,
         print(loaded)
         return variables
     path = _pretrained_path(config, workdir, train)
-    if not path.exists():
-        settings = pretrain_settings(config)
-        trained, loss = pretrain.train_backbone(jax.random.key(settings.seed), model, train, settings, track=track)
-        checkpoint.save_backbone(trained, path)
-        print(f'backbone trained: loss {loss:.3f} over the last tenth of {settings.steps} steps; kept in {path}')
+    if path.exists():
+        try:
+            return checkpoint.load_backbone(shapes, path)[0]
+        except InputError as fault:
+            logging.warning('%s; training it anew', fault)
+    settings = pretrain_settings(config)
+    trained, loss = pretrain.train_backbone(jax.random.key(settings.seed), model, train, settings, track=track)
+    checkpoint.save_backbone(trained, path)
+    print(f'backbone trained: loss {loss:.3f} over the last tenth of {settings.steps} steps; kept in {path}')
     return checkpoint.load_backbone(shapes, path)[0]
 
 
@@ -302,10 +315,16 @@ def open_study(
         config.search.storage or f'sqlite:///{workdir.resolve() / "study.db"}',
         f'{config.search.study}-{rung}',
         space=space,
-        sampler=samplers.make(config.search.sampler, space, seed=config.seed, **config.search.sampler_settings),
+        sampler=make_sampler(config),
         pruner=make_pruner(config.search.pruner, config.search.pruner_settings.to_dict()),
         settings=settings,
-        run=RunInfo(seed=config.seed, config_hash=settings_hash(settings), commit=commit(), device=device(), rung=rung),
+        run=RunInfo(
+            seed=config.seed,
+            config_hash=settings_hash(settings),
+            commit=provenance.commit(),
+            device=provenance.device(),
+            rung=rung,
+        ),
     )
 
 
@@ -319,22 +338,6 @@ def cost_of(settings: Mapping[str, Any]) -> Callable[[Genotype], Counts]:
         filters=cell['filters'],
         pooling=cell['pooling'],
     )
-
-
-def device() -> str:
-    """Kind and number of the devices, as recorded with every score."""
-    kinds = [device.device_kind for device in jax.devices()]
-    return kinds[0] if len(kinds) == 1 else f'{len(kinds)} x {kinds[0]}'
-
-
-def commit() -> str:
-    """The commit of this code, with '+' where files differ from it; '' outside a git checkout."""
-    root = pathlib.Path(__file__).parent.parent
-    command = ['git', '-C', str(root), 'describe', '--always', '--abbrev=12', '--dirty=+']
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ''
 
 
 def _pair(value: Any, name: str) -> Size:

@@ -17,7 +17,7 @@ import ml_collections
 import numpy as np
 from jaxtyping import Bool, Float
 
-from dpc_jax import assembly, datasets, report
+from dpc_jax import assembly, datasets, provenance, report
 from dpc_jax.base import Genotype, InputError, KeepGoing, ProxyResult, Rung
 from dpc_jax.progress import Progress
 from dpc_jax.spaces.dpc import Space
@@ -35,20 +35,25 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> list[Candid
     """
     assembly.check(config)
     space, sets = assembly.make_space(config), assembly.load_datasets(config)
-    if not (workdir.is_dir() and any(workdir.iterdir())):  # else an earlier start of this study has seen them all
-        for dataset in sets:
-            datasets.check(dataset)  # now: mended later, they would be other data than the study's
-    settings = assembly.study_settings(config, sets)
     make_workdir(workdir)
+    settings = assembly.study_settings(config, sets)
     open_study = functools.partial(assembly.open_study, config, workdir, settings)
-    open_study(rung='proxy').close()  # before the long work: a workdir of another config is refused at once
+    with open_study(rung='proxy') as study:  # before the long work: a workdir of another config is refused at once
+        unseen = () if study.candidates() else sets
+    for dataset in unseen:
+        datasets.check(dataset)
 
     variables = assembly.backbone_variables(config, workdir, sets[0])
     cache = assembly.build_cache(config, workdir, sets, variables)
     data = assembly.proxy_data(config, cache)
     with open_study(rung='proxy') as study:  # what was measured is kept: another chunk would round scores otherwise
         measure = functools.partial(assembly.choose_chunk, config, data, sets[0].num_classes)
-        chunk = config.proxy.chunk or study.once(f'chunk on {assembly.device()}', measure)
+        chunk = config.proxy.chunk or study.once(f'chunk on {provenance.device()}', measure)
+        if study.once('features', lambda: cache.key) != cache.key:
+            raise InputError(
+                f'the features here are not those of the study in {config.search.storage or workdir}: its backbone was'
+                ' trained elsewhere or differs; copy backbone-*.npz from the workdir that began it'
+            )
 
     results: list[Candidate] = []
     for level, (steps, keep) in enumerate(assembly.ladder(config)):
@@ -57,16 +62,23 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> list[Candid
         with open_study(rung=name) as study:
             for reference in config.search.references:
                 study.enqueue_reference(reference, space.named(reference))
-            if level:  # these and no others; a rung climbed before keeps what it has and gets who became better since
-                chosen = best(results, keep)
-                for candidate in chosen:
-                    study.enqueue(candidate.genotype)
-                keep = len({c.key for c in (*chosen, *study.candidates()) if not c.reference})
+            if level:
+                keep = promote(study, best(results, keep))
             rung = Rung(name, evaluator, keep)
             climb(study, rung, at_once=evaluator.population, generation=config.search.population, workdir=workdir)
             results = [*results, *study.candidates()]
     write_report(workdir, results, settings, space)
     return results
+
+
+def promote(study: Study, chosen: Sequence[Candidate]) -> int:
+    """Enqueues these and no others; gives how many candidates the rung has then.
+
+    A rung that was climbed before keeps what it has and gets those who became better since.
+    """
+    for candidate in chosen:
+        study.enqueue(candidate.genotype)
+    return len({c.key for c in (*chosen, *study.candidates()) if not c.reference})
 
 
 def make_workdir(workdir: pathlib.Path) -> None:

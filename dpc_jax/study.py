@@ -21,7 +21,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, SupportsFloat, SupportsInt
+from typing import Any, SupportsFloat, SupportsInt, TypeVar
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -35,6 +35,8 @@ from dpc_jax.study_workers import Worker, owner, take_over
 __all__ = ['Candidate', 'Proposal', 'RunInfo', 'SearchSpace', 'Study', 'make_pruner', 'ranking', 'settings_hash']
 
 log = logging.getLogger(__name__)
+
+T = TypeVar('T')
 
 ROUNDS = 20
 """How often a worker tries again after another one was faster."""
@@ -260,12 +262,16 @@ class Study:
         except (optuna.exceptions.UpdateFinishedTrialError, ValueError):
             log.warning('trial %d was finished by another worker', trial.number)
 
-    def once(self, name: str, make: Callable[[], int]) -> int:
-        """The number noted with the study under `name`; made and noted if there is none yet."""
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """What is noted with the study under `name` (JSON); made and noted if there is nothing yet.
+
+        Of workers that make it at the same moment the last one's is noted, and is what all later starts read.
+        """
         noted = self._storage.get_study_user_attrs(self._id)
         if name not in noted:
             self._storage.set_study_user_attr(self._id, name, make())
-        return int(self._storage.get_study_user_attrs(self._id)[name])
+        value: T = self._storage.get_study_user_attrs(self._id)[name]
+        return value
 
     # ---- reading -----------------------------------------------------------------------------------------------
 

@@ -96,11 +96,11 @@ def settings_hash(settings: Mapping[str, Any]) -> str:
 
 
 def check_settings(study: optuna.Study, settings: Mapping[str, Any]) -> None:
-    """Notes the settings with a new study; raises InputError if the study was made with others."""
+    """Notes the settings with a study that has no trials yet; raises InputError if its trials were made with others."""
     trials = study.get_trials(deepcopy=False)  # first: another worker may be making the study now, settings first
-    if 'settings' not in study.user_attrs:
-        if trials:
-            raise InputError(f"study '{study.study_name}' was not made by this program: it has trials but no settings")
+    if 'settings' not in study.user_attrs and trials:
+        raise InputError(f"study '{study.study_name}' was not made by this program: it has trials but no settings")
+    if not trials:
         study.set_user_attr('settings', _flat(settings))
     there, here = study.user_attrs['settings'], _flat(settings)
     differing = [name for name in sorted({*there, *here}) if there.get(name, 'null') != here.get(name, 'null')]

@@ -13,7 +13,7 @@ from absl import flags
 from matplotlib.figure import Figure
 from ml_collections import config_flags
 
-from dpc_jax import assembly, command_line, search
+from dpc_jax import assembly, command_line, provenance, search
 from dpc_jax.base import Genotype, InputError, Rung
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'The config of a search, as it was run.')
@@ -63,7 +63,7 @@ def scores_under_seeds(
     data = assembly.proxy_data(config, cache)
     with assembly.open_study(config, workdir, settings, rung='proxy') as study:
         measure = functools.partial(assembly.choose_chunk, config, data, sets[0].num_classes)
-        chunk = config.proxy.chunk or study.once(f'chunk on {assembly.device()}', measure)
+        chunk = config.proxy.chunk or study.once(f'chunk on {provenance.device()}', measure)
     scores: Scores = {name: [] for name in cells}
     for seed in (config.seed + seed for seed in seeds):
         steps = config.proxy.steps

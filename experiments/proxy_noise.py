@@ -50,9 +50,10 @@ def spread(scores: Scores) -> tuple[float, float, float]:
 def summary(scores: Scores) -> str:
     """What the scores say of the proxy, in two sentences."""
     within, between, agreement = spread(scores)
+    times = f'{between / within:.1f}' if within else 'any number of'
     return (
         f'Standard deviation between seeds of one cell {100 * within:.2f}, between cells {100 * between:.2f}'
-        f' ({between / within:.1f} times). Spearman between two seeds over these cells: {agreement:.2f}.'
+        f' ({times} times). Spearman between two seeds over these cells: {agreement:.2f}.'
     )
 
 

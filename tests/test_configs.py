@@ -134,10 +134,13 @@ def test_free_fields_exist():
         ('search.num_candidates', -3, 'search.num_candidates is -3'),
         ('search.population', 0, 'search.population is 0'),
         ('search.sampler', 'tpe', "sampler 'tpe' is not known; allowed: near_best, uniform, optuna."),
-        ('search.sampler', 'optuna.TPESampler', 'optuna.TPESampler cannot be made with'),
-        ('search.sampler_settings.exploit', 2.0, 'exploit is 2.0'),
-        ('search.sampler_settings.incumbents', 0, 'incumbents is 0'),
-        ('search.sampler_settings.neighbourhood', 'far', "neighbourhood 'far' is not known; allowed: adjacent, any"),
+        ('search.sampler_settings.near_best.exploit', 2.0, 'exploit is 2.0'),
+        ('search.sampler_settings.near_best.incumbents', 0, 'incumbents is 0'),
+        (
+            'search.sampler_settings.near_best.neighbourhood',
+            'far',
+            "neighbourhood 'far' is not known; allowed: adjacent",
+        ),
         ('search.pruner', 'median', "pruner 'median' is not known"),
         ('search.references', ('dpc',), "no cell is named 'dpc'; allowed: dpc_top1, aspp, conv1x1"),
         ('search.references', ('aspp',), "cell 'aspp' has 5 branches; this space has 2"),
@@ -218,3 +221,10 @@ def test_any_field_can_be_set_on_the_command_line(parse):
 )
 def test_a_wrong_command_line_is_refused_in_one_line(parse, argv, said):
     assert said in parse.refused(*argv)
+
+
+@pytest.mark.parametrize('name', ['uniform', 'near_best', 'optuna.TPESampler', 'optuna.RandomSampler'])
+def test_every_strategy_is_a_flag_away(name):
+    config = scenes_search.get_config('toy')
+    config.search.sampler = name
+    assembly.check(config)

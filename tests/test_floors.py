@@ -16,7 +16,16 @@ FLOORS = (
     ('ops', 'counting', 'backbones', 'canvas', 'datasets', 'heads', 'cell_drawing'),  # parts
     (
         *('cell', 'cell_transfer', 'segmenter', 'input_pipeline', 'sharding', 'checkpoint', 'tf_import', 'evaluate'),
-        *('study_workers', 'study_storage', 'study_batch', 'study_rows', 'study_archive', 'study', 'progress'),
+        *(
+            'study_workers',
+            'study_storage',
+            'study_batch',
+            'study_rows',
+            'study_archive',
+            'study',
+            'progress',
+            'provenance',
+        ),
     ),  # wholes
     ('feature_cache', 'pretrain', 'train', 'proxy', 'population', 'samplers', 'pictures'),  # makers
     ('report', 'assembly', 'search'),  # journeys

@@ -230,7 +230,7 @@ def test_a_pruner_stops_candidates(first, workdir):
 def test_a_sampler_of_optuna_is_plugged_in_by_name(first, workdir):
     del first
     config = toy(search__sampler='optuna.TPESampler', search__study='tpe')
-    config.search.sampler_settings = {'n_startup_trials': 1}
+    config.search.sampler_settings = {'TPESampler': {'n_startup_trials': 1}}
     results = search.run(config, workdir)
     assert len({c.key for c in results if not c.reference}) == 3
 

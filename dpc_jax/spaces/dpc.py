@@ -230,7 +230,7 @@ def parse(text: str, source: str = 'genotype') -> Genotype:
     """Reads a cell of any number of branches in the official format; see `Space.from_json`."""
     try:
         entries = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f'{source}: not JSON: {error}') from error
     if not isinstance(entries, list) or not entries:
         raise InputError(f'{source}: found {type(entries).__name__} {str(entries)[:40]}; expected a list of branches')
