@@ -593,7 +593,9 @@ def test_trials_that_others_added_do_not_disturb(tmp_path):
 
 def test_another_config_is_refused_and_the_fields_are_named(tmp_path):
     settings = {'proxy': {'steps': 300, 'crop': (65, 129), 'lr': 0.1}, 'data': {'name': 'scenes'}}
-    opened(tmp_path, settings=settings).close()
+    opened(tmp_path, settings={'data': {'name': 'mistyped'}}).close()  # no trials yet: nothing is bound to it
+    with opened(tmp_path, settings=settings) as study:
+        study.ask(1)
     opened(tmp_path, settings={'data.name': 'scenes', 'proxy': {'lr': 0.1, 'steps': 300, 'crop': [65, 129]}}).close()
 
     def changed(**proxy) -> dict[str, object]:
