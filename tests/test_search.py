@@ -325,3 +325,24 @@ def test_a_workdir_that_cannot_be_made_is_refused(tmp_path):
         with pytest.raises(InputError, match='cannot be made'):
             search.make_workdir(place)
     assert (tmp_path / 'file').read_text() == 'mine'
+
+
+def test_a_spoiled_backbone_is_trained_anew_and_is_the_same(first, workdir, evaluations, caplog):
+    (path,) = workdir.glob('backbone-*.npz')
+    whole = path.read_bytes()
+    path.write_bytes(whole[:1000])
+    assert told(search.run(toy(), workdir)) == told(first)
+    assert path.read_bytes() == whole
+    assert 'training it anew' in caplog.text
+    assert not evaluations
+
+
+def test_features_of_another_backbone_are_not_mixed_into_a_study(first, workdir, tmp_path):
+    config = study_of(toy(), 'begun elsewhere')
+    config.search.storage = f'sqlite:///{workdir / "study.db"}'
+    sets = assembly.load_datasets(config)
+    settings = assembly.study_settings(config, sets)
+    with assembly.open_study(config, workdir, settings, rung='proxy') as study:
+        assert study.once('features', lambda: 'of another backbone') == 'of another backbone'
+    with pytest.raises(InputError, match='the features here are not those of the study in sqlite'):
+        search.run(config, workdir)
