@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float
 
 from dpc_jax import assembly, datasets, provenance, report
 from dpc_jax.base import Genotype, InputError, KeepGoing, ProxyResult, Rung
+from dpc_jax.datasets import Dataset
 from dpc_jax.progress import Progress
 from dpc_jax.spaces.dpc import Space
 from dpc_jax.study import Candidate, Proposal, Study, ranking
@@ -35,13 +36,14 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> list[Candid
     """
     assembly.check(config)
     space, sets = assembly.make_space(config), assembly.load_datasets(config)
-    make_workdir(workdir)
+    started = workdir.is_dir() and any(workdir.iterdir())
+    check_data(() if started else sets)  # before anything is written
     settings = assembly.study_settings(config, sets)
+    make_workdir(workdir)
     open_study = functools.partial(assembly.open_study, config, workdir, settings)
     with open_study(rung='proxy') as study:  # before the long work: a workdir of another config is refused at once
-        unseen = () if study.candidates() else sets
-    for dataset in unseen:
-        datasets.check(dataset)
+        seen = not started or bool(study.candidates())
+    check_data(() if seen else sets)
 
     variables = assembly.backbone_variables(config, workdir, sets[0])
     cache = assembly.build_cache(config, workdir, sets, variables)
@@ -69,6 +71,12 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> list[Candid
             results = [*results, *study.candidates()]
     write_report(workdir, results, settings, space)
     return results
+
+
+def check_data(sets: Sequence[Dataset]) -> None:
+    """Decodes every image and label once; InputError names the first that is faulty."""
+    for dataset in sets:
+        datasets.check(dataset)
 
 
 def promote(study: Study, chosen: Sequence[Candidate]) -> int:
