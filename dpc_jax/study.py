@@ -10,6 +10,7 @@ sampled; no two candidates have the same canonical key. The laws:
 * Workers on one storage get disjoint candidates: each writes its proposals and then reads those of the others, and
   of two with the same key the lower trial number stays.
 * What was found out about a trial is written before its state, so a finished trial is whole.
+* Ctrl-C waits until the storage is not in use: in the midst of a transaction it would leave it locked.
 
 To Optuna's dashboard, samplers and pruners this is a study like any other, with direction 'maximize'.
 """
@@ -27,6 +28,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from dpc_jax.base import Genotype
+from dpc_jax.stopping import held_back
 from dpc_jax.study_batch import Batch, SearchSpace, is_running, make_pruner, rivals
 from dpc_jax.study_rows import STATES, Candidate, Proposal, RunInfo, candidate_of, finished, proposal_of, ranking
 from dpc_jax.study_storage import check_settings, close_storage, open_storage, settings_hash, storage_faults
@@ -65,6 +67,7 @@ class Study:
         self.beat()
 
     @classmethod
+    @held_back()
     def open(
         cls,
         url: str,
@@ -102,12 +105,14 @@ class Study:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    @held_back()
     def close(self) -> None:
         """Says goodbye: what this worker was asked for and has not told is free for others at once."""
         self._me.leave()
         self._storage.set_study_user_attr(self._id, self._me.beat_name, None)
         close_storage(self._storage)
 
+    @held_back()
     def beat(self) -> None:
         """Gives a sign of life to other machines (of many in a grace time ten are written)."""
         if time.monotonic() - self._last_beat > self._grace_seconds / 10:
@@ -124,6 +129,7 @@ class Study:
         """Has `genotype` `[K]` evaluated before anything is sampled, as a candidate like the sampled ones."""
         self._given[self._space.canonical_key(genotype)] = genotype
 
+    @held_back()
     def ask(self, count: int, budget: int | None = None) -> list[Proposal]:
         """The next batch: at most `count` proposals, in order of their numbers.
 
@@ -149,6 +155,7 @@ class Study:
         self._seen |= {trial.number: batch.seen() for trial in mine}
         return [proposal_of(trial, self._space) for trial in mine]
 
+    @held_back()
     def running_elsewhere(self) -> int:
         """How many trials other workers are at, now."""
         beats = self._storage.get_study_user_attrs(self._id)
@@ -205,11 +212,13 @@ class Study:
 
     # ---- telling -----------------------------------------------------------------------------------------------
 
+    @held_back()
     def report(self, number: int, evaluation: int, score: SupportsFloat) -> None:
         """Notes one point of the curve of a running trial, for dashboards and pruners."""
         self.beat()
         self._storage.set_trial_intermediate_value(self._trial_id(number), evaluation, float(score))
 
+    @held_back()
     def should_prune(self, number: int) -> bool:
         """Whether the pruner stops a trial asked for here, by what it and the trials of other batches reported."""
         if isinstance(self._study.pruner, optuna.pruners.NopPruner):
@@ -218,6 +227,7 @@ class Study:
         trial = self._storage.get_trial(self._trial_id(number))
         return bool(self._study.pruner.prune(self._seen[number], trial))
 
+    @held_back()
     def tell(
         self,
         number: int,
@@ -267,18 +277,25 @@ class Study:
 
         Of workers that make it at the same moment the last one's is noted, and is what all later starts read.
         """
-        noted = self._storage.get_study_user_attrs(self._id)
-        if name not in noted:
-            self._storage.set_study_user_attr(self._id, name, make())
-        value: T = self._storage.get_study_user_attrs(self._id)[name]
+        if name not in self._noted():
+            made = make()
+            with held_back():
+                self._storage.set_study_user_attr(self._id, name, made)
+        value: T = self._noted()[name]
         return value
+
+    @held_back()
+    def _noted(self) -> dict[str, Any]:
+        return self._storage.get_study_user_attrs(self._id)
 
     # ---- reading -----------------------------------------------------------------------------------------------
 
+    @held_back()
     def candidates(self) -> list[Candidate]:
         """All that is finished, references and candidates, by number."""
         return [candidate_of(trial, self._space) for trial in self._finished()]
 
+    @held_back()
     def count(self) -> int:
         """How many candidates are finished."""
         return sum(not trial.user_attrs['reference'] for trial in self._finished())

@@ -20,6 +20,7 @@ import jax
 import numpy as np
 import optuna
 import pytest
+import sqlalchemy
 from optuna.trial import TrialState
 
 from dpc_jax import samplers, study_workers
@@ -133,6 +134,25 @@ def search(
 
 
 SETTINGS = {'uniform': {}, 'near_best': {'incumbents': 2}, 'optuna.TPESampler': {'n_startup_trials': 4}}
+
+
+def test_ctrl_c_in_the_midst_of_a_transaction_waits_for_its_end(tmp_path):
+    with opened(tmp_path) as study:
+        first, second = study.ask(2)
+        engine = study._storage._backend.engine
+        sent = []
+
+        def interrupt(*_):
+            if not sent:
+                sent.append(signal.raise_signal(signal.SIGINT))
+
+        sqlalchemy.event.listen(engine, 'before_cursor_execute', interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            tell(study, first, 0.5)
+        assert sent
+        assert [c.number for c in study.candidates()] == [first.number]
+        tell(study, second, 0.25)  # nothing is locked
+        assert len(study.candidates()) == 2
 
 
 @pytest.mark.parametrize('sampler', SETTINGS)

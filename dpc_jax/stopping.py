@@ -1,0 +1,34 @@
+"""Ctrl-C at a moment when it does no harm."""
+
+import contextlib
+import signal
+import threading
+import types
+from collections.abc import Iterator
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """Within it SIGINT and SIGTERM wait, and are handled as ever when it ends; also a decorator.
+
+    Python raises KeyboardInterrupt between any two instructions. In the middle of a transaction that leaves a
+    database locked for everybody, this process included. Only the main thread gets signals, so others hold nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+
+    def note(number: int, frame: types.FrameType | None) -> None:
+        came.append(number)
+
+    before = {number: signal.signal(number, note) for number in SIGNALS if signal.getsignal(number) is not None}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])

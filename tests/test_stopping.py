@@ -1,0 +1,83 @@
+"""Ctrl-C waits where it would do harm, and is not lost."""
+
+import signal
+import threading
+
+import pytest
+
+from dpc_jax.stopping import held_back
+
+
+@pytest.fixture(autouse=True)
+def handlers():
+    """SIGTERM stops as Ctrl-C does, as in run.py; both are as before at the end."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    yield
+    assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize('sent', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_waits_until_the_end(sent):
+    done = []
+
+    @held_back()
+    def work():
+        signal.raise_signal(sent)
+        done.append('all')
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert done == ['all']
+
+
+def test_the_outermost_decides():
+    done = []
+
+    def work():
+        with held_back():
+            with held_back():
+                signal.raise_signal(signal.SIGINT)
+            done.append('after the inner one')
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert done == ['after the inner one']
+
+
+def test_many_signals_are_one():
+    done = []
+
+    def work():
+        with held_back():
+            for _ in range(3):
+                signal.raise_signal(signal.SIGINT)
+        done.append('never')
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert done == []
+
+
+def test_without_a_signal_errors_and_results_pass():
+    @held_back()
+    def divide(by):
+        return 1 / by
+
+    assert divide(2) == 0.5
+    with pytest.raises(ZeroDivisionError):
+        divide(0)
+
+
+def test_other_threads_are_left_alone():
+    done = []
+
+    @held_back()
+    def work():
+        done.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert done == [signal.default_int_handler]
