@@ -1,4 +1,4 @@
-"""The fields of every search with the values of the paper (arXiv:1809.04184); a config changes what differs."""
+"""The fields of every config with the values of the paper (arXiv:1809.04184); a config changes what differs."""
 
 import ml_collections
 
@@ -68,6 +68,56 @@ def search_config() -> ml_collections.ConfigDict:
     config.search.storage = ''  # any Optuna URL; '' is study.db in the workdir
     config.search.study = 'dpc'
     return config
+
+
+def network_config() -> ml_collections.ConfigDict:
+    """A whole network and what is done with it; sizes and rates are (height, width)."""
+    config = ml_collections.ConfigDict()
+    config.journey = 'evaluate'
+    config.seed = 0
+    config.checkpoint = ''  # folder that experiments/import_checkpoint.py wrote
+
+    config.dataset = ml_collections.ConfigDict({'name': ''})
+
+    config.backbone = ml_collections.ConfigDict()
+    config.backbone.name = 'mobilenet_v2'  # or xception_41, xception_65, xception_71
+    config.backbone.width = 1.0
+    config.backbone.output_stride = 16
+
+    config.context = ml_collections.ConfigDict()
+    config.context.name = 'dpc'  # dpc | aspp | image_level | none
+    config.context.genotype = 'dpc_top1'  # of dpc: a named cell, or a JSON file in the official format
+    config.context.filters = 256
+    config.context.pooling = 'sliding'  # of dpc: as released; 'binned' as in the paper's text
+    config.context.rates = (6, 12, 18)  # of aspp, at output stride 16
+    config.context.image_pooling = True  # of aspp
+    config.context.separable = True  # of aspp
+    config.context.dropout_rate = 0.1
+
+    config.decoder = ml_collections.ConfigDict()
+    config.decoder.output_stride = 4  # 0: no decoder
+    config.decoder.low_level_filters = 48
+    config.decoder.filters = 256
+
+    config.evaluate = ml_collections.ConfigDict()
+    config.evaluate.split = 'val'
+    config.evaluate.crop_size = (0, 0)  # images are padded to it; (0, 0) fits the largest image of the split
+    config.evaluate.image_pooling_crop_size = (0, 0)  # pooling windows are those of this size; (0, 0) follows the crop
+    config.evaluate.scales = (1.0,)
+    config.evaluate.flip = False
+    config.evaluate.batch_size = 1  # images at a time on each device
+    config.evaluate.dtype = 'float32'  # of the computation; parameters are float32
+    config.evaluate.export = ''  # folder for label images as the Cityscapes server takes them; '' writes none
+    config.evaluate.pictures = 4  # image, label and prediction of the first few
+    return config
+
+
+def shrink_network(config: ml_collections.ConfigDict) -> None:
+    """Makes any network small enough for seconds, with all its parts."""
+    config.backbone.width = 0.1
+    config.context.filters = 8
+    config.decoder.low_level_filters = 4
+    config.decoder.filters = 8
 
 
 def shrink(config: ml_collections.ConfigDict) -> None:

@@ -5,11 +5,9 @@ All that can be refused is refused by `check` before the first minute of work.
 
 import dataclasses
 import functools
-import importlib
 import json
 import logging
 import pathlib
-import pkgutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -121,12 +119,9 @@ def ladder(config: ml_collections.ConfigDict) -> list[tuple[int, int]]:
 
 def make_backbone(config: ml_collections.ConfigDict) -> nn.Module:
     """The Flax module; one that is trained on the spot has batch norms that keep up."""
-    names = sorted(module.name for module in pkgutil.iter_modules(backbones.__path__))
-    if config.backbone.name not in names:
-        raise InputError(f"backbone.name is '{config.backbone.name}'; allowed: {', '.join(names)}")
-    module = importlib.import_module(f'{backbones.__name__}.{config.backbone.name}')
     decay = {} if config.backbone.weights else {'bn_decay': pretrain.BN_DECAY}
-    return module.Model(width=config.backbone.width, output_stride=config.backbone.output_stride, **decay)
+    backbone = config.backbone
+    return backbones.make(backbone.name, output_stride=backbone.output_stride, width=backbone.width, **decay)
 
 
 def backbone_variables(config: ml_collections.ConfigDict, workdir: pathlib.Path, train: Dataset) -> PyTree:

@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dpc_jax import ops
 from dpc_jax.base import FEATURES, Genotype, InputError, Size
+from dpc_jax.convolution import ConvUnit, separable
 from dpc_jax.ops import Moments, Pooling
 from dpc_jax.spaces import dpc
 
@@ -41,12 +42,6 @@ class CellSettings(NamedTuple):
     decay: float = ops.BN_DECAY
 
 
-def _needed(key: jax.Array | None) -> jax.Array:
-    if key is None:
-        raise ValueError('a cell that trains with dropout needs a dropout_key')
-    return key
-
-
 # ---- static view ----------------------------------------------------------------------------------------------------
 
 
@@ -68,32 +63,37 @@ class DensePredictionCell(nn.Module):
 
     @nn.compact
     def __call__(
-        self, features: Float[Array, 'B h w C'], train: bool = False, dropout_key: jax.Array | None = None
+        self,
+        features: Float[Array, 'B h w C'],
+        train: bool = False,
+        dropout_key: jax.Array | None = None,
+        pooled_size: Size | None = None,
     ) -> Float[Array, 'B h w D']:
+        """`pooled_size` (in cells) is that of `ops.pool`; by default each map is pooled by its own size."""
         outputs: list[jax.Array] = []
         for branch, (source, op) in enumerate(self.branches):
             x = features if source == FEATURES else outputs[source]
-            outputs.append(self._branch(x, dpc.OPS[op], f'branch{branch}', train))
+            outputs.append(self._branch(x, dpc.OPS[op], f'branch{branch}', train, pooled_size))
         x = jnp.concatenate(outputs, -1)
         if train and self.settings.dropout_rate:
-            x = ops.dropout(_needed(dropout_key), x, self.settings.dropout_rate)
+            x = ops.dropout(ops.needed(dropout_key), x, self.settings.dropout_rate)
         return self._unit(ops.xavier_init, 'concat_projection')(x, train)
 
-    def _branch(self, x: Float[Array, 'B h w C'], op: dpc.Op, name: str, train: bool) -> Float[Array, 'B h w D']:
+    def _branch(
+        self, x: Float[Array, 'B h w C'], op: dpc.Op, name: str, train: bool, pooled_size: Size | None
+    ) -> Float[Array, 'B h w D']:
         if op.rate is not None:
             times = rate_multiplier(self.settings.output_stride)
             rate = (op.rate[0] * times, op.rate[1] * times)
-            depthwise = ops.ConvUnit(
-                None, ops.depthwise_init, (3, 3), rate, self.settings.decay, name=f'{name}_depthwise'
-            )
-            return self._unit(ops.pointwise_init, f'{name}_pointwise')(depthwise(x, train), train)
+            return separable(x, train, self.settings.filters, name=name, rate=rate, decay=self.settings.decay)
         unit = self._unit(ops.xavier_init, name)
         if op.grid is None:
             return unit(x, train)
-        return ops.resize_bilinear(unit(ops.pool(x, op.grid, self.settings.pooling), train), (x.shape[1], x.shape[2]))
+        pooled = ops.pool(x, op.grid, self.settings.pooling, pooled_size)
+        return ops.resize_bilinear(unit(pooled, train), (x.shape[1], x.shape[2]))
 
-    def _unit(self, init: ops.Initializer, name: str) -> ops.ConvUnit:
-        return ops.ConvUnit(self.settings.filters, init, decay=self.settings.decay, name=name)
+    def _unit(self, init: ops.Initializer, name: str) -> ConvUnit:
+        return ConvUnit(self.settings.filters, init, decay=self.settings.decay, name=name)
 
 
 # ---- dynamic view ---------------------------------------------------------------------------------------------------
@@ -201,7 +201,7 @@ def apply(
         moved.append(new)
     x = jnp.concatenate(outputs, -1)
     if train and settings.dropout_rate:
-        x = ops.dropout(_needed(dropout_key), x, settings.dropout_rate)
+        x = ops.dropout(ops.needed(dropout_key), x, settings.dropout_rate)
     y = jnp.einsum('bhwm,md->bhwd', x, params.projection.kernel.astype(x.dtype))
     y, projection = _norm(params.projection, stats.projection, y, settings, train)
     depthwise, pointwise = jax.tree.map(lambda *leaves: jnp.stack(leaves), *moved)

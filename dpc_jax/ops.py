@@ -19,7 +19,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from dpc_jax.base import Size
+from dpc_jax.base import InputError, Size
 
 Pooling = Literal['sliding', 'binned']
 """'sliding': a mean of stride 1 as in the released code. 'binned': one mean per cell of the grid, as in the paper's
@@ -35,8 +35,9 @@ Initializer = Callable[..., jax.Array]
 # Official initialisers: truncated normals for the separable convolution, slim's Xavier for every other 1x1.
 DEPTHWISE_STDDEV = 0.33
 POINTWISE_STDDEV = 0.06
-depthwise_init: Initializer = nn.initializers.truncated_normal(DEPTHWISE_STDDEV)
-pointwise_init: Initializer = nn.initializers.truncated_normal(POINTWISE_STDDEV)
+truncated_normal = nn.initializers.truncated_normal
+depthwise_init: Initializer = truncated_normal(DEPTHWISE_STDDEV)
+pointwise_init: Initializer = truncated_normal(POINTWISE_STDDEV)
 xavier_init: Initializer = nn.initializers.xavier_uniform()
 
 
@@ -138,6 +139,13 @@ def dropout(key: jax.Array, x: Float[Array, '...'], rate: float) -> Float[Array,
     return jnp.where(kept, x / jnp.asarray(1 - rate, x.dtype), jnp.zeros((), x.dtype))
 
 
+def needed(dropout_key: jax.Array | None) -> jax.Array:
+    """The key of a module that trains with dropout; ValueError if it was forgotten."""
+    if dropout_key is None:
+        raise ValueError('a network that trains with dropout needs a dropout_key')
+    return dropout_key
+
+
 # ---- resizing -------------------------------------------------------------------------------------------------------
 
 
@@ -164,46 +172,29 @@ def resize_bilinear(x: Float[Array, 'B h w C'], size: Size) -> Float[Array, 'B H
 # ---- static view ----------------------------------------------------------------------------------------------------
 
 
-class ConvUnit(nn.Module):
-    """Convolution without bias, BN, ReLU; `filters=None` makes it depthwise.
+def pool(
+    x: Float[Array, 'B h w C'], grid: Size, pooling: Pooling, pooled_size: Size | None = None
+) -> Float[Array, 'B p q C']:
+    """Mean over windows of a map; see `Pooling`. The result is smaller than the map (grid 1x1: one cell).
 
-    SAME padding, stride 1, in [B, h, w, C], out [B, h, w, filters or C]. Parameters are float32, with official
-    names (`kernel`, `BatchNorm`); the computation is in the dtype of the input.
+    Sliding windows are those of a map of `pooled_size` cells, by default of this map: a network that was trained on
+    crops may keep their windows on whole images (the official image_pooling_crop_size). InputError where one of them
+    is larger than the map, or bins are to have windows.
     """
-
-    filters: int | None
-    kernel_init: Initializer
-    kernel_size: Size = (1, 1)
-    rate: Size = (1, 1)
-    decay: float = BN_DECAY
-
-    @nn.compact
-    def __call__(self, x: Float[Array, 'B h w C'], train: bool) -> Float[Array, 'B h w D']:
-        channels = x.shape[-1]
-        shape = (
-            (*self.kernel_size, 1, channels) if self.filters is None else (*self.kernel_size, channels, self.filters)
-        )
-        kernel = self.param('kernel', self.kernel_init, shape)
-        x = lax.conv_general_dilated(
-            x,
-            kernel.astype(x.dtype),
-            window_strides=(1, 1),
-            padding='SAME',
-            rhs_dilation=self.rate,
-            feature_group_count=channels if self.filters is None else 1,
-            dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-        )
-        return nn.relu(BatchNorm(self.decay, name='BatchNorm')(x, use_running_average=not train))
-
-
-def pool(x: Float[Array, 'B h w C'], grid: Size, pooling: Pooling) -> Float[Array, 'B p q C']:
-    """Mean over windows of a map; see `Pooling`. The result is smaller than the map (grid 1x1: one cell)."""
     if pooling == 'sliding':
-        window = (sliding_window(x.shape[1], grid[0]), sliding_window(x.shape[2], grid[1]))
+        height, width = pooled_size or (x.shape[1], x.shape[2])
+        window = (sliding_window(height, grid[0]), sliding_window(width, grid[1]))
+        if window[0] > x.shape[1] or window[1] > x.shape[2]:
+            raise InputError(
+                f'image pooling over {window[0]}x{window[1]} cells: the features have {x.shape[1]}x{x.shape[2]};'
+                ' image_pooling_crop_size must not be larger than the image'
+            )
         # flax's avg_pool divides by an integer, which strict dtype promotion refuses. The 0 is a Python number: an
         # array would be traced under jit, and JAX differentiates a window only where it knows that it is a sum.
         total = nn.pool(x, 0.0, lax.add, window, strides=(1, 1), padding='VALID')
         return total / (window[0] * window[1])
+    if pooled_size is not None:
+        raise InputError("image_pooling_crop_size needs pooling 'sliding'; bins cover the whole map whatever its size")
     for axis in (1, 2):
         bins = bin_edges(x.shape[axis], grid[axis - 1])
         parts = [lax.slice_in_dim(x, start, stop, axis=axis).mean(axis, keepdims=True) for start, stop in bins]

@@ -315,7 +315,10 @@ def test_an_output_stride_without_a_rate_is_refused(output_stride):
 
 def test_training_with_dropout_wants_a_key():
     genotype, settings, features = dpc.Space(1).named('conv1x1'), CellSettings(filters=3), jnp.zeros((1, 2, 2, 4))
-    module, message = DensePredictionCell.of(genotype, settings), 'a cell that trains with dropout needs a dropout_key'
+    module, message = (
+        DensePredictionCell.of(genotype, settings),
+        'a network that trains with dropout needs a dropout_key',
+    )
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(lambda: module.init(jax.random.key(0), features, True))
     variables = cell.init(jax.random.key(0), genotype, 4, 3)

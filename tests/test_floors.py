@@ -13,9 +13,10 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 FLOORS = (
     ('base', 'command_line', 'stopping', 'metrics', 'losses', 'preprocess', 'spaces'),  # words: these import base alone
-    ('ops', 'counting', 'backbones', 'canvas', 'datasets', 'heads', 'cell_drawing'),  # parts
+    ('ops', 'convolution', 'backbones', 'canvas', 'datasets', 'heads', 'cell_drawing', 'tf_bundle'),  # parts
     (
-        *('cell', 'cell_transfer', 'segmenter', 'input_pipeline', 'sharding', 'checkpoint', 'tf_import', 'evaluate'),
+        *('cell', 'cell_transfer', 'segmenter', 'counting', 'networks', 'input_pipeline', 'sharding'),
+        *('tf_import', 'checkpoint'),
         *(
             'study_workers',
             'study_storage',
@@ -28,12 +29,14 @@ FLOORS = (
         ),
     ),  # wholes
     ('feature_cache', 'pretrain', 'train', 'proxy', 'population', 'samplers', 'pictures'),  # makers
-    ('report', 'assembly', 'search'),  # journeys
+    ('report', 'assembly', 'search', 'evaluate'),  # journeys
 )
 MENUS = ('spaces', 'backbones', 'datasets', 'samplers')
 OF_A_CONFIG = ('ml_collections', 'configs.common')
 STUDY = ('study', 'study_archive', 'study_storage', 'study_workers')
-TOUCH_FILES = ('datasets', 'checkpoint', 'feature_cache', *STUDY, 'report')
+TOUCH_FILES = (
+    *('datasets', 'networks', 'tf_bundle', 'tf_import', 'checkpoint', 'feature_cache', *STUDY, 'report', 'evaluate'),
+)
 
 TENSORFLOW = (
     'tensorflow',

@@ -12,7 +12,7 @@ import pytest
 from flax import traverse_util
 
 from dpc_jax import checkpoint
-from dpc_jax.backbones import mobilenet_v2
+from dpc_jax.backbones import OUTPUT_STRIDES, mobilenet_v2
 from dpc_jax.base import InputError, PyTree
 
 Find = Callable[[str], pathlib.Path]
@@ -168,66 +168,6 @@ def test_training_mode_moves_the_averages_as_the_official_graph(shared: Find, tm
 # ---- convolutions against explicit loops ----------------------------------------------------------------------------
 
 
-def loops(x: np.ndarray, kernel: np.ndarray, stride: int, rate: int) -> np.ndarray:
-    """TF SAME 3x3 convolution, kernel [3, 3, C, D], by the definition: out = ceil(in / stride), odd padding behind."""
-    height, width = x.shape[1:3]
-    out = np.zeros((x.shape[0], -(-height // stride), -(-width // stride), kernel.shape[3]))
-    before = [
-        max((n - 1) * stride + 2 * rate + 1 - size, 0) // 2
-        for n, size in zip(out.shape[1:3], x.shape[1:3], strict=True)
-    ]
-    for row, column, i, j in np.ndindex(*out.shape[1:3], 3, 3):
-        y, z = row * stride + i * rate - before[0], column * stride + j * rate - before[1]
-        if 0 <= y < height and 0 <= z < width:
-            out[:, row, column] += x[:, y, z] @ kernel[i, j]
-    return out
-
-
-SIZES = [(6, 8), (7, 9), (6, 9), (1, 2)]
-
-
-@pytest.mark.parametrize('size', SIZES)
-@pytest.mark.parametrize(('stride', 'rate'), [(1, 1), (2, 1), (1, 2), (1, 4)])
-def test_depthwise_equals_loops(size: tuple[int, int], stride: int, rate: int) -> None:
-    rng = np.random.default_rng(0)
-    x, kernel = (rng.standard_normal(shape).astype(np.float32) for shape in ((2, *size, 3), (3, 3, 1, 3)))
-    dense = np.stack([np.diag(tap) for tap in kernel[:, :, 0].reshape(9, 3)]).reshape(3, 3, 3, 3)
-    actual = mobilenet_v2.depthwise(jnp.asarray(x), jnp.asarray(kernel), stride=stride, rate=rate)
-    np.testing.assert_allclose(actual, loops(x, dense, stride, rate), atol=1e-5)
-
-
-@pytest.mark.parametrize('size', SIZES)
-def test_strided_conv_equals_loops(size: tuple[int, int]) -> None:
-    rng = np.random.default_rng(0)
-    x, kernel = (rng.standard_normal(shape).astype(np.float32) for shape in ((2, *size, 3), (3, 3, 3, 4)))
-    actual = mobilenet_v2.strided_conv(jnp.asarray(x), jnp.asarray(kernel))
-    np.testing.assert_allclose(actual, loops(x, kernel, 2, 1), atol=1e-5)
-
-
-@pytest.mark.parametrize(('stride', 'rate'), [(1, 1), (2, 1), (1, 2)])
-def test_depthwise_has_the_gradients_of_a_grouped_convolution(stride: int, rate: int) -> None:
-    rng = np.random.default_rng(0)
-    x, kernel = (jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in ((2, 6, 9, 4), (3, 3, 1, 4)))
-
-    def grouped(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return jax.lax.conv_general_dilated(
-            x,
-            kernel,
-            (stride, stride),
-            'SAME',
-            rhs_dilation=(rate, rate),
-            dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-            feature_group_count=4,
-        )
-
-    expected, expected_vjp = jax.vjp(grouped, x, kernel)
-    actual, actual_vjp = jax.vjp(functools.partial(mobilenet_v2.depthwise, stride=stride, rate=rate), x, kernel)
-    np.testing.assert_allclose(actual, expected, atol=1e-5)
-    cotangent = jnp.cos(expected)
-    for ours, theirs in zip(actual_vjp(cotangent), expected_vjp(cotangent), strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=2e-5)
-
-
 # ---- output stride and width ----------------------------------------------------------------------------------------
 
 
@@ -260,7 +200,7 @@ def test_dense_features_hold_the_strided_ones_at_the_shared_positions(fine: int,
     assert deviation(dense['features'][:, 1::2, 1::2], strided['features'][:, :-1, :-1]) > 0.1  # the map is not flat
 
 
-@pytest.mark.parametrize('output_stride', mobilenet_v2.OUTPUT_STRIDES)
+@pytest.mark.parametrize('output_stride', OUTPUT_STRIDES)
 @pytest.mark.parametrize('size', [(65, 97), (70, 90)])
 def test_endpoints_and_their_shapes(output_stride: int, size: tuple[int, int]) -> None:
     model = mobilenet_v2.Model(output_stride=output_stride)
@@ -353,18 +293,11 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_the_variables_in_float32() -> N
     assert {x.dtype.name for x in endpoints.values()} == {'bfloat16'}
 
 
-def test_depthwise_rounds_to_bfloat16_once() -> None:
-    x, kernel = (
-        jax.random.normal(jax.random.key(i), s, jnp.bfloat16) for i, s in enumerate([(1, 9, 9, 4), (3, 3, 1, 4)])
-    )
-    exact = mobilenet_v2.depthwise(x.astype(jnp.float32), kernel.astype(jnp.float32))
-    rounded = np.asarray(mobilenet_v2.depthwise(x, kernel), np.float32)
-    np.testing.assert_allclose(rounded, exact, rtol=2**-8)  # half a unit in the last of 8 bits, and slack
-
-
 def test_kernels_start_as_truncated_normals_of_the_official_width() -> None:
-    layer = mobilenet_v2.ConvolutionBN(mobilenet_v2.pointwise, (1, 1, 64, 512))
-    kernel = layer.init(jax.random.key(0), jnp.zeros((1, 1, 1, 64)), train=False)['params']['kernel']
+    block = mobilenet_v2.InvertedResidual(mobilenet_v2.Bottleneck(depth=64, expansion=8, stride=1, rate=1))
+    variables = block.init(jax.random.key(0), jnp.zeros((1, 1, 1, 64)), train=False)
+    kernel = variables['params']['expand']['kernel']
+    assert kernel.shape == (1, 1, 64, 512)
     assert np.abs(kernel).max() <= 0.18  # two sigma
     np.testing.assert_allclose(
         kernel.std(), 0.09 * 0.8796, rtol=0.02

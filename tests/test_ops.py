@@ -373,27 +373,3 @@ def test_dropout_depends_on_its_key_alone():
 def test_no_dropout_is_no_change():
     x = jnp.ones((3,))
     assert ops.dropout(jax.random.key(0), x, 0.0) is x
-
-
-# ---- convolution ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize('rate', [(1, 1), (2, 3), (6, 9)])
-def test_a_depthwise_unit_is_loops_then_norm_then_relu(rate):
-    x = normal(1, 5, 7, 3)
-    module = ops.ConvUnit(None, ops.depthwise_init, (3, 3), rate)
-    variables = module.init(jax.random.key(0), float32(x), False)
-    kernel = np.asarray(variables['params']['kernel'])
-    assert kernel.shape == (3, 3, 1, 3)
-    expected = np.maximum(depthwise_loops(x, kernel[:, :, 0], rate) / np.sqrt(1 + EPSILON), 0)
-    np.testing.assert_allclose(module.apply(variables, float32(x), False), expected, rtol=0, atol=1e-5)
-
-
-def test_a_pointwise_unit_is_a_product_then_norm_then_relu():
-    x = normal(1, 2, 3, 4)
-    module = ops.ConvUnit(5, ops.xavier_init)
-    variables = module.init(jax.random.key(0), float32(x), False)
-    kernel = np.asarray(variables['params']['kernel'])
-    assert kernel.shape == (1, 1, 4, 5)
-    expected = np.maximum(x @ kernel[0, 0] / np.sqrt(1 + EPSILON), 0)
-    np.testing.assert_allclose(module.apply(variables, float32(x), False), expected, rtol=0, atol=1e-5)

@@ -63,6 +63,15 @@ def load(name: str, config: ml_collections.ConfigDict, split: str) -> Dataset:
     return importlib.import_module(f'{__name__}.{name}').load(config, split)
 
 
+def classes(name: str) -> tuple[str, ...]:
+    """Names of the classes of the data set `name`, whose files need not be there; InputError if there is none such."""
+    if name not in names():
+        raise InputError(f'unknown data set {name!r}; there are: {", ".join(names())}')
+    module = importlib.import_module(f'{__name__}.{name}')
+    kinds = (kind for kind in vars(module).values() if isinstance(kind, type) and issubclass(kind, Dataset))
+    return next(kind for kind in kinds if kind is not Dataset).classes
+
+
 def check(dataset: Dataset) -> None:
     """Decode every example once, so that a fault shows now (InputError) and not in the middle of a search."""
     for _ in dataset:

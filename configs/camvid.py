@@ -1,0 +1,24 @@
+"""Whole networks on CamVid: 11 classes, images of 360x480 (README, "CamVid", says where to get it).
+
+MobileNet-v2 with the released cell and no decoder, as in Table 1 of the paper (arXiv:1809.04184). No numbers are
+published for it on this data set. --config.context.name=aspp is the baseline.
+
+  python run.py --config=configs/camvid.py --workdir=runs/camvid_net \\
+    --config.dataset.root=/data/camvid --config.checkpoint=/data/imported
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config(arg: str = '') -> ml_collections.ConfigDict:
+    """The network; `arg` may be 'toy'."""
+    config = common.network_config()
+    config.dataset = ml_collections.ConfigDict({'name': 'camvid', 'root': ''})
+    config.decoder.output_stride = 0
+    if arg == 'toy':
+        common.shrink_network(config)
+    elif arg:
+        common.refuse(arg)
+    return config
