@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from dpc_jax import ops
@@ -110,4 +111,4 @@ class Logits(nn.Module):
         kernel = self.param('kernel', ops.truncated_normal(LOGITS_STDDEV), shape)
         bias = self.param('bias', nn.initializers.zeros, (self.num_classes,))
         y = x @ kernel[0, 0].astype(x.dtype)
-        return y.astype(jnp.promote_types(x.dtype, jnp.float32)) + bias[None, None, None, :]
+        return y.astype(np.promote_types(x.dtype, np.float32)) + bias[None, None, None, :]

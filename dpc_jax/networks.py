@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -94,7 +95,7 @@ def init_variables(key: jax.Array, network: Segmenter) -> PyTree:
     return variables
 
 
-def _rates(rates: Sequence[int], output_stride: int) -> tuple[int, ...]:
+def _rates(rates: Sequence[Any], output_stride: int) -> tuple[int, ...]:
     if any(type(rate) is not int for rate in rates):
         raise InputError(f'context.rates is {rates}; it must be whole numbers')
     for rate in rates:
