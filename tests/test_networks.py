@@ -31,7 +31,8 @@ def variables_of(network):
     draw = np.random.default_rng(0)
 
     def fill(path, leaf):
-        noise = 0.1 * draw.standard_normal(leaf.shape).astype(np.float32)
+        noise = draw.standard_normal(leaf.shape).astype(np.float32)
+        noise *= np.sqrt(2 * leaf.shape[-1] / leaf.size) if path[-1].key == 'kernel' else 0.1
         return jnp.asarray(1 + np.abs(noise) if path[-1].key in ('var', 'scale') else noise)
 
     return jax.tree_util.tree_map_with_path(fill, networks.variable_shapes(network))
