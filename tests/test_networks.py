@@ -116,7 +116,7 @@ def test_pooling_windows_may_be_those_of_another_crop(tmp_path):
     np.testing.assert_array_equal(logits(IMAGES, None), logits(IMAGES, (65, 97)))
     assert np.abs(logits(IMAGES, None) - logits(IMAGES, (33, 49))).max() > 1e-6
     with pytest.raises(InputError, match='image_pooling_crop_size must not be larger than the image'):
-        logits(IMAGES, (129, 257))
+        logits(IMAGES, (257, 513))
     binned = networks.make(toy(context__genotype=str(tmp_path / 'cell.json'), context__pooling='binned'), 5)
     with pytest.raises(InputError, match="image_pooling_crop_size needs pooling 'sliding'"):
         jax.eval_shape(lambda images: binned.apply(variables, images, False, None, (65, 97)), IMAGES)
