@@ -7,11 +7,16 @@ that sharding is real, and every shape and type that `dpc_jax` writes in a signa
 
 import os
 import pathlib
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+TOY = '--config=configs/scenes_search.py:toy'
+TOY_SEARCH = ('--config.search.num_candidates=6', '--config.search.references=("conv1x1",)')
 
 # JAX reads these when it is imported, so they come before anything that imports it.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
@@ -52,3 +57,13 @@ def shared() -> Callable[[str], pathlib.Path]:
         return path
 
     return find
+
+
+@pytest.fixture(scope='session')
+def toy_search(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, str]:
+    """A search by run.py that nobody disturbed: its folder, which nobody may change, and what it printed."""
+    workdir = tmp_path_factory.mktemp('toy_search')
+    command = [sys.executable, 'run.py', TOY, f'--workdir={workdir}', *TOY_SEARCH]
+    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, '')
+    return workdir, done.stdout

@@ -3,6 +3,7 @@
 import csv
 import pathlib
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -21,20 +22,17 @@ def finish(script, *argv):
     return done.returncode, done.stdout, done.stderr
 
 
-@pytest.fixture(scope='module')
-def searched(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp('experiments')
-    code, _, err = finish('run.py', TOY, f'--workdir={workdir}')
-    assert (code, err) == (0, '')
-    return workdir
+@pytest.fixture
+def searched(toy_search, tmp_path):
+    return shutil.copytree(toy_search[0], tmp_path / 'searched')
 
 
 @pytest.mark.slow
 def test_a_report_of_the_study_alone_has_the_ranking_of_the_search(searched, tmp_path):
-    code, out, err = finish('experiments/report_study.py', f'--workdir={searched}', f'--out={tmp_path}')
+    code, out, err = finish('experiments/report_study.py', f'--workdir={searched}', f'--out={tmp_path / "out"}')
     assert (code, err) == (0, '')
-    assert (tmp_path / 'ranking.csv').read_bytes() == (searched / 'report/ranking.csv').read_bytes()
-    assert str(tmp_path / 'report.md') in out
+    assert (tmp_path / 'out/ranking.csv').read_bytes() == (searched / 'report/ranking.csv').read_bytes()
+    assert str(tmp_path / 'out/report.md') in out
 
 
 @pytest.mark.slow

@@ -235,13 +235,10 @@ def test_a_wrong_command_line_is_one_line(argv, said):
     assert not (ROOT / 'w').exists()
 
 
-@pytest.fixture(scope='module')
-def whole(tmp_path_factory):
+@pytest.fixture
+def whole(toy_search):
     """A search that nobody disturbed: its folder and what it printed."""
-    workdir = tmp_path_factory.mktemp('whole')
-    code, out, err = finish(TOY, f'--workdir={workdir}', *SEARCH)
-    assert (code, err) == (0, '')
-    return workdir, out
+    return toy_search
 
 
 @pytest.fixture
