@@ -127,15 +127,19 @@ class BatchNorm(nn.Module):
 # ---- dropout --------------------------------------------------------------------------------------------------------
 
 
-def dropout(key: jax.Array, x: Float[Array, '...'], rate: float) -> Float[Array, '...']:
+def dropout(key: jax.Array, x: Float[Array, '*n C'], rate: float) -> Float[Array, '*n C']:
     """Sets a share `rate` of the entries to 0 and scales the rest; in both views, so that a key gives one mask.
 
-    16 random bits per entry, a quarter of a float's cost: the share is right to 1 / 65536.
+    16 random bits per entry: the share is right to 1 / 65536. The two halves of a random word are two entries of the
+    last axis, which on a CPU takes 0.4 of the time of asking JAX for 16-bit integers (29 ms against 69 ms for
+    8x21x21x1280 on 2 cores).
     """
     if rate == 0:
         return x
-    bits = jax.random.bits(key, x.shape, jnp.uint16)
-    kept = bits >= jnp.uint16(round(rate * 2**16))
+    channels = x.shape[-1]
+    words = jax.random.bits(key, (*x.shape[:-1], -(-channels // 2)), jnp.uint32)
+    halves = jnp.concatenate([words & jnp.uint32(0xFFFF), words >> jnp.uint32(16)], -1)[..., :channels]
+    kept = halves >= jnp.uint32(round(rate * 2**16))
     return jnp.where(kept, x / jnp.asarray(1 - rate, x.dtype), jnp.zeros((), x.dtype))
 
 
