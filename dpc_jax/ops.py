@@ -131,16 +131,14 @@ def dropout(key: jax.Array, x: Float[Array, '*n C'], rate: float) -> Float[Array
     """Sets a share `rate` of the entries to 0 and scales the rest; in both views, so that a key gives one mask.
 
     16 random bits per entry: the share is right to 1 / 65536. The two halves of a random word are two entries of the
-    last axis, which on a CPU takes 0.4 of the time of asking JAX for 16-bit integers (29 ms against 69 ms for
-    8x21x21x1280 on 2 cores).
+    last axis, which on a CPU takes a third of the time of asking JAX for 16-bit integers.
     """
     if rate == 0:
         return x
-    channels = x.shape[-1]
+    channels, threshold = x.shape[-1], jnp.uint32(round(rate * 2**16))
     words = jax.random.bits(key, (*x.shape[:-1], -(-channels // 2)), jnp.uint32)
-    halves = jnp.concatenate([words & jnp.uint32(0xFFFF), words >> jnp.uint32(16)], -1)[..., :channels]
-    kept = halves >= jnp.uint32(round(rate * 2**16))
-    return jnp.where(kept, x / jnp.asarray(1 - rate, x.dtype), jnp.zeros((), x.dtype))
+    kept = jnp.concatenate([words & jnp.uint32(0xFFFF) >= threshold, words >> jnp.uint32(16) >= threshold], -1)
+    return jnp.where(kept[..., :channels], x / jnp.asarray(1 - rate, x.dtype), jnp.zeros((), x.dtype))
 
 
 def needed(dropout_key: jax.Array | None) -> jax.Array:
