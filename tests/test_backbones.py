@@ -68,7 +68,7 @@ def test_strides_become_rates_behind_the_output_stride(nominal, output_stride, e
 
 
 @pytest.mark.parametrize(
-    ('layers', 'output_stride', 'expected'),  # what is not (1, 1): dpc.md 7.1 by way of the official unit tests
+    ('layers', 'output_stride', 'expected'),  # what is not (1, 1): rule of xception.stack_blocks_dense
     [
         (65, 32, {'entry_flow': [2, 2, 2], 'middle_flow': [1], 'exit_flow': [2, 1]}),
         (65, 16, {'entry_flow': [2, 2, 2], 'middle_flow': [1], 'exit_flow': [1, (1, 2)]}),

@@ -1,8 +1,5 @@
 import functools
-import importlib.util
-import json
 import pathlib
-import types
 from collections.abc import Callable
 
 import jax
@@ -31,7 +28,7 @@ LAYER_STRIDES = {
     17: 32,
     18: 32,
 }
-"""Nominal image / map resolution behind each layer (dpc.md 7.2: stride 2 at the stem and into 24, 32, 64, 160)."""
+"""Nominal image / map resolution behind each layer (slim: stride 2 at the stem and into 24, 32, 64, 160)."""
 
 
 def shapes_of(model: mobilenet_v2.Model, size: tuple[int, int] = (33, 33), batch: int = 1) -> PyTree:
@@ -85,94 +82,11 @@ def test_official_imagenet_weights_give_the_activations_of_a_pytorch_run(shared:
                 assert deviation(actual, reference[f'{prefix}/block{block}']) < 1e-4
 
 
-class Golden:
-    """One fixture of golden/models: the official graph's numbers, with weights that are a function of their name."""
-
-    def __init__(self, shared: Find, name: str, tmp_path: pathlib.Path) -> None:
-        self.manifest = json.loads(shared(f'golden/models/{name}.json').read_text())
-        with np.load(shared(f'golden/models/{name}.npz')) as archive:
-            self.arrays = dict(archive)
-        rule = module_at(shared('golden/models/weights_rule.py'))
-        self.images = rule.image(*self.manifest['crop_size'], batch=self.manifest['batch'])
-        self.model = mobilenet_v2.Model(output_stride=self.manifest['model']['output_stride'])
-        weights = {name: rule.variable(name, shape) for name, shape, _ in self.manifest['variables']}
-        np.savez(tmp_path / 'weights.npz', **weights)
-        self.variables, self.report = checkpoint.load_backbone(shapes_of(self.model), tmp_path / 'weights.npz')
-
-    def sampled(self, key: str, full: jax.Array) -> np.ndarray:
-        return np.asarray(full)[tuple(slice(None, None, step) for step in self.manifest['arrays'][key]['stride'])]
-
-
-def module_at(path: pathlib.Path) -> types.ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def statistics(x: np.ndarray) -> dict[str, float]:
-    """As the fixtures define them; `probe` touches every element in C order."""
-    signs = np.random.default_rng(x.size).integers(0, 2, x.size) * 2 - 1
-    return {'mean': x.mean(), 'std': x.std(), 'probe': signs @ x.ravel() / np.sqrt(x.size)}
-
-
-@pytest.mark.parametrize('name', ['mnv2_dpc_os16_small', 'mnv2_dpc_dec_os8'])
-def test_every_endpoint_equals_the_official_graph(shared: Find, tmp_path: pathlib.Path, name: str) -> None:
-    golden = Golden(shared, name, tmp_path)
-    endpoints = jax.jit(golden.model.apply)(golden.variables, golden.images)
-    assert golden.report.missing == ()
-    for endpoint, expected in golden.manifest['endpoint_stats'].items():
-        x = np.asarray(endpoints[endpoint.removesuffix('/output')], np.float64)  # the official alias of the layer
-        assert list(x.shape) == expected['shape'], endpoint
-        for statistic, value in statistics(x).items():
-            assert abs(value - expected[statistic]) < 3e-4 * expected['std'], (endpoint, statistic)
-    features = golden.sampled('features', endpoints['features'])
-    spread = golden.manifest['arrays']['features']['std']
-    error = (features - golden.arrays['features']) / spread
-    assert np.abs(error).max() < 5e-4
-    assert np.sqrt(np.square(error).mean()) < 1e-4
-
-
-def test_training_mode_moves_the_averages_as_the_official_graph(shared: Find, tmp_path: pathlib.Path) -> None:
-    golden = Golden(shared, 'mnv2_dpc_bntrain', tmp_path)
-    apply = jax.jit(functools.partial(golden.model.apply, train=True, mutable=['batch_stats']))
-    endpoints, updates = apply(golden.variables, golden.images)
-
-    def averages(batch_stats: PyTree, name: str) -> np.ndarray:
-        *scope, leaf = name.split('/')[1:]
-        norm = functools.reduce(dict.__getitem__, scope, batch_stats)
-        return np.asarray(norm[{'moving_mean': 'mean', 'moving_variance': 'var'}[leaf]], np.float64)
-
-    expected_stats = golden.manifest['moving_average_stats']
-    for name in [name for name in expected_stats if name.startswith('MobilenetV2/')]:
-        for statistic, value in statistics(averages(updates['batch_stats'], name)).items():
-            assert abs(value - expected_stats[name][statistic]) < 1e-4 * expected_stats[name]['std'], (name, statistic)
-    exact = {
-        key: x for key, x in golden.arrays.items() if key.startswith('updated:MobilenetV2/') and key.endswith(':f64')
-    }
-    assert len(exact) == 6
-    for key, expected in exact.items():
-        name = key.removeprefix('updated:').removesuffix(':f64')
-        update = np.abs(expected - averages(golden.variables['batch_stats'], name)).max()
-        error = np.abs(expected - averages(updates['batch_stats'], name)).max()
-        assert error < 2e-4 * update, name  # measured: 2.3e-5; the biased variance of the last layer is 1e-3 off
-
-    features = golden.sampled('features', endpoints['features'])
-    error = (features - golden.arrays['features']) / golden.manifest['arrays']['features']['std']
-    assert np.abs(error).max() < 5e-2  # batch statistics amplify rounding: the fixture's own two float32 runs, 5e-3
-    assert np.sqrt(np.square(error).mean()) < 1e-2
-
-
-# ---- convolutions against explicit loops ----------------------------------------------------------------------------
-
-
 # ---- output stride and width ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ('output_stride', 'expected'),  # {index of expanded_conv: (stride, rate)} where not (1, 1); dpc.md 7.2
+    ('output_stride', 'expected'),  # {index of expanded_conv: (stride, rate)} where not (1, 1); mobilenet.mobilenet_base
     [
         (32, {1: (2, 1), 3: (2, 1), 6: (2, 1), 13: (2, 1)}),
         (16, {1: (2, 1), 3: (2, 1), 6: (2, 1), 14: (1, 2), 15: (1, 2), 16: (1, 2)}),
@@ -222,7 +136,7 @@ def test_endpoints_and_their_shapes(output_stride: int, size: tuple[int, int]) -
 
 def test_convolution_weights_are_those_of_the_official_network() -> None:
     leaves = traverse_util.flatten_dict(shapes_of(mobilenet_v2.Model())['params'])
-    assert sum(leaf.size for path, leaf in leaves.items() if path[-1] == 'kernel') == 1_780_160  # dpc.md 3.1
+    assert sum(leaf.size for path, leaf in leaves.items() if path[-1] == 'kernel') == 1_780_160  # counted in the official graph
 
 
 @pytest.mark.parametrize(
