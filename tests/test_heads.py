@@ -9,7 +9,9 @@ import pytest
 
 from dpc_jax import heads, ops
 from dpc_jax.base import InputError
+from dpc_jax.cell import CellSettings, DensePredictionCell
 from dpc_jax.heads import ASPP, Decoder, Logits
+from dpc_jax.spaces import dpc
 
 NORM = {'gamma': 'scale', 'beta': 'bias', 'moving_mean': 'mean', 'moving_variance': 'var'}
 
@@ -95,6 +97,26 @@ def test_pooling_windows_of_a_smaller_crop_slide_over_the_map():
     np.testing.assert_allclose(output, expected, rtol=2e-5, atol=1e-6)
     with pytest.raises(InputError, match=r'image pooling over 7x7 cells: the features have 6x7'):
         module.apply(variables, jnp.asarray(FEATURES), pooled_size=(7, 7))
+
+
+def test_aspp_is_a_point_of_the_search_space():
+    # The head and the cell 'aspp' of the space: other names, another order of the parts, the same function.
+    cell = DensePredictionCell.of(dpc.Space(5).named('aspp'), CellSettings(filters=4))
+    head = ASPP(filters=4)
+    shapes = jax.eval_shape(lambda: head.init(jax.random.key(0), jnp.asarray(FEATURES)))
+    draw = np.random.default_rng(1)
+    theirs = jax.tree.map(lambda leaf: jnp.asarray(draw.uniform(0.1, 1, leaf.shape), jnp.float32), shapes)
+    parts, ours = ['aspp0', 'aspp1', 'aspp2', 'aspp3', 'image_pooling'], {'params': {}, 'batch_stats': {}}
+    for kind, tree in theirs.items():
+        for index, part in enumerate(parts):
+            for name in [name for name in tree if name.startswith(part)]:
+                ours[kind][name.replace(part, f'branch{index}')] = tree[name]
+        ours[kind]['concat_projection'] = dict(tree['concat_projection'])
+    kernel = theirs['params']['concat_projection']['kernel']
+    ours['params']['concat_projection']['kernel'] = jnp.concatenate([kernel[:, :, 4:], kernel[:, :, :4]], 2)
+    expected = head.apply(theirs, jnp.asarray(FEATURES))
+    assert expected.std() > 0.01
+    np.testing.assert_allclose(cell.apply(ours, jnp.asarray(FEATURES)), expected, rtol=1e-5)
 
 
 def test_dropout_comes_behind_the_projection():
