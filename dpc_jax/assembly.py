@@ -128,21 +128,22 @@ def backbone_variables(config: ml_collections.ConfigDict, workdir: pathlib.Path,
     """Weights from the file that the config names, else trained here and kept in `workdir` for the next start."""
     model = make_backbone(config)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 65, 65, 3)))
+    load = functools.partial(checkpoint.load_backbone, shapes, scope=model.official_scope)
     if config.backbone.weights:
-        variables, loaded = checkpoint.load_backbone(shapes, config.backbone.weights)
+        variables, loaded = load(config.backbone.weights)
         print(loaded)
         return variables
     path = _pretrained_path(config, workdir, train)
     if path.exists():
         try:
-            return checkpoint.load_backbone(shapes, path)[0]
+            return load(path)[0]
         except InputError as fault:
             logging.warning('%s; training it anew', fault)
     settings = pretrain_settings(config)
     trained, loss = pretrain.train_backbone(jax.random.key(settings.seed), model, train, settings, track=track)
-    checkpoint.save_backbone(trained, path)
+    checkpoint.save_backbone(trained, path, scope=model.official_scope)
     print(f'backbone trained: loss {loss:.3f} over the last tenth of {settings.steps} steps; kept in {path}')
-    return checkpoint.load_backbone(shapes, path)[0]
+    return load(path)[0]
 
 
 def _pretrained_path(config: ml_collections.ConfigDict, workdir: pathlib.Path, train: Dataset) -> pathlib.Path:
