@@ -1,160 +1,151 @@
-"""Weights on disk: a backbone's variables as `.npz` under the official TensorFlow names, in the official layouts.
+"""Weights on disk: a network's variables as an Orbax checkpoint, a backbone's as `.npz` under the official names."""
 
-The rule between the two trees, for any network whose Flax modules are nested like the official scopes:
-
-    params       .../kernel            <->  .../weights [kh,kw,in,out], or .../depthwise_weights [kh,kw,C,1]
-                                            where the scope ends in `depthwise` (Flax: [kh,kw,1,C])
-    params       .../BatchNorm/scale   <->  .../BatchNorm/gamma           bias <-> beta
-    batch_stats  .../BatchNorm/mean    <->  .../BatchNorm/moving_mean     var  <-> moving_variance
-    params       .../bias              <->  .../biases  (logits only)
-"""
-
-import dataclasses
 import hashlib
 import os
 import pathlib
-import zipfile
-import zlib
+import shutil
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 from flax import traverse_util
 
+from dpc_jax import tf_import
 from dpc_jax.backbones import mobilenet_v2
 from dpc_jax.base import InputError, PyTree
+from dpc_jax.tf_import import LoadReport
 
-BATCH_NORM_LEAVES = {'scale': 'gamma', 'bias': 'beta', 'mean': 'moving_mean', 'var': 'moving_variance'}
-LEAVES = {'kernel': 'weights', 'bias': 'biases'}
-SHOWN_NAMES = 3  # how many variables a message names before it only counts them
+BACKBONE = 'backbone'
+SUMS = 'SHA256SUMS'  # of all other files of a checkpoint, in the format of `sha256sum`
 
-Names = tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class LoadReport:
-    """The difference between a file and the variables it was loaded into, as official names."""
-
-    loaded: Names
-    missing: Names  # variables of the network that the file does not hold; they kept their values
-    unused: Names  # variables of the file that the network does not have, such as the classifier
-
-    def lines(self) -> list[str]:
-        """One line each for loaded, missing and unused: the count and the first names."""
-        rows = ((field.name, getattr(self, field.name)) for field in dataclasses.fields(self))
-        return [f'{word:<7} {len(names):>4}' + (f'  {_some(names)}' if names else '') for word, names in rows]
-
-    def __str__(self) -> str:
-        """The lines of `lines()`."""
-        return '\n'.join(self.lines())
+Path = str | os.PathLike[str]
+Leaves = dict[str, Any]
+"""The leaves of a tree by their path, joined by `/`."""
 
 
-def tf_name(path: tuple[str, ...], scope: str) -> str:
-    """Official name of the Flax variable at `path`, which starts with its collection, under the official `scope`."""
-    *modules, leaf = path[1:]
-    prefix = '/'.join((scope, *modules))
-    if modules[-1] == 'BatchNorm':
-        return f'{prefix}/{BATCH_NORM_LEAVES[leaf]}'
-    return f'{prefix}/depthwise_weights' if _is_depthwise(path) else f'{prefix}/{LEAVES[leaf]}'
+# ---- whole networks -------------------------------------------------------------------------------------------------
+
+
+def save(path: Path, variables: PyTree) -> None:
+    """Writes `params` and `batch_stats` into the folder `path` as an Orbax checkpoint, whole or not at all.
+
+    Values go as NumPy arrays, so they can be restored on any number of devices; checksums go beside them, because
+    Orbax has none of the values.
+
+    Raises:
+      InputError: there is something at `path` already, other than an empty folder, or it cannot be written.
+    """
+    path = pathlib.Path(path).absolute()
+    unfinished = path.with_name(f'{path.name}.{os.getpid()}.unfinished')
+    try:
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise InputError(f"checkpoint '{path}' exists already; give a folder that is new or empty")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            checkpointer.save(unfinished, jax.tree.map(np.asarray, variables))
+        sums = [f'{_sha256(unfinished / name)}  {name}\n' for name in _files(unfinished)]
+        (unfinished / SUMS).write_text(''.join(sums))
+        unfinished.replace(path)
+    except OSError as error:
+        raise InputError(f"checkpoint '{path}': {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def restore(path: Path, shapes: PyTree) -> PyTree:
+    """What `save` wrote, if it is of the tree, shapes and types of `shapes` (of `jax.eval_shape`).
+
+    Raises:
+      InputError: no such folder, no checkpoint, damaged files, another tree, other shapes or types.
+    """
+    path = pathlib.Path(path).absolute()
+    if not path.is_dir():
+        raise InputError(f"checkpoint '{path}': no such folder")
+    _verify(path)
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        held = checkpointer.metadata(path).item_metadata.tree
+        _compare(_flat(held), _flat(shapes), path)
+        args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
+        return jax.tree.map(jnp.asarray, checkpointer.restore(path, restore_args=args))
+
+
+def _verify(path: pathlib.Path) -> None:
+    """InputError unless every file is as it was written, and no other is there."""
+    try:
+        text = (path / SUMS).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"checkpoint '{path}' is none of this project, or damaged: no readable {SUMS}") from error
+    sums = {name: digest for digest, _, name in (line.partition('  ') for line in text.splitlines())}
+    for name in sorted({*sums, *_files(path)} - {SUMS}):
+        try:
+            intact = _sha256(path / name) == sums.get(name)
+        except (OSError, ValueError):  # no such file, or no such name
+            intact = False
+        if not intact:
+            raise InputError(f"checkpoint '{path}' is damaged: {name} is not as {SUMS} says")
+
+
+def _compare(held: Leaves, needed: Leaves, path: pathlib.Path) -> None:
+    """InputError unless both have the same names, shapes and types."""
+    for name in sorted(held.keys() | needed.keys()):
+        if name not in held:
+            raise InputError(f"checkpoint '{path}' is of another network: it lacks {name}")
+        if name not in needed:
+            raise InputError(f"checkpoint '{path}' is of another network: it has {name}, which is not needed")
+    for name in sorted(needed):
+        theirs, ours = ((tuple(leaf.shape), str(np.dtype(leaf.dtype))) for leaf in (held[name], needed[name]))
+        if theirs != ours:
+            raise InputError(f"checkpoint '{path}': {name} is {theirs[1]} {theirs[0]}, needed is {ours[1]} {ours[0]}")
+
+
+def _flat(tree: PyTree) -> Leaves:
+    leaves: Leaves = traverse_util.flatten_dict(tree, sep='/')
+    return leaves
+
+
+def _files(folder: pathlib.Path) -> list[str]:
+    """Paths within the folder; hidden ones are those of file managers and network drives."""
+    files = (file for file in folder.rglob('*') if file.is_file() and not file.name.startswith('.'))
+    return sorted(file.relative_to(folder).as_posix() for file in files)
+
+
+def _sha256(path: pathlib.Path) -> str:
+    with path.open('rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+# ---- backbones ------------------------------------------------------------------------------------------------------
 
 
 def load_backbone(
-    variables: PyTree,
-    path: str | os.PathLike[str],
-    *,
-    scope: str = mobilenet_v2.SCOPE,
-    allow_missing: bool = False,
+    variables: PyTree, path: Path, *, scope: str = mobilenet_v2.SCOPE, allow_missing: bool = False
 ) -> tuple[PyTree, LoadReport]:
-    """The variables (`params`, `batch_stats`) with the values of the file; `variables` itself is not changed.
+    """The variables of a backbone with the values at `path`, which may be whatever `tf_import.read` reads.
 
-    Every variable of the network must be in the file, unless `allow_missing`; what the file holds beyond is reported
-    and ignored. Only shapes and types of `variables` matter for what the file holds, so `jax.eval_shape` of the
-    network's `init` will do.
-
-    Raises:
-      InputError: no such file; not an .npz, or cut short, or corrupt; no variable that fits; a variable missing, of
-        another shape, not floating-point or not finite.
+    What the file holds beyond is reported and ignored; errors and shapes are those of `tf_import.assign`.
     """
-    leaves = traverse_util.flatten_dict(variables)
-    names = {tf_name(key, scope): key for key in leaves}
-    stored, held = _read(path, wanted=frozenset(names))
-    report = LoadReport(
-        loaded=tuple(stored),
-        missing=tuple(name for name in names if name not in stored),
-        unused=tuple(name for name in held if name not in names),
+    loaded, report = tf_import.assign(
+        {collection: {BACKBONE: tree} for collection, tree in variables.items()},
+        tf_import.read(path),
+        {BACKBONE: scope},
+        source=f"weights file '{path}'",
+        allow_missing=allow_missing,
     )
-    if not stored:
-        raise InputError(
-            f"weights file '{path}' has no variable of this network:"
-            f' it holds {_some(held) or "nothing"}; needed are {_some(tuple(names))}'
-        )
-    if report.missing and not allow_missing:
-        raise InputError(f"weights file '{path}' lacks {len(report.missing)} variables: {_some(report.missing)}")
-    loaded = {}
-    for name in report.loaded:
-        key = names[name]
-        _check(name, stored[name], shape=_tf_shape(key, leaves[key].shape), path=path)
-        loaded[key] = jnp.asarray(_swap_depthwise(key, stored[name]), leaves[key].dtype)
-    return traverse_util.unflatten_dict(leaves | loaded), report
+    return {collection: parts[BACKBONE] for collection, parts in loaded.items()}, report
 
 
-def save_backbone(variables: PyTree, path: str | os.PathLike[str], *, scope: str = mobilenet_v2.SCOPE) -> None:
+def save_backbone(variables: PyTree, path: Path, *, scope: str = mobilenet_v2.SCOPE) -> None:
     """Writes what `load_backbone` reads, whole or not at all; equal variables give equal bytes."""
-    leaves = traverse_util.flatten_dict(variables)
-    arrays = {tf_name(key, scope): _swap_depthwise(key, np.asarray(leaf)) for key, leaf in leaves.items()}
-    target = pathlib.Path(path)
-    unfinished = target.with_name(f'{target.name}.{os.getpid()}.unfinished')
-    try:
-        with unfinished.open('wb') as file:  # a file object: np.savez would append .npz to a name without it
-            np.savez(file, allow_pickle=False, **arrays)
-        unfinished.replace(target)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    parts = {collection: {BACKBONE: tree} for collection, tree in variables.items()}
+    tf_import.save_npz(path, tf_import.to_official(parts, {BACKBONE: scope}))
 
 
-def fingerprint(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of the file's bytes, in hexadecimal; InputError if it cannot be read."""
+def fingerprint(path: Path) -> str:
+    """SHA-256 of what `tf_import.read` reads at `path`: of the one file, or of the digests of several."""
     try:
-        with open(path, 'rb') as file:
-            return hashlib.file_digest(file, 'sha256').hexdigest()
+        digests = [_sha256(file) for file in tf_import.files_of(path)]
     except OSError as error:
         raise InputError(f"weights file '{path}': {error.strerror}") from error
-
-
-def _read(path: str | os.PathLike[str], *, wanted: frozenset[str]) -> tuple[dict[str, np.ndarray], Names]:
-    """The arrays of the file that are wanted, and the names of all that it holds."""
-    try:
-        # np.load would also take a bare .npy or a pickle for what it is; here it is one archive or a fault.
-        with open(path, 'rb') as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files if name in wanted}, tuple(archive.files)
-    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, RuntimeError) as error:
-        raise InputError(f"weights file '{path}' is not an .npz archive, or is cut short or corrupt") from error
-    except OSError as error:
-        raise InputError(f"weights file '{path}': {error.strerror or error}") from error
-
-
-def _check(name: str, value: np.ndarray, *, shape: tuple[int, ...], path: str | os.PathLike[str]) -> None:
-    if value.shape != shape:
-        raise InputError(f"weights file '{path}': {name} has shape {value.shape}, the network needs {shape}")
-    if not np.issubdtype(value.dtype, np.floating):
-        raise InputError(f"weights file '{path}': {name} has type {value.dtype}, it must be floating-point")
-    if not np.isfinite(value).all():
-        raise InputError(f"weights file '{path}': {name} has values that are not finite")
-
-
-def _is_depthwise(path: tuple[str, ...]) -> bool:
-    return path[-1] == 'kernel' and path[-2].endswith('depthwise')
-
-
-def _swap_depthwise(path: tuple[str, ...], value: np.ndarray) -> np.ndarray:
-    """[kh,kw,C,1] <-> [kh,kw,1,C] of a depthwise kernel; anything else as it is."""
-    return value.swapaxes(2, 3) if _is_depthwise(path) else value
-
-
-def _tf_shape(path: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
-    return (*shape[:2], shape[3], shape[2]) if _is_depthwise(path) else shape
-
-
-def _some(names: Names) -> str:
-    """`a, b, c and 7 more`."""
-    more = len(names) - SHOWN_NAMES
-    return ', '.join(names[:SHOWN_NAMES]) + (f' and {more} more' if more > 0 else '')
+    return digests[0] if len(digests) == 1 else hashlib.sha256(''.join(digests).encode()).hexdigest()

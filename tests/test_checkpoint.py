@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from dpc_jax import checkpoint
+from dpc_jax import checkpoint, tf_import
 from dpc_jax.backbones import mobilenet_v2
 from dpc_jax.base import InputError, PyTree
 
@@ -78,16 +78,15 @@ def test_file_has_official_names_and_layouts(saved: pathlib.Path) -> None:
     np.testing.assert_array_equal(taps[..., 0], params['expanded_conv']['depthwise']['kernel'][:, :, 0])
 
 
-def test_bias_outside_batch_norm_is_called_biases() -> None:
-    assert checkpoint.tf_name(('params', 'semantic', 'bias'), 'logits') == 'logits/semantic/biases'
-
-
 def test_network_has_the_official_variables(shared: Find) -> None:
     manifest = json.loads(shared('golden/models/mnv2_dpc_os16_small.json').read_text())
     official = {name: tuple(shape) for name, shape, _ in manifest['variables'] if name.startswith('MobilenetV2/')}
     trainable = {name for name, _, is_trained in manifest['variables'] if is_trained and name in official}
     leaves = traverse_util.flatten_dict(network_shapes())
-    named = {checkpoint.tf_name(path, 'MobilenetV2'): (path, leaf) for path, leaf in leaves.items()}
+    scopes = {'backbone': 'MobilenetV2'}
+    named = {
+        tf_import.official_name((path[0], 'backbone', *path[1:]), scopes): (path, leaf) for path, leaf in leaves.items()
+    }
     assert named.keys() == official.keys()
     assert {name for name, (path, _) in named.items() if path[0] == 'params'} == trainable
     for name, (_, leaf) in named.items():
@@ -117,6 +116,20 @@ def test_official_weights_survive_the_round_trip_bit_for_bit(shared: Find, tmp_p
     assert {name.split('/')[1] for name in report.unused} == {'Conv_1', 'Logits'}
     for name, value in ours.items():
         np.testing.assert_array_equal(value, theirs[name], err_msg=name, strict=True)
+
+
+def test_a_backbone_comes_from_a_whole_checkpoint_of_tensorflow(shared: Find, tmp_path: pathlib.Path) -> None:
+    prefix = shared('golden/ckpt_mnv2_dpc') / 'model.ckpt-90000'
+    variables, report = checkpoint.load_backbone(network_shapes(), prefix)
+    assert len(report.loaded) == len(jax.tree.leaves(network_shapes()))
+    assert {name.split('/')[0] for name in report.unused} == {'meta_architecture', 'logits'}
+    checkpoint.save_backbone(variables, tmp_path / 'backbone.npz')
+    stored = tf_import.read(prefix)
+    for name, value in arrays_of(tmp_path / 'backbone.npz').items():
+        np.testing.assert_array_equal(value, stored[name], err_msg=name, strict=True)
+    digests = {checkpoint.fingerprint(path) for path in (prefix, prefix.parent, f'{prefix}.index')}
+    assert len(digests) == 1
+    assert digests != {checkpoint.fingerprint(f'{prefix.parent}/tiny/single.ckpt')}
 
 
 def test_another_scope_is_another_network(saved: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -163,7 +176,7 @@ def test_unused_variables_are_reported_and_harmless(saved: pathlib.Path) -> None
 
 def test_missing_variables_are_an_error_unless_allowed(saved: pathlib.Path) -> None:
     rewrite(saved, **{'Conv.weights': None, 'Conv.BatchNorm.moving_mean': None})
-    with pytest.raises(InputError, match=r'lacks 2 variables: MobilenetV2/Conv/\S+, MobilenetV2/Conv/\S+$'):
+    with pytest.raises(InputError, match=r'lacks 2 of 10 variables: MobilenetV2/Conv/\S+, MobilenetV2/Conv/\S+$'):
         checkpoint.load_backbone(zeros(), saved)
     variables, report = checkpoint.load_backbone(zeros(), saved, allow_missing=True)
     assert set(report.missing) == {'MobilenetV2/Conv/weights', 'MobilenetV2/Conv/BatchNorm/moving_mean'}
@@ -173,12 +186,6 @@ def test_missing_variables_are_an_error_unless_allowed(saved: pathlib.Path) -> N
         variables['batch_stats']['Conv']['BatchNorm']['var'],
         small_variables()['batch_stats']['Conv']['BatchNorm']['var'],
     )
-
-
-def test_report_prints_counts_and_the_first_names() -> None:
-    report = checkpoint.LoadReport(loaded=tuple('abcde'), missing=(), unused=('x', 'y', 'z'))
-    assert report.lines() == ['loaded     5  a, b, c and 2 more', 'missing    0', 'unused     3  x, y, z']
-    assert str(report) == '\n'.join(report.lines())
 
 
 # ---- faults: each is one line that names the file -------------------------------------------------------------------
@@ -200,7 +207,8 @@ def test_absent_file(tmp_path: pathlib.Path) -> None:
 
 
 def test_folder_instead_of_file(tmp_path: pathlib.Path) -> None:
-    assert 'Is a directory' in refusal(tmp_path)
+    with pytest.raises(InputError, match=r"^'.*' holds no checkpoint"):
+        checkpoint.load_backbone(zeros(), tmp_path)
 
 
 def npy_bytes() -> bytes:
@@ -270,3 +278,131 @@ def test_double_precision_in_the_file_becomes_the_networks_type(saved: pathlib.P
     beta = variables['params']['Conv']['BatchNorm']['bias']
     assert beta.dtype == jnp.float32
     np.testing.assert_array_equal(beta, np.array([0.1, 0.2, 0.3], np.float32))
+
+
+# ---- whole networks as Orbax checkpoints ----------------------------------------------------------------------------
+
+
+def shapes_of(variables: PyTree) -> PyTree:
+    return jax.eval_shape(lambda: variables)
+
+
+@pytest.fixture
+def kept(tmp_path: pathlib.Path) -> pathlib.Path:
+    checkpoint.save(tmp_path / 'kept', small_variables())
+    return tmp_path / 'kept'
+
+
+def restore_refusal(path: pathlib.Path, variables: PyTree | None = None) -> str:
+    with pytest.raises(InputError) as caught:
+        checkpoint.restore(path, shapes_of(variables or small_variables()))
+    message = str(caught.value)
+    assert '\n' not in message
+    assert message.startswith(f"checkpoint '{path}'")
+    return message.removeprefix(f"checkpoint '{path}'")
+
+
+def test_what_was_saved_is_restored_exactly(kept: pathlib.Path) -> None:
+    restored = checkpoint.restore(kept, shapes_of(small_variables()))
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(x, y, strict=True), restored, small_variables())
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(restored))
+    assert [path.name for path in kept.parent.iterdir()] == ['kept']
+
+
+def test_what_was_saved_on_many_devices_is_restored_on_one(tmp_path: pathlib.Path) -> None:
+    mesh = jax.make_mesh((4,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    checkpoint.save(tmp_path / 'kept', jax.device_put(small_variables(), everywhere))
+    restored = checkpoint.restore(tmp_path / 'kept', shapes_of(small_variables()))
+    jax.tree.map(np.testing.assert_array_equal, restored, small_variables())
+    assert {len(leaf.devices()) for leaf in jax.tree.leaves(restored)} == {1}
+
+
+def test_paths_may_be_relative_new_or_empty(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'empty').mkdir()
+    for path in ('empty', 'new', 'a/b/c'):
+        checkpoint.save(path, small_variables())
+        restored = checkpoint.restore(path, shapes_of(small_variables()))
+        jax.tree.map(np.testing.assert_array_equal, restored, small_variables())
+
+
+def test_checksums_can_be_verified_with_the_usual_tool(kept: pathlib.Path) -> None:
+    lines = (kept / 'SHA256SUMS').read_text().splitlines()
+    sums = {line[66:]: line[:64] for line in lines}
+    files = {str(path.relative_to(kept)): path for path in kept.rglob('*') if path.is_file()}
+    assert sums == {
+        name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items() if name != 'SHA256SUMS'
+    }
+
+
+def test_nothing_is_overwritten(kept: pathlib.Path) -> None:
+    file = kept.parent / 'file'
+    file.write_text('text')
+    for path in (kept, file):
+        with pytest.raises(InputError, match=r"' exists already; give a folder that is new or empty$"):
+            checkpoint.save(path, zeros())
+    with pytest.raises(InputError, match=r"file/below': (Not a directory|File exists)$"):
+        checkpoint.save(file / 'below', zeros())
+    restored = checkpoint.restore(kept, shapes_of(small_variables()))
+    jax.tree.map(np.testing.assert_array_equal, restored, small_variables())
+
+
+def test_a_checkpoint_that_fails_leaves_nothing(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(pathlib.Path, 'write_text', full)
+    with pytest.raises(InputError, match=r"kept': No space left on device$"):
+        checkpoint.save(tmp_path / 'kept', small_variables())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_checkpoint(tmp_path: pathlib.Path) -> None:
+    (tmp_path / 'file').write_text('text')
+    for name in ('absent', 'file'):
+        assert restore_refusal(tmp_path / name) == ': no such folder'
+    assert restore_refusal(tmp_path) == ' is none of this project, or damaged: no readable SHA256SUMS'
+
+
+def test_any_change_of_any_file_is_refused(kept: pathlib.Path) -> None:
+    files = sorted(path for path in kept.rglob('*') if path.is_file())
+    assert len(files) > 5
+    for file in files:
+        content = file.read_bytes()
+        for position in range(0, len(content), 1 + len(content) // 40):
+            flipped = bytearray(content)
+            flipped[position] ^= 1 << position % 8
+            for damaged in (bytes(flipped), content[:position]):
+                file.write_bytes(damaged)
+                assert 'damaged' in restore_refusal(kept)
+        file.unlink()
+        assert 'damaged' in restore_refusal(kept)
+        file.write_bytes(content)
+    checkpoint.restore(kept, shapes_of(small_variables()))
+
+
+def test_a_file_that_was_added_is_refused_unless_hidden(kept: pathlib.Path) -> None:
+    (kept / '.DS_Store').write_text('of a file manager')
+    checkpoint.restore(kept, shapes_of(small_variables()))
+    (kept / 'd/more').write_text('text')
+    assert restore_refusal(kept) == ' is damaged: d/more is not as SHA256SUMS says'
+
+
+def test_another_network_is_told_by_the_first_name_that_differs(kept: pathlib.Path) -> None:
+    more, fewer = small_variables(), small_variables()
+    more['params']['Conv']['bias'] = np.ones(3, np.float32)
+    del fewer['batch_stats']['expanded_conv']
+    assert restore_refusal(kept, more) == ' is of another network: it lacks params/Conv/bias'
+    words = ' is of another network: it has batch_stats/expanded_conv/depthwise/BatchNorm/mean, which is not needed'
+    assert restore_refusal(kept, fewer) == words
+
+
+def test_other_shapes_and_types_are_told_both(kept: pathlib.Path) -> None:
+    other = small_variables()
+    other['params']['Conv']['kernel'] = np.ones((1, 1, 2, 7), np.float32)
+    words = ': params/Conv/kernel is float32 (1, 1, 2, 3), needed is float32 (1, 1, 2, 7)'
+    assert restore_refusal(kept, other) == words
+    other['params']['Conv']['kernel'] = np.ones((1, 1, 2, 3), np.float16)
+    words = ': params/Conv/kernel is float32 (1, 1, 2, 3), needed is float16 (1, 1, 2, 3)'
+    assert restore_refusal(kept, other) == words
