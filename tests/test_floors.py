@@ -16,7 +16,7 @@ FLOORS = (
     ('ops', 'convolution', 'backbones', 'canvas', 'datasets', 'heads', 'cell_drawing', 'tf_bundle'),  # parts
     (
         *('cell', 'cell_transfer', 'segmenter', 'counting', 'networks', 'input_pipeline', 'sharding'),
-        *('tf_import', 'checkpoint'),
+        *('tf_import', 'checkpoint', 'inference'),
         *(
             'study_workers',
             'study_storage',
@@ -29,7 +29,7 @@ FLOORS = (
         ),
     ),  # wholes
     ('feature_cache', 'pretrain', 'train', 'proxy', 'population', 'samplers', 'pictures'),  # makers
-    ('report', 'assembly', 'search', 'evaluate'),  # journeys
+    ('report', 'assembly', 'search', 'evaluate', 'export'),  # journeys
 )
 MENUS = ('spaces', 'backbones', 'datasets', 'samplers')
 OF_A_CONFIG = ('ml_collections', 'configs.common')
