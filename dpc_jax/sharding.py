@@ -15,6 +15,17 @@ def population_mesh(num_devices: int | None = None) -> Mesh:
     return Mesh(devices.reshape(1, -1), (DATA, POPULATION), axis_types=(AxisType.Auto, AxisType.Auto))
 
 
+def data_mesh(num_devices: int | None = None) -> Mesh:
+    """All devices (or the first few) in a line along the images of a batch."""
+    devices = np.array(jax.devices()[:num_devices])
+    return Mesh(devices.reshape(-1, 1), (DATA, POPULATION), axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+def along_data(mesh: Mesh) -> NamedSharding:
+    """The first axis split over the devices; it must be a multiple of their number."""
+    return NamedSharding(mesh, PartitionSpec(DATA))
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """A whole copy on every device."""
     return NamedSharding(mesh, PartitionSpec())

@@ -1,0 +1,146 @@
+"""Images to classes: at one scale, or the mean over several scales and over mirrored images.
+
+As the official model.py does it (predict_labels, predict_labels_multi_scale). A pass at scale s reads the images at
+scale_size(crop, s); its logits are resized to scale_size(crop, max(1, s) / logits stride) and from there to the crop.
+Of several passes the softmax probabilities are averaged. All resizing is bilinear with corners on corners.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+from dpc_jax import metrics, ops, sharding
+from dpc_jax.base import InputError, PyTree, Size
+from dpc_jax.segmenter import Segmenter, scale_size
+
+
+@dataclasses.dataclass(frozen=True)
+class InferenceSettings:
+    """Which passes a prediction is made of.
+
+    Attributes:
+      flip: each scale a second time with left and right exchanged.
+      pool_crop: pooling windows are those of images of this size at scale 1; None takes the images' own.
+
+    Raises:
+      InputError: no scales, or one that is no number above 0.
+    """
+
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+    pool_crop: Size | None = None
+
+    def __post_init__(self) -> None:
+        if not self.scales or not all(0 < scale < math.inf for scale in self.scales):
+            raise InputError(f'evaluate.scales is {self.scales}; it must be one or more numbers greater than 0')
+
+    @property
+    def passes(self) -> list[tuple[float, bool]]:
+        """(scale, whether mirrored) of each pass."""
+        return [(scale, mirrored) for scale in self.scales for mirrored in (False, True)[: 1 + self.flip]]
+
+
+class Prediction(NamedTuple):
+    """Of a batch over N devices."""
+
+    classes: UInt8[Array, 'B H W']
+    confusion: Int[Array, 'N L L']  # of each device's images, by (label, class): add them up in int64
+
+
+# ---- pure, of any batch ---------------------------------------------------------------------------------------------
+
+
+def pass_logits(
+    network: Segmenter,
+    variables: PyTree,
+    images: Float[Array, 'B H W 3'],
+    mirrored: bool | Bool[Array, ''] = False,
+    *,
+    scale: float = 1.0,
+    pool_crop: Size | None = None,
+) -> Float[Array, 'B h w L']:
+    """Logits of one pass, at scale_size(crop, max(1, scale) / logits stride) and mirrored back."""
+    crop = _size(images)
+    pool_crop = pool_crop and scale_size(pool_crop, scale)
+    x = _resize(_flip(images, mirrored), scale_size(crop, scale))
+    logits: Any = network.apply(variables, x, False, None, pool_crop)
+    return _flip(_resize(logits, scale_size(crop, max(1.0, scale) / network.logits_stride)), mirrored)
+
+
+def pass_scores(
+    network: Segmenter,
+    variables: PyTree,
+    images: Float[Array, 'B H W 3'],
+    mirrored: bool | Bool[Array, ''] = False,
+    *,
+    scale: float = 1.0,
+    settings: InferenceSettings = InferenceSettings(),
+) -> Float[Array, 'B H W L']:
+    """What a pass adds to the scores of each class: its probabilities, or logits where it is the only pass."""
+    logits = pass_logits(network, variables, images, mirrored, scale=scale, pool_crop=settings.pool_crop)
+    logits = _resize(logits, _size(images))
+    return logits if len(settings.passes) == 1 else jax.nn.softmax(logits)
+
+
+def _size(images: Float[Array, 'B H W C']) -> Size:
+    return images.shape[1], images.shape[2]
+
+
+def _resize(x: Float[Array, 'B h w C'], size: Size) -> Float[Array, 'B H W C']:
+    return x if _size(x) == size else ops.resize_bilinear(x, size)
+
+
+def _flip(x: Float[Array, 'B H W C'], mirrored: bool | Bool[Array, '']) -> Float[Array, 'B H W C']:
+    return jnp.where(mirrored, x[:, :, ::-1], x)
+
+
+# ---- compiled, over devices -----------------------------------------------------------------------------------------
+
+Predict = Callable[[PyTree, Float[Array, 'B H W 3'], UInt8[Array, 'B H W']], Prediction]
+"""(variables on every device, images and labels along the devices) -> classes, and counts against the labels."""
+
+
+def make_predict(network: Segmenter, settings: InferenceSettings, mesh: Mesh) -> Predict:
+    """The class of the largest sum of `pass_scores`, over a mesh; one program per scale, and one to finish.
+
+    Passes are added up in one buffer of [B, H, W, L], so that memory does not grow with their number.
+    """
+    split, everywhere = PartitionSpec(sharding.DATA), PartitionSpec()
+
+    def on_devices(one: Callable[..., PyTree], *specs: PartitionSpec) -> Callable[..., PyTree]:
+        return jax.shard_map(one, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False)
+
+    @functools.partial(jax.jit, static_argnames='scale', donate_argnames='total')
+    def add(
+        total: Float[Array, 'B H W L'],
+        variables: PyTree,
+        images: Float[Array, 'B H W 3'],
+        mirrored: Bool[Array, ''],
+        scale: float,
+    ) -> Float[Array, 'B H W L']:
+        one = functools.partial(pass_scores, network, scale=scale, settings=settings)
+        return total + on_devices(one, everywhere, split, everywhere)(variables, images, mirrored)
+
+    def count(total: Float[Array, 'B H W L'], labels: UInt8[Array, 'B H W']) -> Prediction:
+        classes = metrics.predict(jnp.moveaxis(total, -1, 1))
+        confusion = metrics.confusion_matrix(classes, labels.astype(jnp.int32), total.shape[-1])
+        return Prediction(classes.astype(jnp.uint8), confusion[None])
+
+    finish = jax.jit(on_devices(count, split, split))
+
+    def predict(variables: PyTree, images: Float[Array, 'B H W 3'], labels: UInt8[Array, 'B H W']) -> Prediction:
+        shape = (*labels.shape, network.num_classes)
+        total = jnp.zeros(shape, jnp.float32, device=sharding.along_data(mesh))
+        for scale, mirrored in settings.passes:
+            total = add(total, variables, images, jnp.asarray(mirrored), scale=scale)
+        prediction: Prediction = finish(total, labels)
+        return prediction
+
+    return predict
