@@ -29,13 +29,14 @@ FLOORS = (
         ),
     ),  # wholes
     ('feature_cache', 'pretrain', 'train', 'proxy', 'population', 'samplers', 'pictures'),  # makers
-    ('report', 'assembly', 'search', 'evaluate', 'export'),  # journeys
+    ('report', 'assembly', 'search', 'evaluation_report', 'evaluate', 'export'),  # journeys
 )
 MENUS = ('spaces', 'backbones', 'datasets', 'samplers')
 OF_A_CONFIG = ('ml_collections', 'configs.common')
 STUDY = ('study', 'study_archive', 'study_storage', 'study_workers')
 TOUCH_FILES = (
-    *('datasets', 'networks', 'tf_bundle', 'tf_import', 'checkpoint', 'feature_cache', *STUDY, 'report', 'evaluate'),
+    *('datasets', 'networks', 'tf_bundle', 'tf_import', 'checkpoint', 'feature_cache', *STUDY),
+    *('report', 'evaluate', 'evaluation_report', 'export'),
 )
 
 TENSORFLOW = (
