@@ -1,9 +1,12 @@
 """Weights on disk: a network's variables as an Orbax checkpoint, a backbone's as `.npz` under the official names."""
 
+import contextlib
 import hashlib
+import logging
 import os
 import pathlib
 import shutil
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -43,7 +46,7 @@ def save(path: Path, variables: PyTree) -> None:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise InputError(f"checkpoint '{path}' exists already; give a folder that is new or empty")
         path.parent.mkdir(parents=True, exist_ok=True)
-        with ocp.PyTreeCheckpointer() as checkpointer:
+        with _quiet(), ocp.PyTreeCheckpointer() as checkpointer:
             checkpointer.save(unfinished, jax.tree.map(np.asarray, variables))
         sums = [f'{_sha256(unfinished / name)}  {name}\n' for name in _files(unfinished)]
         (unfinished / SUMS).write_text(''.join(sums))
@@ -64,11 +67,23 @@ def restore(path: Path, shapes: PyTree) -> PyTree:
     if not path.is_dir():
         raise InputError(f"checkpoint '{path}': no such folder")
     _verify(path)
-    with ocp.PyTreeCheckpointer() as checkpointer:
+    with _quiet(), ocp.PyTreeCheckpointer() as checkpointer:
         held = checkpointer.metadata(path).item_metadata.tree
         _compare(_flat(held), _flat(shapes), path)
         args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
         return jax.tree.map(jnp.asarray, checkpointer.restore(path, restore_args=args))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Orbax tells thirty lines about every checkpoint; its warnings are kept."""
+    logger = logging.getLogger('absl')
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _verify(path: pathlib.Path) -> None:

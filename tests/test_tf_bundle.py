@@ -102,7 +102,7 @@ def table(blocks: Iterable[bytes], *, kind: int = 0) -> bytes:
         handles.append(varint(len(file)) + varint(len(content)))
         file += content + bytes([kind]) + masked(content + bytes([kind]))
     ends = []
-    for content in (block([]), block([(bytes([i]), handle) for i, handle in enumerate(handles)])):
+    for content in (block([]), block([(b'%04d' % i, handle) for i, handle in enumerate(handles)])):
         ends.append(varint(len(file)) + varint(len(content)))
         file += content + b'\0' + masked(content + b'\0')
     return file + b''.join(ends).ljust(40, b'\0') + struct.pack('<Q', 0xDB4775248B80FB57)
