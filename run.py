@@ -1,10 +1,12 @@
-"""Runs the journey that a config names, in a work folder; the same command goes on where it was stopped.
+"""Runs the journey that a config names, in a work folder: a search, or the evaluation of a whole network.
 
   python run.py --config=configs/scenes_search.py --workdir=runs/scenes
+  python run.py --config=configs/cityscapes.py --workdir=runs/cityscapes \\
+    --config.dataset.root=/data/cityscapes --config.checkpoint=runs/imported
 
-Any field of the config can be set on the command line, e.g. --config.search.num_candidates=100 or
---config.proxy.steps=500; configs/common.py lists the fields. A config may take an argument after a colon:
---config=configs/scenes_search.py:toy runs in seconds.
+A search goes on where it was stopped, an evaluation begins anew. Any field of the config can be set on the
+command line, e.g. --config.search.num_candidates=100 or --config.proxy.steps=500; configs/common.py lists the fields.
+A config may take an argument after a colon: --config=configs/scenes_search.py:toy runs in seconds.
 
 Exit code: 0 done, 2 bad input (one line says which), 130 stopped by Ctrl-C (everything finished is kept).
 """
@@ -19,10 +21,14 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from dpc_jax import command_line, search
+from dpc_jax import command_line, evaluate, search
 from dpc_jax.base import InputError
 
-JOURNEYS = {'search': search.run}
+JOURNEYS = {'search': search.run, 'evaluate': evaluate.run}
+STOPPED = {
+    'search': 'everything finished is kept in {workdir}. The same command goes on from here.',
+    'evaluate': 'there are no scores yet. The same command begins anew.',
+}
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'What to run: a file in configs/, perhaps with :argument.')
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder for everything that is written; made if it is missing.')
@@ -39,11 +45,13 @@ def main(argv: Sequence[str]) -> None:
             raise InputError('both --config and --workdir are needed; --help explains them')
         if config.get('journey') not in JOURNEYS:
             raise InputError(f"journey is '{config.get('journey')}'; allowed: {', '.join(JOURNEYS)}")
+        if config.journey not in config:
+            raise InputError(f"journey is '{config.journey}', but the config has no fields config.{config.journey}.*")
         JOURNEYS[config.journey](config, workdir)
     except InputError as error:
         command_line.fail(error)
     except KeyboardInterrupt:
-        print(f'\nstopped; everything finished is kept in {workdir}. The same command goes on from here.')
+        print(f'\nstopped; {STOPPED[config.journey].format(workdir=workdir)}')
         sys.exit(130)
 
 

@@ -11,11 +11,13 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs import common, scenes_search
-from dpc_jax import assembly, command_line
+from dpc_jax import assembly, command_line, evaluate
 from dpc_jax.base import InputError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NAMES = sorted(path.stem for path in (ROOT / 'configs').glob('*.py') if path.stem not in ('__init__', 'common'))
+CHECKS = {'search': assembly.check, 'evaluate': evaluate.check}
+COMMON = {'search': common.search_config, 'evaluate': common.network_config}
 
 
 def config_of(name, arg=''):
@@ -57,7 +59,8 @@ def test_a_config_says_the_paper_and_the_command(name):
 @pytest.mark.parametrize('arg', ['', 'toy'])
 @pytest.mark.parametrize('name', NAMES)
 def test_a_config_builds_and_is_accepted(name, arg):
-    assembly.check(config_of(name, arg))
+    config = config_of(name, arg)
+    CHECKS[config.journey](config)
 
 
 @pytest.mark.parametrize('arg', ['', 'toy'])
@@ -66,7 +69,8 @@ def test_a_config_has_the_common_fields_and_no_others(name, arg):
     def own(config):
         return {field for field in fields(config) if not field.startswith('dataset.')}
 
-    assert own(config_of(name, arg)) == own(common.search_config())
+    config = config_of(name, arg)
+    assert own(config) == own(COMMON[config.journey]())
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -81,6 +85,12 @@ def test_the_common_values_are_those_of_the_paper():
     assert (config.search.num_candidates, config.space.num_branches, config.cell.filters) == (28_000, 5, 256)
     assert (config.cache.crop_size, config.proxy.steps, config.proxy.batch_size) == ((769, 769), 30_000, 8)
     assert (config.proxy.learning_rate, config.proxy.power, config.proxy.weight_decay) == (0.01, 0.9, 4e-5)
+
+
+def test_there_are_configs_of_every_journey():
+    journeys = {name: config_of(name).journey for name in NAMES}
+    assert set(journeys.values()) == set(CHECKS)
+    assert all((journey == 'search') == name.endswith('_search') for name, journey in journeys.items())
 
 
 def test_free_fields_exist():

@@ -1,0 +1,325 @@
+"""The journey of an evaluation: a checkpoint, the images of a split, one confusion matrix over all of them.
+
+    data set, checkpoint -> [pad -> predict -> count] batch by batch -> scores with their cause, picture, label images
+
+Whole images, padded at the bottom and at the right with the mean pixel; what is padded has no label and takes no part
+(official eval.py, vis.py). The last batch is filled up with images that have no labels, so none is left out.
+"""
+
+import collections
+import contextlib
+import json
+import os
+import pathlib
+import re
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jaxtyping import Float32, Int, UInt8
+from PIL import Image
+
+from dpc_jax import (
+    checkpoint,
+    datasets,
+    evaluation_report,
+    feature_cache,
+    inference,
+    networks,
+    preprocess,
+    provenance,
+    sharding,
+)
+from dpc_jax.base import IGNORE_LABEL, InputError, PyTree, SegmentationExample, Size
+from dpc_jax.datasets import Dataset
+from dpc_jax.evaluation_report import Shown
+from dpc_jax.inference import InferenceSettings
+from dpc_jax.progress import track
+from dpc_jax.segmenter import Segmenter
+from dpc_jax.study import settings_hash
+
+DTYPES = ('float32', 'bfloat16')
+MOST_PICTURES = 100  # they are one picture, which grows with each
+FOLLOWS = (0, 0)  # a size that is to be found out
+
+HASHED = ('split', 'scales', 'flip', 'dtype', 'crop_size', 'image_pooling_crop_size')
+"""Fields of `config.evaluate` that scores depend on; the network, and the content of data and weights come to it."""
+
+T = TypeVar('T')
+
+
+class Evaluation(NamedTuple):
+    """What was found, and where it is written."""
+
+    confusion: Int[np.ndarray, 'L L']  # int64 pixels, by (label, prediction)
+    row: dict[str, Any]  # scores and their cause, as in metrics.json
+    files: list[pathlib.Path]
+
+
+class Batch(NamedTuple):
+    """Padded examples; behind them, up to the size of a batch, images without labels."""
+
+    examples: Sequence[SegmentationExample]
+    images: Float32[np.ndarray, 'B H W 3']
+    labels: UInt8[np.ndarray, 'B H W']
+
+
+def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Evaluation:
+    """Evaluates `config.checkpoint` and writes into `workdir/evaluation`; prints the scores and where the files are.
+
+    Raises:
+      InputError: whatever is wrong with config, data, checkpoint or workdir; before any of the work.
+    """
+    check(config)
+    if not config.checkpoint:
+        raise InputError(
+            'checkpoint is empty; experiments/import_checkpoint.py makes one of official weights, then'
+            ' --config.checkpoint=FOLDER'
+        )
+    dataset = datasets.load(config.dataset.name, config.dataset, config.evaluate.split)
+    network = make_network(config)
+    variables = checkpoint.restore(pathlib.Path(config.checkpoint).expanduser(), networks.variable_shapes(network))
+    crop_size = choose_crop(config, dataset)
+    settings = inference_settings(config, crop_size)
+    folder = workdir / 'evaluation'
+    make_folder(folder, 'workdir')
+    export = pathlib.Path(config.evaluate.export).expanduser() if config.evaluate.export else None
+    if export is not None:
+        make_folder(export, 'evaluate.export')
+
+    started = time.perf_counter()
+    confusion, shown = np.zeros((dataset.num_classes,) * 2, np.int64), list[Shown]()
+    for examples, counts, classes in predictions(config, dataset, network, variables, settings, crop_size=crop_size):
+        confusion += counts
+        if export is None and len(shown) >= config.evaluate.pictures:
+            continue
+        for example, predicted in zip(examples, np.asarray(classes), strict=False):
+            predicted = predicted[: example.label.shape[0], : example.label.shape[1]]
+            shown += [(example, predicted)] * (len(shown) < config.evaluate.pictures)
+            if export is not None:
+                write_label(export / export_name(example), predicted, dataset)
+    row = {
+        **evaluation_report.scores(confusion, dataset.classes),
+        'images': len(dataset),
+        'seconds': round(time.perf_counter() - started, 3),
+        'crop_size': list(crop_size),
+        **cause(config, dataset, variables),
+    }
+    return write(folder, Evaluation(confusion, row, []), dataset, shown)
+
+
+# ---- what a config says ---------------------------------------------------------------------------------------------
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Makes everything that costs nothing, so that a bad value is refused before any work; InputError."""
+    evaluate, stride = config.evaluate, config.backbone.output_stride
+    datasets.check_split(config.dataset.name, evaluate.split)
+    make_network(config)
+    crop_size = _size(config, 'crop_size')
+    if crop_size != FOLLOWS and any((side - 1) % stride for side in crop_size):
+        raise InputError(
+            f'evaluate.crop_size is {crop_size}; it must be output stride ({stride}) * k + 1, such as'
+            f' {preprocess.next_crop(crop_size, stride)}, or {FOLLOWS} to fit the largest image'
+        )
+    inference_settings(config, crop_size)
+    if evaluate.batch_size < 1:
+        raise InputError(f'evaluate.batch_size is {evaluate.batch_size}; it must be at least 1')
+    if not 0 <= evaluate.pictures <= MOST_PICTURES:
+        raise InputError(f'evaluate.pictures is {evaluate.pictures}; it must be 0 to {MOST_PICTURES}')
+
+
+def make_network(config: ml_collections.ConfigDict) -> Segmenter:
+    """The network for the classes of the data set, computing in the dtype that is asked for."""
+    dtype = config.evaluate.dtype
+    if dtype not in DTYPES:
+        raise InputError(f"evaluate.dtype is '{dtype}'; allowed: {', '.join(DTYPES)}")
+    network = networks.make(config, len(datasets.classes(config.dataset.name)))
+    return network.clone(backbone=network.backbone.clone(dtype=jnp.dtype(dtype)))
+
+
+def inference_settings(config: ml_collections.ConfigDict, crop_size: Size) -> InferenceSettings:
+    """Passes and pooling windows, for images of that size if it is known."""
+    scales = tuple(config.evaluate.scales)
+    if any(type(scale) not in (int, float) for scale in scales):
+        raise InputError(f'evaluate.scales is {scales}; it must be one or more numbers greater than 0')
+    pool_crop = _size(config, 'image_pooling_crop_size')
+    if pool_crop != FOLLOWS and crop_size != FOLLOWS and any(np.greater(pool_crop, crop_size)):
+        raise InputError(
+            f'evaluate.image_pooling_crop_size is {pool_crop}; it must not be larger than the crop {crop_size}'
+        )
+    if pool_crop != FOLLOWS and config.context.pooling != 'sliding':
+        raise InputError(
+            f"evaluate.image_pooling_crop_size is {pool_crop}; that needs context.pooling 'sliding', bins cover the"
+            f' whole map: {FOLLOWS}'
+        )
+    return InferenceSettings(
+        tuple(map(float, scales)), config.evaluate.flip, None if pool_crop == FOLLOWS else pool_crop
+    )
+
+
+def choose_crop(config: ml_collections.ConfigDict, dataset: Dataset) -> Size:
+    """The crop that is asked for, or the smallest that holds every image; decodes each once, so that faults show now.
+
+    Raises:
+      InputError: a faulty file, an image larger than the crop, two images that would be exported to one file.
+    """
+    with ThreadPoolExecutor() as pool:
+        seen = pool.map(lambda index: _size_and_name(dataset[index]), range(len(dataset)))
+        found = list(track(seen, 'checking the images', len(dataset)))
+    largest = max(height for (height, _), _ in found), max(width for (_, width), _ in found)
+    fitting = preprocess.next_crop(largest, config.backbone.output_stride)
+    crop_size = _size(config, 'crop_size')
+    if crop_size != FOLLOWS and any(np.greater(largest, crop_size)):
+        raise InputError(
+            f'evaluate.crop_size is {crop_size}; the largest image has {largest[0]}x{largest[1]} pixels, that needs'
+            f' {fitting}, or {FOLLOWS} to fit it'
+        )
+    (name, times), *_ = collections.Counter(name for _, name in found).most_common(1)
+    if config.evaluate.export and times > 1:
+        raise InputError(f"evaluate.export is '{config.evaluate.export}': {times} images would be written to {name}")
+    return fitting if crop_size == FOLLOWS else crop_size
+
+
+def _size_and_name(example: SegmentationExample) -> tuple[Size, str]:
+    height, width = example.label.shape
+    return (height, width), export_name(example)
+
+
+def _size(config: ml_collections.ConfigDict, field: str) -> Size:
+    size = tuple(config.evaluate[field])
+    if len(size) != 2 or any(type(side) is not int for side in size) or (size != FOLLOWS and min(size) < 1):
+        raise InputError(f'evaluate.{field} is {size}; it must be (height, width), two integers above 0, or {FOLLOWS}')
+    return size[0], size[1]
+
+
+# ---- predictions ----------------------------------------------------------------------------------------------------
+
+
+def predictions(
+    config: ml_collections.ConfigDict,
+    dataset: Dataset,
+    network: Segmenter,
+    variables: PyTree,
+    settings: InferenceSettings,
+    *,
+    crop_size: Size,
+) -> Iterator[tuple[Sequence[SegmentationExample], Int[np.ndarray, 'L L'], jax.Array]]:
+    """Batch by batch over all devices: its examples, the counts of their pixels, the classes in the padded images."""
+    mesh = sharding.data_mesh()
+    size = config.evaluate.batch_size * mesh.size
+    predict = inference.make_predict(network, settings, mesh)
+    held = jax.device_put(variables, sharding.replicated(mesh))
+    batches = read_ahead(make_batches(dataset, crop_size, size))
+    for batch in track(batches, 'evaluating, batch', -(-len(dataset) // size)):
+        placed = jax.device_put((batch.images, batch.labels), sharding.along_data(mesh))
+        # float32 is float32: by default JAX lets GPUs and TPUs round the factors of a product to fewer bits.
+        with jax.default_matmul_precision('float32'), _memory_of(config, crop_size):
+            classes, confusion = predict(held, *placed)
+            counts = np.asarray(confusion, np.int64).sum(0)
+        yield batch.examples, counts, classes
+
+
+def make_batches(dataset: Dataset, crop_size: Size, size: int) -> Iterator[Batch]:
+    """All examples in order; what the last batch lacks is filled up with images that have no labels."""
+    for start in range(0, len(dataset), size):
+        examples = [dataset[index] for index in range(start, min(start + size, len(dataset)))]
+        images = np.full((size, *crop_size, 3), preprocess.MEAN_PIXEL, np.float32)
+        labels = np.full((size, *crop_size), IGNORE_LABEL, np.uint8)
+        for place, example in enumerate(examples):
+            images[place], labels[place] = preprocess.pad_to(example, crop_size)
+        yield Batch(examples, images, labels)
+
+
+def read_ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items; while one is used, a thread makes the next."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, items, None)
+        while (made := coming.result()) is not None:
+            coming = thread.submit(next, items, None)
+            yield made
+
+
+@contextlib.contextmanager
+def _memory_of(config: ml_collections.ConfigDict, crop_size: Size) -> Iterator[None]:
+    """Says what to make smaller where the device's memory is not enough."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if 'RESOURCE_EXHAUSTED' not in str(error):
+            raise
+        raise InputError(
+            f'out of memory with evaluate.batch_size {config.evaluate.batch_size}, evaluate.scales'
+            f' {tuple(config.evaluate.scales)} and a crop of {crop_size}; make one of them smaller, or take'
+            " evaluate.dtype 'bfloat16'"
+        ) from error
+
+
+# ---- files ----------------------------------------------------------------------------------------------------------
+
+
+def make_folder(folder: pathlib.Path, what: str) -> None:
+    """Makes it if it is missing; InputError where that cannot be or nothing may be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{what} '{folder}' cannot be made: {error.strerror}") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"{what} '{folder}' is not writable")
+
+
+def export_name(example: SegmentationExample) -> str:
+    """The image's file name as a PNG: that of Cityscapes begins with <city>_<sequence>_<frame>, as its server wants."""
+    return re.sub(r'[^\w.-]+', '_', pathlib.Path(example.name).stem) + '.png'
+
+
+def write_label(path: pathlib.Path, classes: UInt8[np.ndarray, 'H W'], dataset: Dataset) -> None:
+    """A label image of the original size, in the ids that the data set's server takes."""
+    ids = dataset.export_ids or range(dataset.num_classes)
+    Image.fromarray(np.array(ids, np.uint8)[classes]).save(path)
+
+
+def cause(config: ml_collections.ConfigDict, dataset: Dataset, variables: PyTree) -> dict[str, Any]:
+    """What the scores depend on: config, content of data and weights, code, device."""
+    fields = json.loads(config.to_json_best_effort())
+    content = {
+        'data': dataset.fingerprint(),
+        'weights': feature_cache.digest(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(variables)),
+    }
+    hashed = {name: fields[name] for name in ('backbone', 'context', 'decoder')}
+    evaluate = {name: fields['evaluate'][name] for name in HASHED}
+    return {
+        'dataset': dataset.name,
+        **{name: evaluate[name] for name in ('split', 'scales', 'flip', 'dtype')},
+        'checkpoint': config.checkpoint,
+        **content,
+        'config_hash': settings_hash({**hashed, 'evaluate': evaluate, **content}),
+        'commit': provenance.commit(),
+        'device': provenance.device(),
+        'config': fields,
+    }
+
+
+def write(folder: pathlib.Path, evaluation: Evaluation, dataset: Dataset, shown: Sequence[Shown]) -> Evaluation:
+    """Text and picture into `folder`; prints the scores and the paths."""
+    confusion, row, _ = evaluation
+    picture = folder / 'predictions.png'
+    picture.unlink(missing_ok=True)
+    if shown:
+        evaluation_report.panels(shown, dataset.classes, dataset.palette).savefig(picture, dpi=150)
+    texts = {
+        'report.md': evaluation_report.as_markdown(row, confusion, dataset.classes, picture.name * bool(shown)),
+        'confusion.csv': evaluation_report.as_csv(confusion, dataset.classes),
+        'metrics.json': evaluation_report.as_json(row),
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding='utf-8')
+    files = [*(folder / name for name in texts), *[picture] * bool(shown)]
+    print(evaluation_report.headline(row))
+    print('\n'.join(map(str, files)))
+    return Evaluation(confusion, row, files)

@@ -1,0 +1,92 @@
+"""The text and the picture of an evaluation, against numbers worked out by hand."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+
+from dpc_jax import evaluation_report
+from dpc_jax.base import IGNORE_LABEL, SegmentationExample
+
+CLASSES = ('road', 'sky', 'tree', 'bus')
+# 10 pixels of road, of which 6 are found; 4 of sky, of which 3; 6 of tree, of which none; no bus, but one is predicted.
+CONFUSION = np.array([[6, 1, 2, 1], [1, 3, 0, 0], [4, 2, 0, 0], [0, 0, 0, 0]])
+PALETTE = np.array([(200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 0)], np.uint8)
+
+
+def row(confusion=CONFUSION):
+    cause = {'images': 7, 'dataset': 'scenes', 'split': 'val', 'crop_size': [33, 65], 'config': {'seed': 0}}
+    return {**evaluation_report.scores(confusion, CLASSES), **cause}
+
+
+def test_scores_are_shares_over_the_classes_that_labels_have():
+    scores = evaluation_report.scores(CONFUSION, CLASSES)
+    ious = [6 / (10 + 11 - 6), 3 / (4 + 6 - 3), 0.0]
+    assert list(scores['iou'].values())[:3] == pytest.approx(ious)
+    assert math.isnan(scores['iou']['bus'])
+    assert scores['miou'] == pytest.approx(np.mean(ious))
+    assert list(scores['accuracy'].values())[:3] == pytest.approx([0.6, 0.75, 0.0])
+    assert math.isnan(scores['accuracy']['bus'])
+    assert scores['class_accuracy'] == pytest.approx(1.35 / 3)
+    assert (scores['pixel_accuracy'], scores['labelled_pixels']) == (9 / 20, 20)
+
+
+def test_no_labels_are_no_score_and_not_zero():
+    found = row(np.zeros((4, 4), np.int64))
+    for name in ('miou', 'pixel_accuracy', 'class_accuracy'):
+        assert math.isnan(found[name])
+    assert evaluation_report.headline(found) == 'no score: the images have no labels'
+    assert '| class |' not in evaluation_report.as_markdown(found, np.zeros((4, 4), np.int64), CLASSES)
+
+
+def test_counts_are_not_rounded():
+    huge = np.diag(np.full(4, 2**53 + 1, np.int64))
+    assert evaluation_report.scores(huge, CLASSES)['labelled_pixels'] == 4 * (2**53 + 1)
+    assert f'{2**53 + 1}' in evaluation_report.as_csv(huge, CLASSES)
+
+
+def test_json_has_null_where_there_is_no_number():
+    read = json.loads(evaluation_report.as_json(row()), parse_constant=pytest.fail)
+    assert read['iou']['bus'] is None
+    assert read['config'] == {'seed': 0}
+
+
+def test_the_report_says_per_class_what_it_is_taken_for():
+    text = evaluation_report.as_markdown(row(), CONFUSION, CLASSES, 'some.png')
+    assert text.startswith('# mIoU 27.62 % (pixel accuracy 45.00 %, mean class accuracy 45.00 %)\n')
+    lines = text.splitlines()
+    assert '| road | 40.00 | 60.00 | 50.00 | tree (20.00 %) |' in lines
+    assert '| tree | 0.00 | 0.00 | 30.00 | road (66.67 %) |' in lines
+    assert '| bus | – | – | 0.00 |  |' in lines
+    assert '![Images, labels and predictions](some.png)' in lines
+    assert '- **crop size**: `[33, 65]`' in lines
+    assert 'seed' not in text
+
+
+def test_the_table_of_counts_has_labels_down_and_predictions_across():
+    head, *lines = evaluation_report.as_csv(CONFUSION, CLASSES).splitlines()
+    assert head == 'label \\ prediction,road,sky,tree,bus'
+    assert lines[0] == 'road,6,1,2,1'
+
+
+def test_the_picture_has_the_colours_of_the_palette_and_names_what_is_in_it():
+    label = np.full((4, 8), IGNORE_LABEL, np.uint8)
+    label[:2] = 1
+    tall = np.full((9, 6), 3, np.uint8)
+    shown = [
+        (SegmentationExample(np.zeros((4, 8, 3), np.uint8), label, 'wide'), np.zeros((4, 8), np.uint8)),
+        (SegmentationExample(np.zeros((9, 6, 3), np.uint8), tall, 'tall'), tall),
+    ]
+    figure = evaluation_report.panels(shown, CLASSES, PALETTE)
+    pictures = [np.asarray(axes.get_images()[0].get_array()) for axes in figure.axes]
+    assert [axes.get_title() for axes in figure.axes[:3]] == ['image', 'label', 'prediction']
+    assert [picture.shape for picture in pictures] == [(4, 8, 3)] * 3 + [(9, 6, 3)] * 3
+    np.testing.assert_array_equal(pictures[1][:2], np.broadcast_to(PALETTE[1], (2, 8, 3)))
+    assert not pictures[1][2:].any()
+    np.testing.assert_array_equal(pictures[2], np.broadcast_to(PALETTE[0], (4, 8, 3)))
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ['road', 'sky', 'bus', 'not labelled']
+    for patch, index in zip(legend.get_patches(), (0, 1, 3), strict=False):
+        assert to_rgb(patch.get_facecolor()) == pytest.approx(PALETTE[index] / 255)
