@@ -1,5 +1,6 @@
 """How `run.py` and the experiment scripts read their command lines: what is wrong is one line, never a traceback."""
 
+import logging
 import re
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,8 @@ FAULTS = (
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
     """The `flags_parser` of `absl.app.run`; whatever is wrong with the flags is one line and exit code 2."""
+    # absl shows what libraries merely inform of, and JAX does of every kind of device that this machine has not.
+    logging.getLogger('jax._src.xla_bridge').setLevel(logging.WARNING)
     try:
         rest = flags.FLAGS(list(argv))
         if len(rest) > 1:
