@@ -193,8 +193,9 @@ def pool(
             )
         # flax's avg_pool divides by an integer, which strict dtype promotion refuses. The 0 is a Python number: an
         # array would be traced under jit, and JAX differentiates a window only where it knows that it is a sum.
-        total = nn.pool(x, 0.0, lax.add, window, strides=(1, 1), padding='VALID')
-        return total / (window[0] * window[1])
+        wide = x.astype(np.promote_types(x.dtype, np.float32))  # bfloat16 stops counting at 256 cells of 1
+        total = nn.pool(wide, 0.0, lax.add, window, strides=(1, 1), padding='VALID')
+        return (total / (window[0] * window[1])).astype(x.dtype)
     if pooled_size is not None:
         raise InputError("image_pooling_crop_size needs pooling 'sliding'; bins cover the whole map whatever its size")
     for axis in (1, 2):

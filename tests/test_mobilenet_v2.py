@@ -86,7 +86,10 @@ def test_official_imagenet_weights_give_the_activations_of_a_pytorch_run(shared:
 
 
 @pytest.mark.parametrize(
-    ('output_stride', 'expected'),  # {index of expanded_conv: (stride, rate)} where not (1, 1); mobilenet.mobilenet_base
+    (
+        'output_stride',
+        'expected',
+    ),  # {index of expanded_conv: (stride, rate)} where not (1, 1); mobilenet.mobilenet_base
     [
         (32, {1: (2, 1), 3: (2, 1), 6: (2, 1), 13: (2, 1)}),
         (16, {1: (2, 1), 3: (2, 1), 6: (2, 1), 14: (1, 2), 15: (1, 2), 16: (1, 2)}),
@@ -136,7 +139,9 @@ def test_endpoints_and_their_shapes(output_stride: int, size: tuple[int, int]) -
 
 def test_convolution_weights_are_those_of_the_official_network() -> None:
     leaves = traverse_util.flatten_dict(shapes_of(mobilenet_v2.Model())['params'])
-    assert sum(leaf.size for path, leaf in leaves.items() if path[-1] == 'kernel') == 1_780_160  # counted in the official graph
+    assert (
+        sum(leaf.size for path, leaf in leaves.items() if path[-1] == 'kernel') == 1_780_160
+    )  # counted in the official graph
 
 
 @pytest.mark.parametrize(

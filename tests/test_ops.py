@@ -161,6 +161,14 @@ def test_both_poolings_are_the_image_level_for_the_grid_of_one():
 
 
 @pytest.mark.parametrize('pooling', ops.POOLINGS)
+def test_a_mean_in_bfloat16_is_right_over_thousands_of_cells(pooling):
+    x = jnp.ones((1, 65, 129, 2), jnp.bfloat16) * jnp.bfloat16(1.5)
+    pooled = ops.pool(x, (1, 1), pooling)
+    assert pooled.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(pooled.astype(jnp.float32), 1.5)
+
+
+@pytest.mark.parametrize('pooling', ops.POOLINGS)
 def test_a_pooled_map_can_be_differentiated_under_jit(pooling):
     x, grid = float32(normal(1, 5, 7, 2)), (2, 4)
     direction = float32(normal(*ops.pool(x, grid, pooling).shape, seed=1))
