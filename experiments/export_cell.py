@@ -1,0 +1,169 @@
+"""A cell for use elsewhere: as official JSON, as a drawing, and as a program of a whole network with its weights.
+
+  python experiments/export_cell.py --workdir=runs/camvid --place=1 --config=configs/camvid.py --image_size=369x481 \\
+    --backbone=mobilenet_v2.npz --out=runs/cell
+  python experiments/export_cell.py --genotype=dpc_top1 --config=configs/cityscapes.py --checkpoint=runs/imported \\
+    --out=runs/cell
+
+The config says what is around the cell (backbone, filters, decoder, classes of the data set) and, unless --image_size
+does, the size of images. Weights are those of a checkpoint of this project (`experiments/import_checkpoint.py` makes
+one of an official file); without one they are drawn from config.seed, but for those of --backbone.
+"""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import jax
+import ml_collections
+from absl import app, flags
+
+from dpc_jax import checkpoint, command_line, datasets, export, networks, provenance, report, study_archive
+from dpc_jax.base import Genotype, InputError, PyTree, Size, key_from_seed
+from dpc_jax.cell import DensePredictionCell
+from dpc_jax.pictures import is_scored, percent
+from dpc_jax.segmenter import Segmenter
+from dpc_jax.spaces.dpc import Space
+from dpc_jax.study import ranking
+from experiments import common, image_size
+
+PLACE = flags.DEFINE_integer('place', 1, 'With --workdir: which of the ranked cells, 1 for the best.')
+STUDY = flags.DEFINE_string('study', 'dpc-proxy', 'With --workdir: name of the study, as in report_study.py.')
+GENOTYPE = flags.DEFINE_string('genotype', '', 'Instead of --workdir: a named cell, or a JSON file.')
+CHECKPOINT = flags.DEFINE_string('checkpoint', '', 'Weights of the whole network; by default config.checkpoint.')
+BACKBONE = flags.DEFINE_string('backbone', '', 'Weights of the backbone alone: an .npz or an official checkpoint.')
+IMAGE_SIZE = flags.DEFINE_string('image_size', '', 'Height x width; by default config.evaluate.crop_size.')
+IMAGE_DTYPE = flags.DEFINE_enum('image_dtype', 'uint8', export.IMAGE_DTYPES, 'What the program takes.')
+OUT = flags.DEFINE_string('out', '', 'Folder; what this script wrote there before is replaced.')
+
+LOADER = 'run_network.py'
+FILES = ('cell.json', 'cell.svg', 'cell.png', 'network.jaxexport', LOADER, 'README.txt')
+
+
+def main(argv: Sequence[str]) -> None:
+    """Refuses what is wrong, then makes everything, then writes it."""
+    del argv
+    config = common.CONFIG.value
+    if config is None or not OUT.value:
+        raise InputError('--config and --out are needed; --help explains them')
+    if bool(common.WORKDIR.value) == bool(GENOTYPE.value):
+        raise InputError('give either --workdir (of a search) or --genotype')
+    out = pathlib.Path(OUT.value).expanduser()
+    check_folder(out)
+    classes = datasets.classes(config.dataset.name)
+    genotype, title = chosen_cell()
+    network = network_around(genotype, config, len(classes))
+    size = size_of_images(config)
+    export.check_size(size, network.output_stride)
+    variables, origin = weights(config, network)
+    pool_crop = tuple(config.evaluate.image_pooling_crop_size)
+    program = export.program(
+        network, variables, size=size, dtype=IMAGE_DTYPE.value, pool_crop=pool_crop if any(pool_crop) else None
+    )
+    facts = {'cell': f'{Space(len(genotype.ops)).canonical_key(genotype)} ({title})', 'weights': origin}
+    write(out, genotype, title=title, program=program, text=readme(facts, config, size, classes))
+    print('\n'.join([*(f'{name}: {value}' for name, value in facts.items()), *(str(out / name) for name in FILES)]))
+
+
+def check_folder(out: pathlib.Path) -> None:
+    """InputError if something of somebody else's is there."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out: '{out}' is a file")
+    others = sorted(path.name for path in out.iterdir() if path.name not in FILES) if out.exists() else []
+    if others:
+        raise InputError(f"--out: '{out}' holds {others[0]}, which is not of this script; give a folder of its own")
+
+
+# ---- what is exported -----------------------------------------------------------------------------------------------
+
+
+def chosen_cell() -> tuple[Genotype, str]:
+    """The cell of the flags, and what it is called."""
+    if GENOTYPE.value:
+        return networks.read_genotype(GENOTYPE.value), pathlib.Path(GENOTYPE.value).stem
+    url = f'sqlite:///{pathlib.Path(common.WORKDIR.value).expanduser().resolve() / "study.db"}'
+    candidates, _ = study_archive.read(url, STUDY.value, lambda settings: Space(int(settings['space']['num_branches'])))
+    ranked = ranking(candidate for candidate in candidates if is_scored(candidate) and not candidate.reference)
+    cells = list({candidate.key: candidate for candidate in reversed(ranked)}.values())[::-1]  # each cell's best score
+    if not 1 <= PLACE.value <= len(cells):
+        raise InputError(f"--place is {PLACE.value}; '{STUDY.value}' has {len(cells)} ranked cells, the best is 1")
+    chosen = cells[PLACE.value - 1]
+    return chosen.genotype, f'place {PLACE.value}: {percent(chosen):.2f} % mIoU'
+
+
+def network_around(genotype: Genotype, config: ml_collections.ConfigDict, num_classes: int) -> Segmenter:
+    """The config's network with this cell in it."""
+    network = networks.make(config, num_classes)
+    if not isinstance(network.context, DensePredictionCell):
+        raise InputError(f"config.context.name is '{config.context.name}'; a cell needs 'dpc'")
+    return network.clone(context=DensePredictionCell.of(genotype, network.context.settings))
+
+
+def size_of_images(config: ml_collections.ConfigDict) -> Size:
+    """(height, width)."""
+    if IMAGE_SIZE.value:
+        return image_size.parse(IMAGE_SIZE.value, 'image_size')
+    height, width = config.evaluate.crop_size
+    if not (height and width):
+        raise InputError('--image_size is needed: config.evaluate.crop_size says none')
+    return height, width
+
+
+def weights(config: ml_collections.ConfigDict, network: Segmenter) -> tuple[PyTree, str]:
+    """The network's variables, and where they come from."""
+    path = CHECKPOINT.value or config.checkpoint
+    if path and BACKBONE.value:
+        raise InputError('give either --checkpoint, which has the backbone in it, or --backbone')
+    if path:
+        variables = checkpoint.restore(pathlib.Path(path).expanduser(), networks.variable_shapes(network))
+        return variables, f'checkpoint {path}'
+    drawn = f'drawn from seed {config.seed}, not trained'
+    if not BACKBONE.value:
+        return networks.init_variables(key_from_seed(config.seed), network), drawn
+    shapes = {collection: parts['backbone'] for collection, parts in networks.variable_shapes(network).items()}
+    held, _ = checkpoint.load_backbone(
+        shapes, pathlib.Path(BACKBONE.value).expanduser(), scope=network.backbone.official_scope
+    )
+    fresh = networks.init_variables(key_from_seed(config.seed), network)
+    variables = {collection: parts | {'backbone': held[collection]} for collection, parts in fresh.items()}
+    return variables, f'backbone from {BACKBONE.value}, all else {drawn}'
+
+
+# ---- files ----------------------------------------------------------------------------------------------------------
+
+
+def write(out: pathlib.Path, genotype: Genotype, *, title: str, program: bytes, text: str) -> None:
+    """All of `FILES`."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / 'cell.json').write_text(Space(len(genotype.ops)).to_json(genotype))
+    for suffix in ('svg', 'png'):
+        report.draw_cell(genotype, out / f'cell.{suffix}', title=title)
+    (out / 'network.jaxexport').write_bytes(program)
+    (out / LOADER).write_text(pathlib.Path(__file__).with_name(LOADER).read_text())
+    (out / 'README.txt').write_text(text)
+
+
+def readme(facts: Mapping[str, str], config: ml_collections.ConfigDict, size: Size, classes: Sequence[str]) -> str:
+    """What lies in the folder, what it was made of, and what the numbers of the classes mean."""
+    shape = f'[B, {size[0]}, {size[1]}'
+    decoder = f', decoder at stride {config.decoder.output_stride}' if config.decoder.output_stride else ''
+    lines = [
+        *(f'{name}: {value}' for name, value in facts.items()),
+        f'network: {config.backbone.name}, output stride {config.backbone.output_stride}{decoder}',
+        f'made by: commit {provenance.commit() or "unknown"}, jax {jax.__version__}',
+        '',
+        'cell.json               the cell in the official format (dense_prediction_cell_branch5_top1_cityscapes.json)',
+        'cell.svg, cell.png      the same, drawn',
+        f'network.jaxexport       the network, weights inside, for {" and ".join(export.PLATFORMS)}:',
+        f'                        {IMAGE_DTYPE.value} {shape}, 3], RGB in 0..255, to a dict of',
+        f'                        classes int32 {shape}] and logits float32 {shape}, {len(classes)}]',
+        'run_network.py          runs it: pip install jax flatbuffers numpy',
+        '                        python run_network.py images.npy found.npz',
+        '',
+        'classes:',
+        *(f'{index:3d} {name}' for index, name in enumerate(classes)),
+    ]
+    return '\n'.join(lines) + '\n'
+
+
+if __name__ == '__main__':
+    app.run(common.one_line_errors(main), flags_parser=command_line.parse_flags)
