@@ -69,7 +69,8 @@ def program(
 
     (batch,) = export.symbolic_shape('B')
     images = jax.ShapeDtypeStruct((batch, *size, 3), jnp.dtype(dtype))
-    with _without_tracebacks():
+    # float32 is float32, as in evaluate.py: left to itself a GPU rounds the factors of a product to fewer bits.
+    with _without_tracebacks(), jax.default_matmul_precision('float32'):
         return bytes(export.export(jax.jit(classes_and_logits), platforms=platforms)(images).serialize())
 
 
