@@ -255,7 +255,7 @@ def test_every_operator_behind_itself_in_the_other_settings(case, pooling, train
 @pytest.mark.usefixtures('float64')
 @pytest.mark.parametrize(
     ('case', 'num_branches', 'train'),
-    [('narrow', 1, True), ('wide', 3, False), ('narrow', 4, True), ('wide', 8, True)],
+    [('narrow', 1, True), ('wide', 3, False), ('narrow', 4, True), ('wide', 5, True), ('narrow', 8, False)],
 )
 def test_random_cells_are_one_function_in_both_views(case, num_branches, train):
     assert_one_function(random_cell(num_branches, seed=0), CASES[case]._replace(train=train))
@@ -263,7 +263,7 @@ def test_random_cells_are_one_function_in_both_views(case, num_branches, train):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures('float64')
-@pytest.mark.parametrize('num_branches', [2, 5])
+@pytest.mark.parametrize('num_branches', [2])
 @pytest.mark.parametrize(('case', 'train'), [('wide', True), ('narrow', False)])
 def test_more_random_cells(case, train, num_branches):
     assert_one_function(random_cell(num_branches, seed=10), CASES[case]._replace(train=train))

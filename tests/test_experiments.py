@@ -69,7 +69,10 @@ def test_the_benchmark_has_its_rows_and_one_program():
 
 
 @pytest.mark.slow
-def test_reach_is_listed_from_no_context_to_the_released_cell(tmp_path):
+def test_reach_is_listed_from_no_context_to_the_released_cell(toy_search, tmp_path):
+    shutil.copytree(toy_search[0] / 'cache', tmp_path / 'cache')  # backbone and features do not depend on the space
+    for path in toy_search[0].glob('backbone-*.npz'):
+        shutil.copy(path, tmp_path)
     argv = (TOY, f'--workdir={tmp_path}', '--config.space.num_branches=5', '--seeds=2')
     code, out, err = finish('experiments/scenes_reach.py', *argv)
     assert (code, err) == (0, '')
