@@ -5,11 +5,12 @@ that sharding is real, and every shape and type that `dpc_jax` writes in a signa
 `test_session.py` proves that all of this is on.
 """
 
+import gc
 import os
 import pathlib
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -45,6 +46,14 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 install_import_hook('dpc_jax', 'beartype.beartype')  # before the first import of dpc_jax, for the whole session
 
 flags.FLAGS.mark_as_parsed()  # grain reads flags, and nobody parses them under pytest
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _forget_programs() -> Iterator[None]:
+    """Drops what JAX keeps of a module's programs: thousands of them fill gigabytes and slow every collection."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope='session')

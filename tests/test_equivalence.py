@@ -242,8 +242,16 @@ def test_every_operator_is_one_function_in_both_views(case, op):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures('float64')
-@pytest.mark.parametrize('op', range(len(dpc.OPS)), ids=name_of)
-@pytest.mark.parametrize(('case', 'pooling', 'train'), [('wide', 'binned', True), ('narrow', 'sliding', False)])
+BINNED = [op for op, kind in enumerate(dpc.KIND_OF_OP) if kind == dpc.POOLING]
+
+
+@pytest.mark.parametrize(
+    ('case', 'pooling', 'train', 'op'),
+    [
+        *(pytest.param('narrow', 'sliding', False, op, id=f'inference-{name_of(op)}') for op in range(len(dpc.OPS))),
+        *(pytest.param('wide', 'binned', True, op, id=f'binned-{name_of(op)}') for op in BINNED),
+    ],
+)
 def test_every_operator_behind_itself_in_the_other_settings(case, pooling, train, op):
     case = CASES[case]._replace(train=train, settings=CASES[case].settings._replace(pooling=pooling))
     assert_one_function(pair(op, op), case, seed=op)
