@@ -227,6 +227,9 @@ def pair(first: int, second: int) -> Genotype:
     return genotype_of((FEATURES, first), (0, second))
 
 
+BINNED = [op for op, kind in enumerate(dpc.KIND_OF_OP) if kind == dpc.POOLING]
+
+
 def name_of(op: int) -> str:
     return dpc.op_name(op).replace(' ', '_')
 
@@ -242,9 +245,6 @@ def test_every_operator_is_one_function_in_both_views(case, op):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures('float64')
-BINNED = [op for op, kind in enumerate(dpc.KIND_OF_OP) if kind == dpc.POOLING]
-
-
 @pytest.mark.parametrize(
     ('case', 'pooling', 'train', 'op'),
     [
