@@ -43,8 +43,7 @@ def save(path: Path, variables: PyTree) -> None:
     path = pathlib.Path(path).absolute()
     unfinished = path.with_name(f'{path.name}.{os.getpid()}.unfinished')
     try:
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise InputError(f"checkpoint '{path}' exists already; give a folder that is new or empty")
+        check_target(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with _quiet(), ocp.PyTreeCheckpointer() as checkpointer:
             checkpointer.save(unfinished, jax.tree.map(np.asarray, variables))
@@ -55,6 +54,13 @@ def save(path: Path, variables: PyTree) -> None:
         raise InputError(f"checkpoint '{path}': {error.strerror or error}") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def check_target(path: Path) -> None:
+    """InputError if there is something at `path` already, other than an empty folder."""
+    path = pathlib.Path(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"checkpoint '{path}' exists already; give a folder that is new or empty")
 
 
 def restore(path: Path, shapes: PyTree) -> PyTree:

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from jaxtyping import Float32, Int, UInt8
+from jaxtyping import Bool, Float32, Int, UInt8
 from PIL import Image
 
 from dpc_jax import (
@@ -216,13 +216,25 @@ def predictions(
     predict = inference.make_predict(network, settings, mesh)
     held = jax.device_put(variables, sharding.replicated(mesh))
     batches = read_ahead(make_batches(dataset, crop_size, size))
-    for batch in track(batches, 'evaluating, batch', -(-len(dataset) // size)):
-        placed = jax.device_put((batch.images, batch.labels), sharding.along_data(mesh))
+    shown = track(_guarded(batches, config, crop_size), 'evaluating, batch', -(-len(dataset) // size))
+    for batch in shown:
         # float32 is float32: by default JAX lets GPUs and TPUs round the factors of a product to fewer bits.
         with jax.default_matmul_precision('float32'), _memory_of(config, crop_size):
-            classes, confusion = predict(held, *placed)
+            placed = jax.device_put((batch.images, batch.labels), sharding.along_data(mesh))
+            classes, confusion, finite = predict(held, *placed)
             counts = np.asarray(confusion, np.int64).sum(0)
+        check_finite(batch.examples, np.asarray(finite))
         yield batch.examples, counts, classes
+
+
+def check_finite(examples: Sequence[SegmentationExample], finite: Bool[np.ndarray, ' B']) -> None:
+    """InputError that names the first image of which the network makes no numbers."""
+    for example, is_finite in zip(examples, finite, strict=False):
+        if not is_finite:
+            raise InputError(
+                f'{example.name}: the network gives values that are not finite; its checkpoint comes from a training'
+                ' that diverged, or is damaged'
+            )
 
 
 def make_batches(dataset: Dataset, crop_size: Size, size: int) -> Iterator[Batch]:
@@ -245,13 +257,22 @@ def read_ahead(items: Iterator[T]) -> Iterator[T]:
             yield made
 
 
+def _guarded(batches: Iterator[Batch], config: ml_collections.ConfigDict, crop_size: Size) -> Iterator[Batch]:
+    while True:
+        with _memory_of(config, crop_size):
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch
+
+
 @contextlib.contextmanager
 def _memory_of(config: ml_collections.ConfigDict, crop_size: Size) -> Iterator[None]:
-    """Says what to make smaller where the device's memory is not enough."""
+    """Says what to make smaller where the memory of host or device is not enough."""
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if 'RESOURCE_EXHAUSTED' not in str(error):
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        if not sharding.is_out_of_memory(error):
             raise
         raise InputError(
             f'out of memory with evaluate.batch_size {config.evaluate.batch_size}, evaluate.scales'

@@ -52,6 +52,7 @@ class Prediction(NamedTuple):
 
     classes: UInt8[Array, 'B H W']
     confusion: Int[Array, 'N L L']  # of each device's images, by (label, class): add them up in int64
+    finite: Bool[Array, ' B']  # whether all scores of an image are numbers; NaN would be counted as class 0
 
 
 # ---- pure, of any batch ---------------------------------------------------------------------------------------------
@@ -131,7 +132,7 @@ def make_predict(network: Segmenter, settings: InferenceSettings, mesh: Mesh) ->
     def count(total: Float[Array, 'B H W L'], labels: UInt8[Array, 'B H W']) -> Prediction:
         classes = metrics.predict(jnp.moveaxis(total, -1, 1))
         confusion = metrics.confusion_matrix(classes, labels.astype(jnp.int32), total.shape[-1])
-        return Prediction(classes.astype(jnp.uint8), confusion[None])
+        return Prediction(classes.astype(jnp.uint8), confusion[None], jnp.isfinite(total).all((1, 2, 3)))
 
     finish = jax.jit(on_devices(count, split, split))
 

@@ -182,7 +182,7 @@ def _memory_of(chunk: int, settings: ProxySettings) -> Iterator[None]:
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        if 'RESOURCE_EXHAUSTED' not in str(error):
+        if not sharding.is_out_of_memory(error):
             raise
         raise OutOfMemoryError(
             f'out of memory with proxy.chunk {chunk}, proxy.batch_size {settings.batch_size} and '

@@ -29,3 +29,8 @@ def along_data(mesh: Mesh) -> NamedSharding:
 def replicated(mesh: Mesh) -> NamedSharding:
     """A whole copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory was not enough, of the host or of a device; each kind of device says it in its own words."""
+    return isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in str(error) or 'Out of memory' in str(error)

@@ -16,8 +16,8 @@ from ml_collections import config_flags
 from dpc_jax import assembly, command_line, provenance, search
 from dpc_jax.base import Genotype, InputError, Rung
 
-CONFIG = config_flags.DEFINE_config_file('config', None, 'The config of a search, as it was run.')
-WORKDIR = flags.DEFINE_string('workdir', '', 'Its work folder.')
+CONFIG = config_flags.DEFINE_config_file('config', None, 'A file in configs/, perhaps with :argument.')
+WORKDIR = flags.DEFINE_string('workdir', '', 'The work folder of a search.')
 
 Main = Callable[[Sequence[str]], None]
 
@@ -39,6 +39,12 @@ def one_line_errors(main: Main) -> Main:
             sys.exit(130)
 
     return wrapped
+
+
+def check_whole_network(config: ml_collections.ConfigDict) -> None:
+    """InputError unless the config names a whole network."""
+    if 'decoder' not in config:
+        raise InputError('--config is of no whole network; configs/camvid.py and configs/cityscapes.py are')
 
 
 def config_and_workdir() -> tuple[ml_collections.ConfigDict, pathlib.Path]:

@@ -17,7 +17,7 @@ import jax
 import ml_collections
 from absl import app, flags
 
-from dpc_jax import checkpoint, command_line, datasets, export, networks, provenance, report, study_archive
+from dpc_jax import checkpoint, command_line, datasets, evaluate, export, networks, provenance, report, study_archive
 from dpc_jax.base import Genotype, InputError, PyTree, Size, key_from_seed
 from dpc_jax.cell import DensePredictionCell
 from dpc_jax.pictures import is_scored, percent
@@ -28,6 +28,7 @@ from experiments import common, image_size
 
 PLACE = flags.DEFINE_integer('place', 1, 'With --workdir: which of the ranked cells, 1 for the best.')
 STUDY = flags.DEFINE_string('study', 'dpc-proxy', 'With --workdir: name of the study, as in report_study.py.')
+STORAGE = flags.DEFINE_string('storage', '', 'Optuna URL of the search, where it is not study.db in --workdir.')
 GENOTYPE = flags.DEFINE_string('genotype', '', 'Instead of --workdir: a named cell, or a JSON file.')
 CHECKPOINT = flags.DEFINE_string('checkpoint', '', 'Weights of the whole network; by default config.checkpoint.')
 BACKBONE = flags.DEFINE_string('backbone', '', 'Weights of the backbone alone: an .npz or an official checkpoint.')
@@ -38,6 +39,8 @@ OUT = flags.DEFINE_string('out', '', 'Folder; what this script wrote there befor
 LOADER = 'run_network.py'
 FILES = ('cell.json', 'cell.svg', 'cell.png', 'network.jaxexport', LOADER, 'README.txt')
 
+flags.adopt_module_key_flags(common)  # so that --help lists them
+
 
 def main(argv: Sequence[str]) -> None:
     """Refuses what is wrong, then makes everything, then writes it."""
@@ -45,8 +48,9 @@ def main(argv: Sequence[str]) -> None:
     config = common.CONFIG.value
     if config is None or not OUT.value:
         raise InputError('--config and --out are needed; --help explains them')
-    if bool(common.WORKDIR.value) == bool(GENOTYPE.value):
-        raise InputError('give either --workdir (of a search) or --genotype')
+    common.check_whole_network(config)
+    if bool(common.WORKDIR.value or STORAGE.value) == bool(GENOTYPE.value):
+        raise InputError('give either --workdir or --storage (of a search) or --genotype')
     out = pathlib.Path(OUT.value).expanduser()
     check_folder(out)
     classes = datasets.classes(config.dataset.name)
@@ -54,11 +58,10 @@ def main(argv: Sequence[str]) -> None:
     network = network_around(genotype, config, len(classes))
     size = size_of_images(config)
     export.check_size(size, network.output_stride)
+    pool_crop = evaluate.inference_settings(config, size).pool_crop
     variables, origin = weights(config, network)
-    pool_crop = tuple(config.evaluate.image_pooling_crop_size)
-    program = export.program(
-        network, variables, size=size, dtype=IMAGE_DTYPE.value, pool_crop=pool_crop if any(pool_crop) else None
-    )
+    evaluate.make_folder(out, '--out')
+    program = export.program(network, variables, size=size, dtype=IMAGE_DTYPE.value, pool_crop=pool_crop)
     facts = {'cell': f'{Space(len(genotype.ops)).canonical_key(genotype)} ({title})', 'weights': origin}
     write(out, genotype, title=title, program=program, text=readme(facts, config, size, classes))
     print('\n'.join([*(f'{name}: {value}' for name, value in facts.items()), *(str(out / name) for name in FILES)]))
@@ -80,13 +83,13 @@ def chosen_cell() -> tuple[Genotype, str]:
     """The cell of the flags, and what it is called."""
     if GENOTYPE.value:
         return networks.read_genotype(GENOTYPE.value), pathlib.Path(GENOTYPE.value).stem
-    url = f'sqlite:///{pathlib.Path(common.WORKDIR.value).expanduser().resolve() / "study.db"}'
+    workdir = pathlib.Path(common.WORKDIR.value).expanduser().resolve()
+    url = STORAGE.value or f'sqlite:///{workdir / "study.db"}'
     candidates, _ = study_archive.read(url, STUDY.value, lambda settings: Space(int(settings['space']['num_branches'])))
     ranked = ranking(candidate for candidate in candidates if is_scored(candidate) and not candidate.reference)
-    cells = list({candidate.key: candidate for candidate in reversed(ranked)}.values())[::-1]  # each cell's best score
-    if not 1 <= PLACE.value <= len(cells):
-        raise InputError(f"--place is {PLACE.value}; '{STUDY.value}' has {len(cells)} ranked cells, the best is 1")
-    chosen = cells[PLACE.value - 1]
+    if not 1 <= PLACE.value <= len(ranked):
+        raise InputError(f"--place is {PLACE.value}; '{STUDY.value}' has {len(ranked)} ranked cells, the best is 1")
+    chosen = ranked[PLACE.value - 1]
     return chosen.genotype, f'place {PLACE.value}: {percent(chosen):.2f} % mIoU'
 
 
@@ -133,7 +136,6 @@ def weights(config: ml_collections.ConfigDict, network: Segmenter) -> tuple[PyTr
 
 def write(out: pathlib.Path, genotype: Genotype, *, title: str, program: bytes, text: str) -> None:
     """All of `FILES`."""
-    out.mkdir(parents=True, exist_ok=True)
     (out / 'cell.json').write_text(Space(len(genotype.ops)).to_json(genotype))
     for suffix in ('svg', 'png'):
         report.draw_cell(genotype, out / f'cell.{suffix}', title=title)
@@ -145,10 +147,15 @@ def write(out: pathlib.Path, genotype: Genotype, *, title: str, program: bytes, 
 def readme(facts: Mapping[str, str], config: ml_collections.ConfigDict, size: Size, classes: Sequence[str]) -> str:
     """What lies in the folder, what it was made of, and what the numbers of the classes mean."""
     shape = f'[B, {size[0]}, {size[1]}'
+    pool_crop = tuple(config.evaluate.image_pooling_crop_size)
+    pooled = f'those of images of {pool_crop[0]}x{pool_crop[1]}' if any(pool_crop) else 'of the whole image'
     decoder = f', decoder at stride {config.decoder.output_stride}' if config.decoder.output_stride else ''
     lines = [
         *(f'{name}: {value}' for name, value in facts.items()),
-        f'network: {config.backbone.name}, output stride {config.backbone.output_stride}{decoder}',
+        f'network: {config.backbone.name} of width {config.backbone.width},'
+        f' output stride {config.backbone.output_stride}, '
+        f'{config.context.filters} filters, {config.context.pooling} pooling{decoder}',
+        f'pooling windows: {pooled}',
         f'made by: commit {provenance.commit() or "unknown"}, jax {jax.__version__}',
         '',
         'cell.json               the cell in the official format (dense_prediction_cell_branch5_top1_cityscapes.json)',

@@ -24,6 +24,8 @@ OUT = flags.DEFINE_string('out', '', 'Folder for the checkpoint that is written;
 BACKBONE_ONLY = flags.DEFINE_bool('backbone_only', False, 'Import the backbone alone, as from an ImageNet checkpoint.')
 NPZ = flags.DEFINE_string('npz', '', 'Also write all variables into this file, with official names.')
 
+flags.adopt_module_key_flags(common)  # so that --help lists them
+
 
 def main(argv: Sequence[str]) -> None:
     """Reads, reports, writes."""
@@ -31,9 +33,9 @@ def main(argv: Sequence[str]) -> None:
     config = common.CONFIG.value
     if config is None or not CHECKPOINT.value or not OUT.value:
         raise InputError('--config, --checkpoint and --out are needed; --help explains them')
-    if 'decoder' not in config:
-        raise InputError('--config is of no whole network; configs/camvid.py and configs/cityscapes.py are')
+    common.check_whole_network(config)
     source, out = (pathlib.Path(flag.value).expanduser() for flag in (CHECKPOINT, OUT))
+    checkpoint.check_target(out)
     classes = datasets.classes(config.dataset.name)
     network = networks.make(config, len(classes))
     stored = tf_import.read(source)
@@ -46,15 +48,18 @@ def main(argv: Sequence[str]) -> None:
         drop_logits=True,
     )
     print(report)
+    for word in ('missing', 'unused', 'dropped'):
+        for name in getattr(report, word):
+            print(f'{word}: {name}')
     for name in report.dropped[:1]:
         held = stored[name].shape[-1]
         print(f'logits left out: the checkpoint has {held} classes, {config.dataset.name} has {len(classes)}')
     variables = filled(variables, network, config.seed)
+    checkpoint.save(out, variables)
+    print(out)
     if NPZ.value:
         tf_import.save_npz(pathlib.Path(NPZ.value).expanduser(), tf_import.to_official(variables, network.scopes))
         print(NPZ.value)
-    checkpoint.save(out, variables)
-    print(out)
 
 
 def filled(variables: PyTree, network: Segmenter, seed: int) -> PyTree:

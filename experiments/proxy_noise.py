@@ -23,6 +23,8 @@ from experiments.common import Scores
 SEEDS = flags.DEFINE_integer('seeds', 3, 'Seeds per cell.')
 EACH = flags.DEFINE_integer('each', 3, 'How many of the best, of the middle and of the worst cells.')
 
+flags.adopt_module_key_flags(common)  # so that --help lists them
+
 
 def chosen(candidates: Sequence[Candidate], each: int) -> dict[str, Genotype]:
     """Name -> genotype: the best, the middle, the worst, and the references; no cell twice."""

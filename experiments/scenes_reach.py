@@ -22,6 +22,8 @@ SEEDS = flags.DEFINE_integer('seeds', 2, 'Seeds per cell.')
 OPERATORS = ('sep 1x1', 'sep 3x3', 'sep 9x1', 'sep 1x9', 'sep 1x18', 'sep 9x18', 'pool 4x4', 'pool 1x1')
 """From local to global; height first."""
 
+flags.adopt_module_key_flags(common)  # so that --help lists them
+
 
 def cells(space: dpc.Space) -> dict[str, Genotype]:
     """Name -> genotype: no context, one operator of growing reach, all at once (ASPP, the released cell)."""

@@ -344,10 +344,14 @@ def main(argv: Sequence[str]) -> None:
     """Counts, measures, writes."""
     del argv
     size = image_size.parse(IMAGE_SIZE.value, 'image_size')
+    if not BACKBONES.value or not (CONTEXTS.value or GENOTYPE.value):
+        raise InputError('--backbones and --contexts must name at least one each')
     if REPEATS.value < 0:
         raise InputError(f'--repeats is {REPEATS.value}; it must be 0 (no wall time) or more')
     paths = [pathlib.Path(name).expanduser() for name in (OUT.value, JSON.value)]
     for path in paths:
+        if path.name and path.is_dir():
+            raise InputError(f"'{path}' cannot be written: it is a folder")
         if not path.parent.is_dir():
             raise InputError(f"'{path}' cannot be written: there is no folder '{path.parent}'")
     report = report_of(size)

@@ -45,8 +45,10 @@ def test_the_menu_names_all_and_refuses_others():
 def test_bad_settings_are_refused(name):
     with pytest.raises(InputError, match=f'^output stride 4 of {name}: it must be one of 8, 16, 32$'):
         backbones.make(name, output_stride=4)
-    with pytest.raises(InputError, match=f'^width 0.0 of {name}: it must be greater than 0$'):
+    with pytest.raises(InputError, match=f'^width 0.0 of {name}: it must be a number greater than 0$'):
         backbones.make(name, output_stride=16, width=0.0)
+    with pytest.raises(InputError, match=r'^width inf'):
+        backbones.make(name, output_stride=16, width=float('inf'))
 
 
 def test_xception_of_other_depth_is_refused():

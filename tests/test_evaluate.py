@@ -376,7 +376,40 @@ def test_a_folder_that_is_not_writable_is_refused(tmp_path, monkeypatch):
         evaluate.make_folder(tmp_path, 'workdir')
 
 
-@pytest.mark.parametrize('fault', ['RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes', 'INTERNAL: broken'])
+def test_a_checkpoint_that_gives_no_numbers_is_refused(root, held, tmp_path, monkeypatch):
+    def broken(*args):
+        return jax.tree.map(lambda leaf: leaf * np.float32(np.nan), restore(*args))
+
+    restore = checkpoint.restore
+    monkeypatch.setattr(checkpoint, 'restore', broken)
+    with pytest.raises(InputError, match='the network gives values that are not finite'):
+        evaluate.run(toy(root, held), tmp_path)
+    assert not (tmp_path / 'evaluation/metrics.json').exists()
+
+
+def test_images_that_do_not_fit_into_the_memory_of_the_host_are_one_line(root, held, tmp_path, monkeypatch):
+    def too_many(*_):
+        raise MemoryError('Unable to allocate 371. GiB')
+        yield
+
+    monkeypatch.setattr(evaluate, 'make_batches', too_many)
+    with pytest.raises(InputError, match=r'^out of memory with evaluate\.batch_size'):
+        evaluate.run(toy(root, held), tmp_path)
+
+
+def test_a_data_set_whose_fields_the_config_lacks_is_one_line(root, held, tmp_path):
+    with pytest.raises(InputError, match=r'^the data set scenes needs config\.dataset\.\w+, which the config does not'):
+        evaluate.run(toy(root, held, dataset__name='scenes'), tmp_path)
+
+
+@pytest.mark.parametrize(
+    'fault',
+    [
+        'RESOURCE_EXHAUSTED: 9 bytes',
+        'INTERNAL: Error dispatching computation: Out of memory allocating 9',
+        'INTERNAL: broken',
+    ],
+)
 def test_out_of_memory_says_what_to_make_smaller(root, held, tmp_path, monkeypatch, fault):
     def make_predict(*_):
         def predict(*_):
@@ -385,7 +418,7 @@ def test_out_of_memory_says_what_to_make_smaller(root, held, tmp_path, monkeypat
         return predict
 
     monkeypatch.setattr(inference, 'make_predict', make_predict)
-    kind = InputError if fault.startswith('RESOURCE') else jax.errors.JaxRuntimeError
+    kind = jax.errors.JaxRuntimeError if 'broken' in fault else InputError
     words = 'out of memory with evaluate.batch_size 1, evaluate.scales ' if kind is InputError else 'broken'
     with pytest.raises(kind, match=words):
         evaluate.run(toy(root, held), tmp_path)

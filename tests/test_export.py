@@ -221,10 +221,14 @@ TOY = '--config=configs/camvid.py:toy'
 CELL = (TOY, '--genotype=dpc_top1')
 FITS = '--image_size=33x49'
 BAD = [
+    (
+        ('--config=configs/camvid_search.py', '--genotype=dpc_top1', '--out=OUT'),
+        '--config is of no whole network; configs/camvid.py and configs/cityscapes.py are',
+    ),
     ((), '--config and --out are needed'),
     (('--genotype=dpc_top1', '--out=OUT'), '--config and --out are needed'),
-    ((TOY, '--out=OUT'), 'give either --workdir (of a search) or --genotype'),
-    ((*CELL, '--workdir=absent', '--out=OUT'), 'give either --workdir (of a search) or --genotype'),
+    ((TOY, '--out=OUT'), 'give either --workdir or --storage (of a search) or --genotype'),
+    ((*CELL, '--workdir=absent', '--out=OUT'), 'give either --workdir or --storage (of a search) or --genotype'),
     ((*CELL, '--out=TMP/file'), "file' is a file"),
     ((*CELL, '--out=TMP/full'), 'holds notes.txt, which is not of this script'),
     ((TOY, '--workdir=absent', '--out=OUT'), 'there is no storage'),

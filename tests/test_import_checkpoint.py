@@ -77,7 +77,7 @@ def test_the_checkpoint_that_tensorflow_saved_gives_the_golden_logits(shared: Fi
     assert (code, err) == (0, '')
     counts = {line.split()[0]: line.split()[1] for line in said.splitlines()[:4]}
     assert counts == {'loaded': '312', 'missing': '0', 'unused': '0', 'ignored': '189'}
-    assert said.splitlines()[4:] == [str(npz), str(out)]
+    assert said.splitlines()[4:] == [str(out), str(npz)]
 
     config = cityscapes.get_config()
     config.backbone.name, config.decoder.output_stride = 'mobilenet_v2', 0

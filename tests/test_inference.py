@@ -192,6 +192,17 @@ def test_a_program_is_traced_once_per_scale_and_serves_every_batch(network, vari
     assert sorted(traced) == [0.5, 1.0]
 
 
+def test_an_image_of_which_the_network_makes_no_numbers_is_marked(network, variables, batch):
+    mesh = sharding.data_mesh(4)
+    images = batch[0].copy()
+    images[2] = np.nan
+    held = jax.device_put(variables, sharding.replicated(mesh))
+    found = inference.make_predict(network, SINGLE, mesh)(
+        held, *jax.device_put((images, batch[1]), sharding.along_data(mesh))
+    )
+    assert np.flatnonzero(~np.asarray(found.finite)).tolist() == [2]
+
+
 @pytest.mark.parametrize('scales', [(), (0.0,), (1.0, -0.5), (float('nan'),), (float('inf'),)], ids=repr)
 def test_scales_that_cannot_be_are_refused(scales):
     with pytest.raises(InputError, match=r'^evaluate.scales is \(.*\); it must be one or more numbers greater than 0$'):

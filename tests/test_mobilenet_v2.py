@@ -168,9 +168,9 @@ def test_an_output_stride_that_is_not_allowed_is_refused(output_stride: int) -> 
         mobilenet_v2.Model(output_stride=output_stride)
 
 
-@pytest.mark.parametrize('width', [0.0, -1.0, float('nan')])
+@pytest.mark.parametrize('width', [0.0, -1.0, float('nan'), float('inf')])
 def test_a_width_that_is_not_positive_is_refused(width: float) -> None:
-    with pytest.raises(InputError, match=f'^width {width} .* greater than 0$'):
+    with pytest.raises(InputError, match=f'^width {width} .* a number greater than 0$'):
         mobilenet_v2.Model(width=width)
 
 

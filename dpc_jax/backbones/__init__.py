@@ -6,6 +6,7 @@ names of its official variables start with, its `low_level` the endpoint at stri
 """
 
 import importlib
+import math
 import pkgutil
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -52,8 +53,8 @@ def check(name: str, output_stride: int, width: float) -> None:
     if output_stride not in OUTPUT_STRIDES:
         allowed = ', '.join(map(str, OUTPUT_STRIDES))
         raise InputError(f'output stride {output_stride} of {name}: it must be one of {allowed}')
-    if not width > 0:
-        raise InputError(f'width {width} of {name}: it must be greater than 0')
+    if not 0 < width < math.inf:
+        raise InputError(f'width {width} of {name}: it must be a number greater than 0')
 
 
 def scaled(images: Float[Array, 'B H W 3'], dtype: DTypeLike | None) -> Float[Array, 'B H W 3']:

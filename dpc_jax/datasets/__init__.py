@@ -9,6 +9,7 @@ import hashlib
 import importlib
 import pathlib
 import pkgutil
+import re
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -136,7 +137,14 @@ def kind(name: str) -> type[Dataset]:
 def load(name: str, config: ml_collections.ConfigDict, split: str) -> Dataset:
     """The split `split` of the data set `name`, described by its `config`; InputError names what is wrong."""
     check_split(name, split)
-    return importlib.import_module(f'{__name__}.{name}').load(config, split)
+    try:
+        dataset: Dataset = importlib.import_module(f'{__name__}.{name}').load(config, split)
+    except AttributeError as error:
+        field = re.sub(r'\W*(\w+).*', r'\1', str(error), flags=re.DOTALL)
+        if field in config or not str(error).startswith(("'", '"')):
+            raise
+        raise InputError(f'the data set {name} needs config.dataset.{field}, which the config does not have') from error
+    return dataset
 
 
 def check_split(name: str, split: str) -> None:
