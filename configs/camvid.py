@@ -15,7 +15,7 @@ from configs import common
 def get_config(arg: str = '') -> ml_collections.ConfigDict:
     """The network; `arg` may be 'toy'."""
     config = common.network_config()
-    config.dataset = ml_collections.ConfigDict({'name': 'camvid', 'root': ''})
+    config.dataset.name = 'camvid'
     config.decoder.output_stride = 0
     if arg == 'toy':
         common.shrink_network(config)

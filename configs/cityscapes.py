@@ -22,7 +22,7 @@ from configs import common
 def get_config(arg: str = '') -> ml_collections.ConfigDict:
     """The network; `arg` may be 'toy'."""
     config = common.network_config()
-    config.dataset = ml_collections.ConfigDict({'name': 'cityscapes', 'root': ''})
+    config.dataset.name = 'cityscapes'
     config.backbone.name = 'xception_71'
     config.evaluate.crop_size = (1025, 2049)
     if arg == 'toy':

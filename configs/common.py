@@ -71,13 +71,16 @@ def search_config() -> ml_collections.ConfigDict:
 
 
 def network_config() -> ml_collections.ConfigDict:
-    """A whole network and what is done with it; sizes and rates are (height, width)."""
+    """A whole network, how it is trained and how it is evaluated; sizes and rates are (height, width)."""
     config = ml_collections.ConfigDict()
-    config.journey = 'evaluate'
-    config.seed = 0
-    config.checkpoint = ''  # folder that experiments/import_checkpoint.py wrote
+    config.journey = 'train'  # or evaluate, which reads config.checkpoint
+    config.seed = 0  # of everything drawn: weights, order of images, their crops, dropout
+    config.checkpoint = ''  # of an evaluation: folder that a training or experiments/import_checkpoint.py wrote
 
-    config.dataset = ml_collections.ConfigDict({'name': ''})
+    config.dataset = ml_collections.ConfigDict()
+    config.dataset.name = ''
+    config.dataset.root = ''  # as downloaded, or as packed by experiments/pack_data.py
+    config.dataset.generated = 0  # > 0, and no root: so many drawn images per split, in the workdir, in the real layout
 
     config.backbone = ml_collections.ConfigDict()
     config.backbone.name = 'mobilenet_v2'  # or xception_41, xception_65, xception_71
@@ -99,6 +102,8 @@ def network_config() -> ml_collections.ConfigDict:
     config.decoder.low_level_filters = 48
     config.decoder.filters = 256
 
+    config.train = train_config()
+
     config.evaluate = ml_collections.ConfigDict()
     config.evaluate.split = 'val'
     config.evaluate.crop_size = (0, 0)  # images are padded to it; (0, 0) fits the largest image of the split
@@ -112,12 +117,63 @@ def network_config() -> ml_collections.ConfigDict:
     return config
 
 
+def train_config() -> ml_collections.ConfigDict:
+    """How a network is trained: the official values for Cityscapes (train_utils.py, train.py; paper §4)."""
+    config = ml_collections.ConfigDict()
+    config.split = 'train'
+    config.steps = 90_000
+    config.batch_size = 16  # images of a step, on all devices of all hosts together
+    config.accumulate = 1  # the batch goes through in so many parts, their gradients added up: for small memories
+    config.dtype = 'float32'  # of the computation, or bfloat16; parameters are float32
+
+    config.crop_size = (769, 769)
+    config.scales = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
+    config.flip_probability = 0.5
+    config.workers = 4  # processes that decode and augment; 0: in this one
+    config.threads = 4  # in each of them
+    config.faulty_images = 'stop'  # or 'skip': another image takes its place; counted and named
+
+    config.learning_rate = 0.01
+    config.power = 0.9  # poly: learning_rate * (1 - step / steps) ** power
+    config.slow_start_steps = 0
+    config.slow_start_learning_rate = 1e-4
+    config.momentum = 0.9
+    config.weight_decay = 4e-5  # of full and pointwise kernels, no others
+    config.last_layer_gradient_multiplier = 1.0  # of all behind the backbone
+    config.ema_decay = 0.0  # > 0: what is evaluated and exported is the moving average of the weights
+
+    config.batch_norm = 'synced'  # statistics over the whole batch; 'per_device', as released; or 'frozen'
+    config.bn_decay = 0.0  # of the moving averages; 0 keeps the official 0.9997 (MobileNet-v2: 0.997)
+
+    config.class_weights = ()  # one for each class; () weighs all alike
+    config.hard_pixels = 1.0  # share of the pixels, the hardest, that the loss is of (top_k_percent_pixels)
+    config.hard_pixels_step = 0  # until which the share shrinks from 1
+
+    config.init = ml_collections.ConfigDict()
+    config.init.checkpoint = ''  # what to start from: official weights, or a folder that a training wrote; '' is noise
+    config.init.parts = 'all'  # or 'backbone'; logits of another number of classes are drawn anew
+
+    config.log_every = 100  # steps, as below
+    config.evaluate_every = 5_000  # on evaluate.split; 0 only at the end
+    config.checkpoint_every = 1_000
+    config.keep = 3  # checkpoints to go on from; the best weights are kept beside them
+    return config
+
+
 def shrink_network(config: ml_collections.ConfigDict) -> None:
     """Makes any network small enough for seconds, with all its parts."""
     config.backbone.width = 0.1
     config.context.filters = 8
     config.decoder.low_level_filters = 4
     config.decoder.filters = 8
+    config.dataset.generated = 6
+    config.train.steps = 4
+    config.train.batch_size = 4
+    config.train.crop_size = (65, 65)
+    config.train.workers = 0
+    config.train.log_every = 1
+    config.train.evaluate_every = 2
+    config.train.checkpoint_every = 2
 
 
 def shrink(config: ml_collections.ConfigDict) -> None:

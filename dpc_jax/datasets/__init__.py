@@ -10,7 +10,7 @@ import importlib
 import pathlib
 import pkgutil
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 import ml_collections
@@ -32,6 +32,7 @@ class Dataset(abc.ABC):
     classes: ClassVar[tuple[str, ...]]
     palette: ClassVar[UInt8[np.ndarray, 'L 3']]  # RGB, for pictures of labels
     splits: ClassVar[tuple[str, ...]] = SPLITS
+    published: ClassVar[Mapping[str, int]] = {}  # images of each split, as its authors count them
     export_ids: ClassVar[tuple[int, ...] | None] = None  # value of each class in exported labels; None: its index
 
     split: str  # one of `splits`
@@ -47,6 +48,14 @@ class Dataset(abc.ABC):
     @abc.abstractmethod
     def __getitem__(self, index: int) -> SegmentationExample:
         """Example `index` of 0..len-1 (IndexError beyond); InputError if its files are faulty."""
+
+    @abc.abstractmethod
+    def example_name(self, index: int) -> str:
+        """The `name` of example `index`, without reading it."""
+
+    @abc.abstractmethod
+    def image_bytes(self, index: int) -> bytes:
+        """The encoded image (JPEG or PNG) of example `index`, as it is on disk; InputError if it cannot be read."""
 
     def __iter__(self) -> Iterator[SegmentationExample]:
         return (self[index] for index in range(len(self)))
@@ -79,6 +88,18 @@ class FilePairs(Dataset):
             sizes = ' and '.join(f'{height}x{width}' for height, width in (image.shape[:2], label.shape))
             raise InputError(f'sizes differ: {image_path} and {label_path} have {sizes} pixels (height x width)')
         return SegmentationExample(image, label, str(image_path))
+
+    def example_name(self, index: int) -> str:
+        """The path of the image."""
+        return str(self.files[index][0])
+
+    def image_bytes(self, index: int) -> bytes:
+        """The content of the image file."""
+        path = self.files[index][0]
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise InputError(f'cannot read {path}: {error.strerror}') from None
 
     def fingerprint(self) -> str:
         """Of the names and the bytes of all files."""

@@ -120,7 +120,15 @@ class Scenes(Dataset):
         key = np.random.SeedSequence(self.seed, spawn_key=(SPLITS.index(self.split), index))
         context_key, scene_key = key.spawn(2)
         image, label = draw(scene_key, toss(context_key), size=self.size, noise=self.noise)
-        return SegmentationExample(image, label, f'scene {index} of {self.split}, seed {self.seed}')
+        return SegmentationExample(image, label, self.example_name(index))
+
+    def example_name(self, index: int) -> str:
+        """What the scene is drawn from."""
+        return f'scene {index} of {self.split}, seed {self.seed}'
+
+    def image_bytes(self, index: int) -> bytes:
+        """A PNG of the scene."""
+        return cv2.imencode('.png', self[index].image[:, :, ::-1])[1].tobytes()
 
     def fingerprint(self) -> str:
         """Also of this file and of one scene, because the drawing is code and changes with them and with OpenCV."""
