@@ -1,37 +1,49 @@
-"""Runs the journey that a config names, in a work folder: a search, or the evaluation of a whole network.
+"""Runs the journey that a config names, in a work folder: a search, the training of a network, its evaluation.
 
   python run.py --config=configs/scenes_search.py --workdir=runs/scenes
-  python run.py --config=configs/cityscapes.py --workdir=runs/cityscapes \\
-    --config.dataset.root=/data/cityscapes --config.checkpoint=runs/imported
+  python run.py --config=configs/cityscapes.py --workdir=runs/cityscapes --config.dataset.root=/data/cityscapes
+  python run.py --config=configs/cityscapes.py --workdir=runs/cityscapes_test --config.journey=evaluate \\
+    --config.dataset.root=/data/cityscapes --config.checkpoint=runs/cityscapes/weights
 
-A search goes on where it was stopped, an evaluation begins anew. Any field of the config can be set on the
-command line, e.g. --config.search.num_candidates=100 or --config.proxy.steps=500; configs/common.py lists the fields.
-A config may take an argument after a colon: --config=configs/scenes_search.py:toy runs in seconds.
+A search and a training go on where they were stopped, an evaluation begins anew. Any field of the config can be set on
+the command line, e.g. --config.search.num_candidates=100 or --config.proxy.steps=500; configs/common.py lists the
+fields. A config may take an argument after a colon: --config=configs/scenes_search.py:toy runs in seconds.
 
-Exit code: 0 done, 2 bad input (one line says which), 130 stopped by Ctrl-C (everything finished is kept).
+A training on several hosts: the same command on each, with --coordinator (README, "Several hosts").
+
+Exit code: 0 done, 2 bad input (one line says which), 130 stopped by Ctrl-C or SIGTERM (everything finished is kept).
 """
 
+import contextlib
 import logging
+import os
 import pathlib
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import jax
 from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from dpc_jax import command_line, evaluate, search
+from dpc_jax import command_line, evaluate, search, sharding, train
 from dpc_jax.base import InputError
 
-JOURNEYS = {'search': search.run, 'evaluate': evaluate.run}
+JOURNEYS = {'search': search.run, 'train': train.train_and_evaluate, 'evaluate': evaluate.run}
 STOPPED = {
     'search': 'everything finished is kept in {workdir}. The same command goes on from here.',
+    'train': 'everything is kept in {workdir}. The same command goes on from here.',
     'evaluate': 'there are no scores yet. The same command begins anew.',
 }
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'What to run: a file in configs/, perhaps with :argument.')
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder for everything that is written; made if it is missing.')
+COORDINATOR = flags.DEFINE_string(
+    'coordinator', '', "Several processes: host:port of process 0, or 'auto' (SLURM, ...)."
+)
+NUM_PROCESSES = flags.DEFINE_integer('num_processes', -1, 'How many there are; found with auto.')
+PROCESS_ID = flags.DEFINE_integer('process_id', -1, 'Which of them this is, from 0; found with auto.')
 
 
 def main(argv: Sequence[str]) -> None:
@@ -47,12 +59,27 @@ def main(argv: Sequence[str]) -> None:
             raise InputError(f"journey is '{config.get('journey')}'; allowed: {', '.join(JOURNEYS)}")
         if config.journey not in config:
             raise InputError(f"journey is '{config.journey}', but the config has no fields config.{config.journey}.*")
-        JOURNEYS[config.journey](config, workdir)
+        if COORDINATOR.value:  # behind the line on SIGTERM, which JAX now hears itself
+            if config.journey == 'search':
+                raise InputError('a search needs no --coordinator: its workers share a storage (README)')
+            sharding.start_distributed(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+        with quiet_unless_first():
+            JOURNEYS[config.journey](config, workdir)
     except InputError as error:
         command_line.fail(error)
     except KeyboardInterrupt:
         print(f'\nstopped; {STOPPED[config.journey].format(workdir=workdir)}')
         sys.exit(130)
+
+
+@contextlib.contextmanager
+def quiet_unless_first() -> Iterator[None]:
+    """Of several processes the first speaks; errors are everybody's."""
+    if not COORDINATOR.value or jax.process_index() == 0:
+        yield
+        return
+    with open(os.devnull, 'w') as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
 
 
 if __name__ == '__main__':

@@ -193,6 +193,10 @@ def shrink(config: ml_collections.ConfigDict) -> None:
     config.search.references = ('conv1x1',)
 
 
-def refuse(arg: str) -> None:
-    """For a config argument that means nothing."""
-    raise ValueError(f"config argument ':{arg}' is not known; allowed: none, ':toy'")
+def words(arg: str, *known: str) -> set[str]:
+    """The words of a config argument such as 'stage2,toy'; ValueError unless all of them are `known`."""
+    given = [word for word in arg.split(',') if word]
+    if not set(given) <= set(known):
+        allowed = ', '.join(f"':{word}'" for word in known)
+        raise ValueError(f"config argument ':{arg}' is not known; allowed: none, {allowed}")
+    return set(given)

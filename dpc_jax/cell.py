@@ -75,8 +75,8 @@ class DensePredictionCell(nn.Module):
             x = features if source == FEATURES else outputs[source]
             outputs.append(self._branch(x, dpc.OPS[op], f'branch{branch}', train, pooled_size))
         x = jnp.concatenate(outputs, -1)
-        if train and self.settings.dropout_rate:
-            x = ops.dropout(ops.needed(dropout_key), x, self.settings.dropout_rate)
+        if train or dropout_key is not None:
+            x = ops.dropout(dropout_key, x, self.settings.dropout_rate)
         return self._unit(ops.xavier_init, 'concat_projection')(x, train)
 
     def _branch(
@@ -200,8 +200,8 @@ def apply(
         outputs.append(y)
         moved.append(new)
     x = jnp.concatenate(outputs, -1)
-    if train and settings.dropout_rate:
-        x = ops.dropout(ops.needed(dropout_key), x, settings.dropout_rate)
+    if train or dropout_key is not None:
+        x = ops.dropout(dropout_key, x, settings.dropout_rate)
     y = jnp.einsum('bhwm,md->bhwd', x, params.projection.kernel.astype(x.dtype))
     y, projection = _norm(params.projection, stats.projection, y, settings, train)
     depthwise, pointwise = jax.tree.map(lambda *leaves: jnp.stack(leaves), *moved)

@@ -6,7 +6,7 @@ import logging
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import jax
@@ -18,7 +18,7 @@ from flax import traverse_util
 from dpc_jax import tf_import
 from dpc_jax.backbones import mobilenet_v2
 from dpc_jax.base import InputError, PyTree
-from dpc_jax.tf_import import LoadReport
+from dpc_jax.tf_import import LoadReport, Scopes
 
 BACKBONE = 'backbone'
 SUMS = 'SHA256SUMS'  # of all other files of a checkpoint, in the format of `sha256sum`
@@ -31,29 +31,33 @@ Leaves = dict[str, Any]
 # ---- whole networks -------------------------------------------------------------------------------------------------
 
 
-def save(path: Path, variables: PyTree) -> None:
+def save(path: Path, variables: PyTree, *, replace: bool = False) -> None:
     """Writes `params` and `batch_stats` into the folder `path` as an Orbax checkpoint, whole or not at all.
 
     Values go as NumPy arrays, so they can be restored on any number of devices; checksums go beside them, because
     Orbax has none of the values.
 
     Raises:
-      InputError: there is something at `path` already, other than an empty folder, or it cannot be written.
+      InputError: there is something at `path` already, other than an empty folder or with `replace` a checkpoint,
+        or it cannot be written.
     """
     path = pathlib.Path(path).absolute()
-    unfinished = path.with_name(f'{path.name}.{os.getpid()}.unfinished')
+    unfinished, old = (path.with_name(f'{path.name}.{os.getpid()}.{word}') for word in ('unfinished', 'old'))
     try:
-        check_target(path)
+        if not (replace and (path / SUMS).is_file()):
+            check_target(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _quiet(), ocp.PyTreeCheckpointer() as checkpointer:
+        with quiet(), ocp.PyTreeCheckpointer() as checkpointer:
             checkpointer.save(unfinished, jax.tree.map(np.asarray, variables))
-        sums = [f'{_sha256(unfinished / name)}  {name}\n' for name in _files(unfinished)]
-        (unfinished / SUMS).write_text(''.join(sums))
+        write_sums(unfinished)
+        if (path / SUMS).is_file():
+            path.replace(old)
         unfinished.replace(path)
     except OSError as error:
         raise InputError(f"checkpoint '{path}': {error.strerror or error}") from error
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        for folder in (unfinished, old):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_target(path: Path) -> None:
@@ -69,20 +73,50 @@ def restore(path: Path, shapes: PyTree) -> PyTree:
     Raises:
       InputError: no such folder, no checkpoint, damaged files, another tree, other shapes or types.
     """
+    held = read(path)
+    _compare(_flat(held), _flat(shapes), pathlib.Path(path))
+    return jax.tree.map(jnp.asarray, held)
+
+
+def read(path: Path) -> PyTree:
+    """What `save` wrote, as NumPy arrays; InputError: no such folder, no checkpoint, damaged files."""
     path = pathlib.Path(path).absolute()
     if not path.is_dir():
         raise InputError(f"checkpoint '{path}': no such folder")
-    _verify(path)
-    with _quiet(), ocp.PyTreeCheckpointer() as checkpointer:
+    verify(path)
+    with quiet(), ocp.PyTreeCheckpointer() as checkpointer:
         held = checkpointer.metadata(path).item_metadata.tree
-        _compare(_flat(held), _flat(shapes), path)
-        args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
-        return jax.tree.map(jnp.asarray, checkpointer.restore(path, restore_args=args))
+        args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), held)
+        return checkpointer.restore(path, restore_args=args)
+
+
+def load_network(
+    variables: PyTree, path: Path, scopes: Scopes, *, only: Collection[str] | None = None
+) -> tuple[PyTree, LoadReport]:
+    """`variables` with what fits of a checkpoint: one that `save` wrote, or whatever `tf_import.read` reads.
+
+    What is not stored stays as it is, as do logits of another number of classes (official initialize_last_layer);
+    `only` names the parts that are loaded.
+
+    Raises:
+      InputError: no such checkpoint, damaged, nothing in it fits, or another shape than that of the network.
+    """
+    path = pathlib.Path(path).expanduser()
+    if (path / SUMS).is_file():
+        parts = {
+            collection: {part: tree for part, tree in held.items() if part in scopes}
+            for collection, held in read(path).items()
+        }
+        stored: tf_import.Stored = tf_import.to_official(parts, scopes)
+    else:
+        stored = tf_import.read(path)
+    source = f"checkpoint '{path}'"
+    return tf_import.assign(variables, stored, scopes, source=source, only=only, allow_missing=True, drop_logits=True)
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Orbax tells thirty lines about every checkpoint; its warnings are kept."""
+def quiet() -> Iterator[None]:
+    """Within it Orbax says only its warnings: it tells thirty lines about every checkpoint."""
     logger = logging.getLogger('absl')
     level = logger.level
     logger.setLevel(logging.WARNING)
@@ -92,8 +126,16 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _verify(path: pathlib.Path) -> None:
-    """InputError unless every file is as it was written, and no other is there."""
+def write_sums(path: pathlib.Path) -> None:
+    """Writes the checksums of all files in the folder `path` beside them, whole or not at all."""
+    sums = [f'{_sha256(path / name)}  {name}\n' for name in _files(path)]
+    unfinished = path / f'.{SUMS}.unfinished'
+    unfinished.write_text(''.join(sums))
+    unfinished.replace(path / SUMS)
+
+
+def verify(path: pathlib.Path) -> None:
+    """InputError unless every file in the folder `path` is as `write_sums` found it, and no other is there."""
     try:
         text = (path / SUMS).read_text()
     except (OSError, UnicodeDecodeError) as error:

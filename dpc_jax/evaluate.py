@@ -1,43 +1,27 @@
 """The journey of an evaluation: a checkpoint, the images of a split, one confusion matrix over all of them.
 
-    data set, checkpoint -> [pad -> predict -> count] batch by batch -> scores with their cause, picture, label images
-
-Whole images, padded at the bottom and at the right with the mean pixel; what is padded has no label and takes no part
-(official eval.py, vis.py). The last batch is filled up with images that have no labels, so none is left out.
+data set, checkpoint -> [pad -> predict -> count] batch by batch -> scores with their cause, picture, label images
 """
 
 import collections
-import contextlib
 import json
 import os
 import pathlib
 import re
-import time
-from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from jaxtyping import Bool, Float32, Int, UInt8
+from jaxtyping import Int, UInt8
 from PIL import Image
 
-from dpc_jax import (
-    checkpoint,
-    datasets,
-    evaluation_report,
-    feature_cache,
-    inference,
-    networks,
-    preprocess,
-    provenance,
-    sharding,
-)
-from dpc_jax.base import IGNORE_LABEL, InputError, PyTree, SegmentationExample, Size
+from dpc_jax import checkpoint, datasets, evaluation_report, evaluator, feature_cache, networks, preprocess, provenance
+from dpc_jax.base import InputError, PyTree, SegmentationExample, Size
 from dpc_jax.datasets import Dataset
-from dpc_jax.evaluation_report import Shown
+from dpc_jax.evaluator import Counted, Evaluator
 from dpc_jax.inference import InferenceSettings
 from dpc_jax.progress import track
 from dpc_jax.segmenter import Segmenter
@@ -50,8 +34,6 @@ FOLLOWS = (0, 0)  # a size that is to be found out
 HASHED = ('split', 'scales', 'flip', 'dtype', 'crop_size', 'image_pooling_crop_size')
 """Fields of `config.evaluate` that scores depend on; the network, and the content of data and weights come to it."""
 
-T = TypeVar('T')
-
 
 class Evaluation(NamedTuple):
     """What was found, and where it is written."""
@@ -59,14 +41,6 @@ class Evaluation(NamedTuple):
     confusion: Int[np.ndarray, 'L L']  # int64 pixels, by (label, prediction)
     row: dict[str, Any]  # scores and their cause, as in metrics.json
     files: list[pathlib.Path]
-
-
-class Batch(NamedTuple):
-    """Padded examples; behind them, up to the size of a batch, images without labels."""
-
-    examples: Sequence[SegmentationExample]
-    images: Float32[np.ndarray, 'B H W 3']
-    labels: UInt8[np.ndarray, 'B H W']
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Evaluation:
@@ -82,35 +56,22 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Evaluation:
             ' --config.checkpoint=FOLDER'
         )
     dataset = datasets.load(config.dataset.name, config.dataset, config.evaluate.split)
-    network = make_network(config)
-    variables = checkpoint.restore(pathlib.Path(config.checkpoint).expanduser(), networks.variable_shapes(network))
-    crop_size = choose_crop(config, dataset)
-    settings = inference_settings(config, crop_size)
+    shapes = networks.variable_shapes(make_network(config))
+    variables = checkpoint.restore(pathlib.Path(config.checkpoint).expanduser(), shapes)
+    scorer = make_evaluator(config, dataset)
     folder = workdir / 'evaluation'
     make_folder(folder, 'workdir')
     export = pathlib.Path(config.evaluate.export).expanduser() if config.evaluate.export else None
     if export is not None:
         make_folder(export, 'evaluate.export')
 
-    started = time.perf_counter()
-    confusion, shown = np.zeros((dataset.num_classes,) * 2, np.int64), list[Shown]()
-    for examples, counts, classes in predictions(config, dataset, network, variables, settings, crop_size=crop_size):
-        confusion += counts
-        if export is None and len(shown) >= config.evaluate.pictures:
-            continue
-        for example, predicted in zip(examples, np.asarray(classes), strict=False):
-            predicted = predicted[: example.label.shape[0], : example.label.shape[1]]
-            shown += [(example, predicted)] * (len(shown) < config.evaluate.pictures)
-            if export is not None:
-                write_label(export / export_name(example), predicted, dataset)
-    row = {
-        **evaluation_report.scores(confusion, dataset.classes),
-        'images': len(dataset),
-        'seconds': round(time.perf_counter() - started, 3),
-        'crop_size': list(crop_size),
-        **cause(config, dataset, variables),
-    }
-    return write(folder, Evaluation(confusion, row, []), dataset, shown)
+    def each(example: SegmentationExample, predicted: UInt8[np.ndarray, '_ _']) -> None:
+        if export is not None:
+            write_label(export / export_name(example), predicted, dataset)
+
+    counted = scorer.count(variables, show=config.evaluate.pictures, each=each if export is not None else None)
+    assert counted is not None  # nobody stopped it
+    return write(folder, scorer, variables, counted)
 
 
 # ---- what a config says ---------------------------------------------------------------------------------------------
@@ -141,6 +102,13 @@ def make_network(config: ml_collections.ConfigDict) -> Segmenter:
         raise InputError(f"evaluate.dtype is '{dtype}'; allowed: {', '.join(DTYPES)}")
     network = networks.make(config, len(datasets.classes(config.dataset.name)))
     return network.clone(backbone=network.backbone.clone(dtype=jnp.dtype(dtype)))
+
+
+def make_evaluator(config: ml_collections.ConfigDict, dataset: Dataset) -> Evaluator:
+    """The evaluator of the config's network on `dataset`, whose images were all decoded once; see `choose_crop`."""
+    crop_size = choose_crop(config, dataset)
+    settings = inference_settings(config, crop_size)
+    return evaluator.make(config, dataset, make_network(config), settings, crop_size=crop_size)
 
 
 def inference_settings(config: ml_collections.ConfigDict, crop_size: Size) -> InferenceSettings:
@@ -198,89 +166,6 @@ def _size(config: ml_collections.ConfigDict, field: str) -> Size:
     return size[0], size[1]
 
 
-# ---- predictions ----------------------------------------------------------------------------------------------------
-
-
-def predictions(
-    config: ml_collections.ConfigDict,
-    dataset: Dataset,
-    network: Segmenter,
-    variables: PyTree,
-    settings: InferenceSettings,
-    *,
-    crop_size: Size,
-) -> Iterator[tuple[Sequence[SegmentationExample], Int[np.ndarray, 'L L'], jax.Array]]:
-    """Batch by batch over all devices: its examples, the counts of their pixels, the classes in the padded images."""
-    mesh = sharding.data_mesh()
-    size = config.evaluate.batch_size * mesh.size
-    predict = inference.make_predict(network, settings, mesh)
-    held = jax.device_put(variables, sharding.replicated(mesh))
-    batches = read_ahead(make_batches(dataset, crop_size, size))
-    shown = track(_guarded(batches, config, crop_size), 'evaluating, batch', -(-len(dataset) // size))
-    for batch in shown:
-        # float32 is float32: by default JAX lets GPUs and TPUs round the factors of a product to fewer bits.
-        with jax.default_matmul_precision('float32'), _memory_of(config, crop_size):
-            placed = jax.device_put((batch.images, batch.labels), sharding.along_data(mesh))
-            classes, confusion, finite = predict(held, *placed)
-            counts = np.asarray(confusion, np.int64).sum(0)
-        check_finite(batch.examples, np.asarray(finite))
-        yield batch.examples, counts, classes
-
-
-def check_finite(examples: Sequence[SegmentationExample], finite: Bool[np.ndarray, ' B']) -> None:
-    """InputError that names the first image of which the network makes no numbers."""
-    for example, is_finite in zip(examples, finite, strict=False):
-        if not is_finite:
-            raise InputError(
-                f'{example.name}: the network gives values that are not finite; its checkpoint comes from a training'
-                ' that diverged, or is damaged'
-            )
-
-
-def make_batches(dataset: Dataset, crop_size: Size, size: int) -> Iterator[Batch]:
-    """All examples in order; what the last batch lacks is filled up with images that have no labels."""
-    for start in range(0, len(dataset), size):
-        examples = [dataset[index] for index in range(start, min(start + size, len(dataset)))]
-        images = np.full((size, *crop_size, 3), preprocess.MEAN_PIXEL, np.float32)
-        labels = np.full((size, *crop_size), IGNORE_LABEL, np.uint8)
-        for place, example in enumerate(examples):
-            images[place], labels[place] = preprocess.pad_to(example, crop_size)
-        yield Batch(examples, images, labels)
-
-
-def read_ahead(items: Iterator[T]) -> Iterator[T]:
-    """The same items; while one is used, a thread makes the next."""
-    with ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(next, items, None)
-        while (made := coming.result()) is not None:
-            coming = thread.submit(next, items, None)
-            yield made
-
-
-def _guarded(batches: Iterator[Batch], config: ml_collections.ConfigDict, crop_size: Size) -> Iterator[Batch]:
-    while True:
-        with _memory_of(config, crop_size):
-            batch = next(batches, None)
-        if batch is None:
-            return
-        yield batch
-
-
-@contextlib.contextmanager
-def _memory_of(config: ml_collections.ConfigDict, crop_size: Size) -> Iterator[None]:
-    """Says what to make smaller where the memory of host or device is not enough."""
-    try:
-        yield
-    except (jax.errors.JaxRuntimeError, MemoryError) as error:
-        if not sharding.is_out_of_memory(error):
-            raise
-        raise InputError(
-            f'out of memory with evaluate.batch_size {config.evaluate.batch_size}, evaluate.scales'
-            f' {tuple(config.evaluate.scales)} and a crop of {crop_size}; make one of them smaller, or take'
-            " evaluate.dtype 'bfloat16'"
-        ) from error
-
-
 # ---- files ----------------------------------------------------------------------------------------------------------
 
 
@@ -326,21 +211,37 @@ def cause(config: ml_collections.ConfigDict, dataset: Dataset, variables: PyTree
     }
 
 
-def write(folder: pathlib.Path, evaluation: Evaluation, dataset: Dataset, shown: Sequence[Shown]) -> Evaluation:
-    """Text and picture into `folder`; prints the scores and the paths."""
-    confusion, row, _ = evaluation
-    picture = folder / 'predictions.png'
+def row_of(scorer: Evaluator, variables: PyTree, counted: Counted) -> dict[str, Any]:
+    """The scores and their cause."""
+    config, dataset = scorer.config, scorer.dataset
+    return {
+        **evaluation_report.scores(counted.confusion, dataset.classes),
+        'images': len(dataset),
+        'seconds': round(counted.seconds, 3),
+        'crop_size': list(scorer.crop_size),
+        **cause(config, dataset, variables),
+    }
+
+
+def write(folder: pathlib.Path, scorer: Evaluator, variables: PyTree, counted: Counted, **more: Any) -> Evaluation:
+    """Text and picture into `folder`; prints the scores and the paths. `more` goes into the row."""
+    dataset, picture = scorer.dataset, folder / 'predictions.png'
+    row = {**row_of(scorer, variables, counted), **more}
+    if jax.process_index():  # one writes
+        return Evaluation(counted.confusion, row, [])
     picture.unlink(missing_ok=True)
-    if shown:
-        evaluation_report.panels(shown, dataset.classes, dataset.palette).savefig(picture, dpi=150)
+    if counted.shown:
+        evaluation_report.panels(counted.shown, dataset.classes, dataset.palette).savefig(picture, dpi=150)
     texts = {
-        'report.md': evaluation_report.as_markdown(row, confusion, dataset.classes, picture.name * bool(shown)),
-        'confusion.csv': evaluation_report.as_csv(confusion, dataset.classes),
+        'report.md': evaluation_report.as_markdown(
+            row, counted.confusion, dataset.classes, picture.name * bool(counted.shown)
+        ),
+        'confusion.csv': evaluation_report.as_csv(counted.confusion, dataset.classes),
         'metrics.json': evaluation_report.as_json(row),
     }
     for name, text in texts.items():
         (folder / name).write_text(text, encoding='utf-8')
-    files = [*(folder / name for name in texts), *[picture] * bool(shown)]
+    files = [*(folder / name for name in texts), *[picture] * bool(counted.shown)]
     print(evaluation_report.headline(row))
     print('\n'.join(map(str, files)))
-    return Evaluation(confusion, row, files)
+    return Evaluation(counted.confusion, row, files)

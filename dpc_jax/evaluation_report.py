@@ -14,7 +14,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
 
 from dpc_jax import metrics
-from dpc_jax.base import IGNORE_LABEL, SegmentationExample
+from dpc_jax.base import IGNORE_LABEL
+from dpc_jax.evaluator import Shown
 
 PANEL_WIDTH = 4.0  # inches; three of them beside each other
 NOT_LABELLED = (0, 0, 0)  # colour of the ignore label, as in the official pictures of Cityscapes
@@ -23,7 +24,6 @@ SCORES = ('miou', 'pixel_accuracy', 'class_accuracy', 'iou', 'accuracy')  # what
 ELSEWHERE = 'All of it, with the config: [metrics.json](metrics.json). Counts: [confusion.csv](confusion.csv).'
 
 Confusion = Int[np.ndarray, 'L L']  # by (label, prediction)
-Shown = tuple[SegmentationExample, UInt8[np.ndarray, '_ _']]  # an example and what was predicted
 
 
 # ---- numbers --------------------------------------------------------------------------------------------------------

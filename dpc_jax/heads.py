@@ -63,8 +63,8 @@ class ASPP(nn.Module):
         for index, rate in enumerate(self.rates, 1):
             parts.append(self._atrous(features, scaled_rate(rate, self.output_stride), f'aspp{index}', train))
         x = self._unit('concat_projection')(jnp.concatenate(parts, -1), train)
-        if train and self.dropout_rate:
-            x = ops.dropout(ops.needed(dropout_key), x, self.dropout_rate)
+        if train or dropout_key is not None:
+            x = ops.dropout(dropout_key, x, self.dropout_rate)
         return x
 
     def _atrous(self, x: Float[Array, 'B h w C'], rate: int, name: str, train: bool) -> Float[Array, 'B h w D']:

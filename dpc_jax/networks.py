@@ -19,17 +19,21 @@ CONTEXTS = ('dpc', 'aspp', 'image_level', 'none')
 """'image_level' is the head of the released MobileNet-v2 models: an image-level feature and a 1x1 convolution."""
 
 
-def make(config: ml_collections.ConfigDict, num_classes: int) -> Segmenter:
-    """The network; InputError for whatever in `config.backbone`, `.context` or `.decoder` makes none."""
-    backbone = config.backbone
-    model = backbones.make(backbone.name, output_stride=backbone.output_stride, width=backbone.width)
+def make(config: ml_collections.ConfigDict, num_classes: int, *, bn_decay: float | None = None) -> Segmenter:
+    """The network; InputError for whatever in `config.backbone`, `.context` or `.decoder` makes none.
+
+    `bn_decay` of all its moving averages is the official one of each part unless given.
+    """
+    backbone, decay = config.backbone, {} if bn_decay is None else {'bn_decay': bn_decay}
+    model = backbones.make(backbone.name, output_stride=backbone.output_stride, width=backbone.width, **decay)
     if num_classes < 2:
         raise InputError(f'num_classes is {num_classes}; it must be at least 2')
-    return Segmenter(model, make_context(config), num_classes, make_decoder(config))
+    others = ops.BN_DECAY if bn_decay is None else bn_decay
+    return Segmenter(model, make_context(config, others), num_classes, make_decoder(config, others))
 
 
-def make_context(config: ml_collections.ConfigDict) -> ASPP | DensePredictionCell | None:
-    """What stands on the backbone's features."""
+def make_context(config: ml_collections.ConfigDict, decay: float = ops.BN_DECAY) -> ASPP | DensePredictionCell | None:
+    """What stands on the backbone's features; `decay` is of its batch norms."""
     context, output_stride = config.context, config.backbone.output_stride
     if context.name not in CONTEXTS:
         raise InputError(f"context.name is '{context.name}'; allowed: {', '.join(CONTEXTS)}")
@@ -43,9 +47,7 @@ def make_context(config: ml_collections.ConfigDict) -> ASPP | DensePredictionCel
         return None
     if context.name == 'dpc':
         rate_multiplier(output_stride)
-        settings = CellSettings(
-            context.filters, output_stride, context.pooling, context.dropout_rate, decay=ops.BN_DECAY
-        )
+        settings = CellSettings(context.filters, output_stride, context.pooling, context.dropout_rate, decay)
         return DensePredictionCell.of(read_genotype(context.genotype), settings)
     return ASPP(
         context.filters,
@@ -54,10 +56,11 @@ def make_context(config: ml_collections.ConfigDict) -> ASPP | DensePredictionCel
         image_pooling=context.image_pooling or context.name == 'image_level',
         separable=context.separable,
         dropout_rate=context.dropout_rate,
+        decay=decay,
     )
 
 
-def make_decoder(config: ml_collections.ConfigDict) -> Decoder | None:
+def make_decoder(config: ml_collections.ConfigDict, decay: float = ops.BN_DECAY) -> Decoder | None:
     """The decoder, or None where `config.decoder.output_stride` is 0."""
     decoder = config.decoder
     if decoder.output_stride not in (0, 4):
@@ -65,7 +68,7 @@ def make_decoder(config: ml_collections.ConfigDict) -> Decoder | None:
     for field in ('filters', 'low_level_filters'):
         if decoder[field] < 1:
             raise InputError(f'decoder.{field} is {decoder[field]}; it must be at least 1')
-    return Decoder(decoder.filters, decoder.low_level_filters, 4) if decoder.output_stride else None
+    return Decoder(decoder.filters, decoder.low_level_filters, 4, decay) if decoder.output_stride else None
 
 
 def read_genotype(name: str) -> Genotype:

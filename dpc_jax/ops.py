@@ -127,25 +127,22 @@ class BatchNorm(nn.Module):
 # ---- dropout --------------------------------------------------------------------------------------------------------
 
 
-def dropout(key: jax.Array, x: Float[Array, '*n C'], rate: float) -> Float[Array, '*n C']:
+def dropout(key: jax.Array | None, x: Float[Array, '*n C'], rate: float) -> Float[Array, '*n C']:
     """Sets a share `rate` of the entries to 0 and scales the rest; in both views, so that a key gives one mask.
+
+    A rate of 0 needs no key; ValueError if it was forgotten elsewhere.
 
     16 random bits per entry: the share is right to 1 / 65536. The two halves of a random word are two entries of the
     last axis, which on a CPU takes a third of the time of asking JAX for 16-bit integers.
     """
     if rate == 0:
         return x
+    if key is None:
+        raise ValueError('a network that trains with dropout needs a dropout_key')
     channels, threshold = x.shape[-1], jnp.uint32(round(rate * 2**16))
     words = jax.random.bits(key, (*x.shape[:-1], -(-channels // 2)), jnp.uint32)
     kept = jnp.concatenate([words & jnp.uint32(0xFFFF) >= threshold, words >> jnp.uint32(16) >= threshold], -1)
     return jnp.where(kept[..., :channels], x / jnp.asarray(1 - rate, x.dtype), jnp.zeros((), x.dtype))
-
-
-def needed(dropout_key: jax.Array | None) -> jax.Array:
-    """The key of a module that trains with dropout; ValueError if it was forgotten."""
-    if dropout_key is None:
-        raise ValueError('a network that trains with dropout needs a dropout_key')
-    return dropout_key
 
 
 # ---- resizing -------------------------------------------------------------------------------------------------------

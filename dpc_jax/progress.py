@@ -15,6 +15,8 @@ import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
+import numpy as np
+from jaxtyping import UInt8
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -22,7 +24,7 @@ from rich.table import Table
 from rich.text import Text
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
-from tensorboardX.summary import scalar
+from tensorboardX.summary import image, scalar
 
 from dpc_jax.study import Candidate
 
@@ -112,6 +114,76 @@ class Progress:
         return '' if self.best is None else f'best {100 * self.best.score:.2f} % mIoU: {self.best.key}'
 
 
+class StepProgress:
+    """How far a training is: `with StepProgress(total, done, logdir) as progress: progress.went_on(step)`.
+
+    `total` steps, of which an earlier start took `done`. Scalars and images go to event files in `logdir`.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        done: int = 0,
+        logdir: pathlib.Path | None = None,
+        *,
+        console: Console | None = None,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self.total, self.done = total, done
+        self._before, self._clock, self._start = done, clock, clock()
+        self._said, self._compiled = '', False
+        self._logdir, self._events = logdir, None if logdir is None else _Events(logdir)
+        self._screen = _Screen(self, 'step', console, clock)
+
+    def __enter__(self) -> 'StepProgress':
+        self._screen.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
+    ) -> None:
+        self._screen.stop()
+        if self._events is not None:
+            self._events.close()
+
+    def went_on(self, step: int) -> None:
+        """`step` steps are taken."""
+        if not self._compiled:  # the first step compiles: rates are of those behind it
+            self._compiled, self._before, self._start = True, step, self._clock()
+        self.done = step
+        self._screen.show()
+
+    def say(self, text: str) -> None:
+        """What stands behind the numbers from now on."""
+        self._said = text
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Into the event files, those that are numbers."""
+        if self._events is not None:
+            self._events.add(step, {tag: value for tag, value in values.items() if math.isfinite(value)})
+            self._events.flush()
+
+    def image(self, tag: str, step: int, pixels: UInt8[np.ndarray, 'H W 3']) -> None:
+        """Into the event files."""
+        if self._events is not None:
+            self._events.image(tag, step, pixels)
+            self._events.flush()
+
+    def facts(self) -> list[str]:
+        """Rate and time left, as far as they are known."""
+        here, seconds = self.done - self._before, self._clock() - self._start
+        if here < 1 or not seconds:
+            return []
+        facts = [f'{here / seconds:.3g} steps/s']
+        if self.done < self.total:
+            facts.append(f'{duration((self.total - self.done) * seconds / here)} left')
+        return facts
+
+    def note(self) -> str:
+        """What was said last."""
+        return self._said
+
+
 def track(
     items: Iterable[T],
     description: str,
@@ -153,7 +225,9 @@ class _Work:
 class _Screen:
     """A bar on a terminal, plain lines elsewhere; both say the same."""
 
-    def __init__(self, work: Progress | _Work, description: str, console: Console | None, clock: Clock) -> None:
+    def __init__(
+        self, work: 'Progress | StepProgress | _Work', description: str, console: Console | None, clock: Clock
+    ) -> None:
         self._work, self._description, self._clock = work, description, clock
         self._console = Console() if console is None else console
         self._live: Live | None = None
@@ -212,6 +286,10 @@ class _Events:
     def add(self, step: int, scalars: dict[str, float]) -> None:
         for tag, value in scalars.items():
             self._writer.write_event(Event(wall_time=time.time(), step=step, summary=scalar(tag, value)))
+
+    def image(self, tag: str, step: int, pixels: UInt8[np.ndarray, 'H W 3']) -> None:
+        summary = image(tag, pixels, dataformats='HWC')
+        self._writer.write_event(Event(wall_time=time.time(), step=step, summary=summary))
 
     def flush(self) -> None:
         self._writer.flush()

@@ -59,8 +59,9 @@ class Segmenter(nn.Module):
     ) -> Float[Array, 'B h w L']:
         """Logits at `logits_stride` of images in 0..255.
 
-        `dropout_key` draws the dropout mask when training. `pool_crop` (pixels) is the size of image that pooling
-        windows are made for, the official image_pooling_crop_size; by default that of `images`.
+        `train` normalises by batch statistics and moves the averages. `dropout_key` draws the dropout mask, which
+        there is if `train` or a key is given: with a key alone, batch norms are frozen. `pool_crop` (pixels) is the
+        size of image that pooling windows are made for, the official image_pooling_crop_size; by default that of `images`.
         """
         endpoints = self.backbone(images, train)
         x = endpoints['features']

@@ -2,10 +2,36 @@
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Int
+
+from dpc_jax.base import InputError, PyTree
 
 DATA = 'data'
 POPULATION = 'population'
+
+
+def start_distributed(coordinator: str, num_processes: int, process_id: int) -> None:
+    """Makes this process one of several that train together; before anything else of JAX.
+
+    Args:
+      coordinator: host:port of process 0, or 'auto' where JAX finds everything itself (SLURM, Open MPI, Kubernetes,
+        Cloud TPU); numbers that are -1 are found too.
+
+    Raises:
+      InputError: the others did not come, or the numbers make no sense.
+    """
+    known = {'coordinator_address': None if coordinator == 'auto' else coordinator}
+    numbers = {'num_processes': num_processes, 'process_id': process_id}
+    given = {name: number for name, number in numbers.items() if number >= 0}
+    try:
+        jax.distributed.initialize(**known, **given)
+    except (RuntimeError, ValueError) as error:
+        why = ' '.join(str(error).split())
+        raise InputError(
+            f"--coordinator='{coordinator}' --num_processes={num_processes} --process_id={process_id}: {why}"
+        ) from error
 
 
 def population_mesh(num_devices: int | None = None) -> Mesh:
@@ -21,6 +47,12 @@ def data_mesh(num_devices: int | None = None) -> Mesh:
     return Mesh(devices.reshape(-1, 1), (DATA, POPULATION), axis_types=(AxisType.Auto, AxisType.Auto))
 
 
+def local_mesh() -> Mesh:
+    """The devices of this process in a line along the images of a batch."""
+    devices = np.array(jax.local_devices())
+    return Mesh(devices.reshape(-1, 1), (DATA, POPULATION), axis_types=(AxisType.Auto, AxisType.Auto))
+
+
 def along_data(mesh: Mesh) -> NamedSharding:
     """The first axis split over the devices; it must be a multiple of their number."""
     return NamedSharding(mesh, PartitionSpec(DATA))
@@ -29,6 +61,25 @@ def along_data(mesh: Mesh) -> NamedSharding:
 def replicated(mesh: Mesh) -> NamedSharding:
     """A whole copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
+    """A copy of every leaf on every device of all processes, which must hold equal values.
+
+    Never the leaf itself: a step that is given its state away deletes it, and with it whatever shares its memory.
+    """
+    everywhere = replicated(mesh)
+    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(everywhere, np.array(leaf)), tree)
+
+
+def sum_over_processes(counts: Int[np.ndarray, '*n']) -> Int[np.ndarray, '*n']:
+    """The int64 counts of all processes added up, the same in each; every process calls it."""
+    if jax.process_count() == 1:
+        return counts
+    halves = np.stack([counts >> 30, counts & (2**30 - 1)]).astype(np.int32)  # JAX has no int64 by default
+    high, low = np.moveaxis(np.asarray(multihost_utils.process_allgather(halves), np.int64), 1, 0)
+    total: Int[np.ndarray, '*n'] = ((high << 30) + low).sum(0)
+    return total
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from configs import camvid, cityscapes
-from dpc_jax import checkpoint, datasets, evaluate, inference, metrics, networks, preprocess
+from dpc_jax import checkpoint, datasets, evaluate, evaluator, inference, metrics, networks, preprocess
 from dpc_jax.base import IGNORE_LABEL, InputError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -185,7 +185,7 @@ def test_labels_are_not_needed(held, tmp_path):
 
 def test_the_last_batch_is_filled_up_with_what_is_not_counted(root):
     dataset = datasets.load('camvid', toy(root).dataset, 'val')
-    batches = list(evaluate.make_batches(dataset, (49, 65), 4))
+    batches = list(evaluator.make_batches(dataset, range(5), (49, 65), 4))
     assert [len(batch.examples) for batch in batches] == [4, 1]
     assert all(batch.images.shape == (4, 49, 65, 3) and batch.labels.shape == (4, 49, 65) for batch in batches)
     for batch in batches:
@@ -208,20 +208,20 @@ def test_reading_ahead_changes_nothing_but_the_time():
             made.append(number)
             yield number
 
-    ahead = evaluate.read_ahead(items())
+    ahead = evaluator.read_ahead(items())
     assert next(ahead) == 0
     assert [0, *ahead] == made == [0, 1, 2, 3]
-    assert list(evaluate.read_ahead(iter(()))) == []
+    assert list(evaluator.read_ahead(iter(()))) == []
 
     def broken():
         yield 1
         raise InputError('cannot decode')
 
-    ahead = evaluate.read_ahead(broken())
+    ahead = evaluator.read_ahead(broken())
     assert next(ahead) == 1
     with pytest.raises(InputError, match='cannot decode'):
         next(ahead)
-    stopped = evaluate.read_ahead(items())
+    stopped = evaluator.read_ahead(items())
     next(stopped)
     stopped.close()
 
@@ -392,7 +392,7 @@ def test_images_that_do_not_fit_into_the_memory_of_the_host_are_one_line(root, h
         raise MemoryError('Unable to allocate 371. GiB')
         yield
 
-    monkeypatch.setattr(evaluate, 'make_batches', too_many)
+    monkeypatch.setattr(evaluator, 'make_batches', too_many)
     with pytest.raises(InputError, match=r'^out of memory with evaluate\.batch_size'):
         evaluate.run(toy(root, held), tmp_path)
 

@@ -16,7 +16,7 @@ FLOORS = (
     ('ops', 'convolution', 'backbones', 'canvas', 'datasets', 'heads', 'cell_drawing', 'tf_bundle'),  # parts
     (
         *('cell', 'cell_transfer', 'segmenter', 'counting', 'networks', 'input_pipeline', 'sharding'),
-        *('tf_import', 'checkpoint', 'inference'),
+        *('tf_import', 'checkpoint', 'train_checkpoint', 'inference'),
         *(
             'study_workers',
             'study_storage',
@@ -28,15 +28,35 @@ FLOORS = (
             'provenance',
         ),
     ),  # wholes
-    ('feature_cache', 'pretrain', 'train', 'proxy', 'population', 'samplers', 'pictures'),  # makers
-    ('report', 'assembly', 'search', 'evaluation_report', 'evaluate', 'export'),  # journeys
+    (
+        'feature_cache',
+        'pretrain',
+        'optimizer',
+        'train_step',
+        'evaluator',
+        'proxy',
+        'population',
+        'samplers',
+        'pictures',
+    ),  # makers
+    (
+        'report',
+        'assembly',
+        'search',
+        'evaluation_report',
+        'evaluate',
+        'train_log',
+        'train_config',
+        'train',
+        'export',
+    ),  # journeys
 )
 MENUS = ('spaces', 'backbones', 'datasets', 'samplers')
 OF_A_CONFIG = ('ml_collections', 'configs.common')
 STUDY = ('study', 'study_archive', 'study_storage', 'study_workers')
 TOUCH_FILES = (
-    *('datasets', 'networks', 'tf_bundle', 'tf_import', 'checkpoint', 'feature_cache', *STUDY),
-    *('report', 'evaluate', 'evaluation_report', 'export'),
+    *('datasets', 'networks', 'tf_bundle', 'tf_import', 'checkpoint', 'train_checkpoint', 'feature_cache', *STUDY),
+    *('report', 'evaluate', 'evaluation_report', 'train_log', 'train_config', 'train', 'export'),
 )
 
 TENSORFLOW = (

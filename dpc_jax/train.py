@@ -1,0 +1,278 @@
+"""The journey of a training: a network, a data set, steps over all devices of all hosts; whatever stops it, it goes on.
+
+    data set -> batches -> [step -> log -> evaluate -> checkpoint] -> weights, scores, curves
+
+A run is a function of its config and its data. The order of images, their crops and the dropout follow the number of
+the step, so a run that was stopped or killed goes on from its last checkpoint as if nothing had been (on a CPU bit for
+bit).
+"""
+
+import collections
+import contextlib
+import json
+import logging
+import math
+import pathlib
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import ml_collections
+from clu import parameter_overview
+from jax.experimental import multihost_utils
+
+from dpc_jax import (
+    checkpoint,
+    datasets,
+    evaluate,
+    evaluation_report,
+    input_pipeline,
+    networks,
+    optimizer,
+    sharding,
+    stopping,
+    train_config,
+    train_step,
+)
+from dpc_jax.base import InputError, PyTree, key_from_seed
+from dpc_jax.datasets import Dataset
+from dpc_jax.evaluate import Evaluation
+from dpc_jax.evaluator import Counted, Evaluator
+from dpc_jax.input_pipeline import TrainBatch
+from dpc_jax.train_checkpoint import Checkpoints
+from dpc_jax.train_log import TrainLog
+from dpc_jax.train_step import Means, StepSettings, Told, TrainState
+
+LAG = 2  # steps that the devices may be ahead of the look at their losses
+
+
+class Run(NamedTuple):
+    """What a training is made of."""
+
+    config: ml_collections.ConfigDict
+    workdir: pathlib.Path
+    dataset: Dataset
+    scorer: Evaluator
+    settings: StepSettings
+    checkpoints: Checkpoints
+    log: TrainLog
+    stopped: Callable[[int], bool]  # asked by all processes at the same steps
+    started: float  # of the clock, less the seconds of earlier starts
+
+    def seconds(self) -> float:
+        """Of training, over all starts."""
+        return round(time.monotonic() - self.started, 1)
+
+
+def train_and_evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Evaluation:
+    """Trains, or goes on with the training in `workdir`; writes scores, weights, curves and pictures there.
+
+    Raises:
+      InputError: whatever is wrong with config, data, weights or workdir, or a loss that is not finite. Nothing that
+        was computed is lost.
+      KeyboardInterrupt: it was asked to stop, and everything is in a checkpoint.
+    """
+    mesh = sharding.data_mesh()
+    train_config.check(config, mesh.size)
+    dataset, validation = (
+        datasets.load(config.dataset.name, config.dataset, split)
+        for split in (config.train.split, config.evaluate.split)
+    )
+    evaluate.make_folder(workdir, 'workdir')
+    train_config.claim(workdir, config, dataset)
+    scorer = evaluate.make_evaluator(config, validation)
+    network, settings = train_config.make_network(config), train_config.step_settings(config)
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(Checkpoints(workdir / 'checkpoints', keep=config.train.keep))
+        restored = checkpoints.restore(train_step.shapes(network, settings))
+        if restored is None:
+            state, facts = train_step.init(initial_variables(config), network, settings), {'seconds': 0.0}
+        else:
+            state, facts = restored
+            print(f'goes on from step {int(state.step)} of {config.train.steps}')
+        describe(state.params, workdir)
+        log = stack.enter_context(TrainLog(workdir, config.train.steps, int(state.step)))
+        stopped = stack.enter_context(stop_requests())
+        run = Run(
+            *(config, workdir, dataset, scorer, settings, checkpoints, log, stopped),
+            started=time.monotonic() - facts['seconds'],
+        )
+        step = train_step.make(network, settings, mesh)
+        state = take_steps(run, step, sharding.replicate(state, mesh), mesh)
+        return finish(run, state)
+
+
+def take_steps(run: Run, step: train_step.Step, state: TrainState, mesh: jax.sharding.Mesh) -> TrainState:
+    """All steps that are left, and what is due between them."""
+    train, key, taken = run.config.train, key_from_seed(run.config.seed), int(state.step)
+    pipeline = input_pipeline.pipeline_settings(run.config, mesh.size)
+    batches = input_pipeline.on_devices(
+        input_pipeline.train_batches(
+            run.dataset,
+            pipeline,
+            start=taken,
+            stop=train.steps,
+            process=jax.process_index(),
+            processes=jax.process_count(),
+        ),
+        mesh,
+    )
+    watch = Watch(run)
+    with contextlib.closing(batches):
+        while True:
+            if due(taken, train.evaluate_every) and taken < train.steps and not run.log.evaluated(taken):
+                evaluate_now(run, state, taken)
+            stop = run.stopped(taken)
+            if stop or due(taken, train.checkpoint_every) or taken == train.steps:
+                watch.settle()
+                run.checkpoints.save(taken, state, {'seconds': run.seconds()})
+            if stop and taken < train.steps:
+                run.checkpoints.wait()
+                raise KeyboardInterrupt
+            if taken == train.steps:
+                return state
+            batch, images, labels = next(batches)
+            state, told = step(key, state, images, labels)
+            taken += 1
+            watch.add(taken, batch, told)
+            run.log.went_on(taken)
+            if due(taken, train.log_every):
+                state = log_means(run, state, taken, watch.skipped, mesh)
+
+
+def due(step: int, every: int) -> bool:
+    """Whether something that happens at every so many steps happens after `step` of them; never where that is 0."""
+    return every > 0 and step > 0 and step % every == 0
+
+
+def log_means(run: Run, state: TrainState, taken: int, skipped: int, mesh: jax.sharding.Mesh) -> TrainState:
+    """Records the means since the record before and begins new ones."""
+    rate = optimizer.learning_rate(state.step - 1, run.settings.optimizer)  # of the last step
+    values = {**state.means.values(), 'learning_rate': float(rate)}
+    run.log.train(taken, {**values, 'skipped_images': skipped} if skipped else values)
+    return state._replace(means=sharding.replicate(Means.empty(), mesh))
+
+
+@contextlib.contextmanager
+def stop_requests() -> Iterator[Callable[[int], bool]]:
+    """A function of the step that says whether to stop: after SIGTERM or Ctrl-C, or SIGTERM to any of several processes."""
+    if jax.process_count() > 1:  # JAX's own service hears SIGTERM, and lets all processes agree on a step
+        yield multihost_utils.reached_preemption_sync_point
+        return
+    with stopping.noted() as asked:
+        yield lambda step: asked()
+
+
+# ---- before ---------------------------------------------------------------------------------------------------------
+
+
+def initial_variables(config: ml_collections.ConfigDict) -> PyTree:
+    """What the first step starts from: noise, and over it what of `train.init.checkpoint` fits; prints what that is."""
+    network, init = train_config.make_network(config), config.train.init
+    variables = networks.init_variables(jax.random.fold_in(key_from_seed(config.seed), 0), network)
+    if not init.checkpoint:
+        return variables
+    only = None if init.parts == 'all' else ('backbone',)
+    variables, report = checkpoint.load_network(variables, init.checkpoint, network.scopes, only=only)
+    print(f'{init.checkpoint}:\n{report}')
+    return variables
+
+
+def describe(params: PyTree, workdir: pathlib.Path) -> None:
+    """A line on the parameters, and a table of all of them into `workdir/parameters.txt`."""
+    counts = {part: sum(leaf.size for leaf in jax.tree.leaves(tree)) for part, tree in params.items()}
+    parts = ', '.join(f'{part} {count:,}' for part, count in counts.items())
+    print(f'{sum(counts.values()):,} parameters: {parts}')
+    if jax.process_index() == 0:
+        table = parameter_overview.get_parameter_overview(params, include_stats=False)
+        (workdir / 'parameters.txt').write_text(table + '\n', encoding='utf-8')
+
+
+# ---- between steps --------------------------------------------------------------------------------------------------
+
+
+class Watch:
+    """Looks at the losses a little behind the devices, so that they need not wait; stops at the first that is no number."""
+
+    def __init__(self, run: Run) -> None:
+        self.skipped = 0  # images in whose place others came
+        self._run = run
+        self._coming: collections.deque[tuple[int, TrainBatch, Told]] = collections.deque()
+
+    def add(self, step: int, batch: TrainBatch, told: Told) -> None:
+        """What step `step` was given and said."""
+        for fault in batch.faults:
+            self.skipped += 1
+            logging.warning('step %d: %s; another image takes its place (%d so far)', step, fault, self.skipped)
+        self._coming.append((step, batch, told))
+        if len(self._coming) > LAG:
+            self._look()
+
+    def settle(self) -> None:
+        """Looks at all of them: what is now kept in a checkpoint is sound."""
+        while self._coming:
+            self._look()
+
+    def _look(self) -> None:
+        step, batch, told = self._coming.popleft()
+        values = {name: float(value) for name, value in told._asdict().items()}
+        wrong = [name for name, value in values.items() if not math.isfinite(value)]
+        if not wrong:
+            return
+        path = self._run.workdir / 'diverged.json'
+        files = [self._run.dataset.example_name(int(index)) for index in batch.indices]
+        if jax.process_index() == 0:
+            path.write_text(
+                json.dumps({'step': step, **{k: str(v) for k, v in values.items()}, 'files': files}, indent=2)
+            )
+        raise InputError(
+            f'the {wrong[0].replace("_", " ")} is {values[wrong[0]]} at step {step}; the files of its batch are in {path}.'
+            ' A lower train.learning_rate or a slow start may help'
+        )
+
+
+def evaluate_now(run: Run, state: TrainState, taken: int) -> None:
+    """Scores the split of evaluation and keeps the weights if they are the best so far; nothing if it is to stop."""
+    alone = jax.process_count() == 1
+    counted = run.scorer.count(
+        state.variables, show=run.config.evaluate.pictures, stopped=lambda: alone and run.stopped(taken)
+    )
+    if counted is not None:
+        record(run, state, taken, counted)
+
+
+def record(run: Run, state: TrainState, taken: int, counted: Counted) -> None:
+    """Scores and pictures into the log, the weights into `workdir/best` if none before them were better."""
+    dataset = run.scorer.dataset
+    found = evaluation_report.scores(counted.confusion, dataset.classes)
+    before = [old['miou'] for old in run.log.evaluations if old['miou'] is not None]
+    panels = evaluation_report.panels(counted.shown, dataset.classes, dataset.palette) if counted.shown else None
+    run.log.evaluation(taken, {name: found[name] for name in ('miou', 'pixel_accuracy', 'class_accuracy')}, panels)
+    if jax.process_index() == 0 and all(found['miou'] > old for old in before):
+        checkpoint.save(run.workdir / 'best', state.variables, replace=True)
+
+
+# ---- behind the last step -------------------------------------------------------------------------------------------
+
+
+def finish(run: Run, state: TrainState) -> Evaluation:
+    """The final scores, with what made them, the weights, the curves."""
+    train, workdir = run.config.train, run.workdir
+    counted = run.scorer.count(state.variables, show=run.config.evaluate.pictures)
+    assert counted is not None  # nobody stopped it
+    if not run.log.evaluated(train.steps):
+        record(run, state, train.steps, counted)
+    evaluate.make_folder(workdir / 'evaluation', 'workdir')
+    training = {
+        'steps': train.steps,
+        'seed': run.config.seed,
+        'seconds': run.seconds(),
+        'init': train.init.checkpoint,
+        'batch_size': train.batch_size,
+        'crop_size': list(train.crop_size),
+    }
+    if jax.process_index() == 0:
+        checkpoint.save(workdir / 'weights', state.variables, replace=True)
+    print(f'weights: {workdir / "weights"}, the best on {run.scorer.dataset.split}: {workdir / "best"}')
+    return evaluate.write(workdir / 'evaluation', run.scorer, state.variables, counted, training=training)

@@ -1,0 +1,124 @@
+"""What the config of a training says, made and checked; and whose a work folder is."""
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from jax.experimental import multihost_utils
+
+from dpc_jax import datasets, evaluate, input_pipeline, networks
+from dpc_jax.base import InputError
+from dpc_jax.datasets import Dataset
+from dpc_jax.losses import LossSettings
+from dpc_jax.optimizer import OptimizerSettings
+from dpc_jax.segmenter import Segmenter
+from dpc_jax.train_step import StepSettings
+
+CONFIG = 'config.json'
+PARTS = ('all', 'backbone')
+
+FREE_FIELDS = (
+    *('journey', 'checkpoint', 'dataset.root', 'train.workers', 'train.threads', 'train.keep'),
+    *('train.log_every', 'train.evaluate_every', 'train.checkpoint_every'),
+    *('evaluate.batch_size', 'evaluate.export', 'evaluate.pictures'),
+)
+"""Fields that may change between two starts of one run. Of the data, the names of the images are compared."""
+
+
+def check(config: ml_collections.ConfigDict, num_devices: int) -> None:
+    """Makes everything that costs nothing, so that a bad value is refused before any work; InputError."""
+    train = config.train
+    evaluate.check(config)
+    datasets.check_split(config.dataset.name, train.split)
+    make_network(config)
+    step_settings(config)
+    input_pipeline.pipeline_settings(config, num_devices)
+    if train.init.parts not in PARTS:
+        raise InputError(f"train.init.parts is '{train.init.parts}'; allowed: {', '.join(PARTS)}")
+    for field in ('log_every', 'evaluate_every', 'checkpoint_every'):
+        if train[field] < 0:
+            raise InputError(f'train.{field} is {train[field]}; it must be at least 0')
+    if train.keep < 1:
+        raise InputError(f'train.keep is {train.keep}; it must be at least 1')
+
+
+def make_network(config: ml_collections.ConfigDict) -> Segmenter:
+    """The network as it is trained: its moving averages, the type of its computation."""
+    train, num_classes = config.train, len(datasets.classes(config.dataset.name))
+    if train.dtype not in evaluate.DTYPES:
+        raise InputError(f"train.dtype is '{train.dtype}'; allowed: {', '.join(evaluate.DTYPES)}")
+    if not 0 <= train.bn_decay < 1:
+        raise InputError(
+            f'train.bn_decay is {train.bn_decay}; it must be above 0 and below 1, or 0 for the official one'
+        )
+    network = networks.make(config, num_classes, bn_decay=train.bn_decay or None)
+    return network.clone(backbone=network.backbone.clone(dtype=jnp.dtype(train.dtype)))
+
+
+def step_settings(config: ml_collections.ConfigDict) -> StepSettings:
+    """What a step computes."""
+    train, num_classes = config.train, len(datasets.classes(config.dataset.name))
+    weights = tuple(train.class_weights)
+    if any(type(weight) not in (int, float) for weight in weights) or len(weights) not in (0, num_classes):
+        raise InputError(
+            f'train.class_weights is {weights}; it must be a number for each of the {num_classes} classes, or ()'
+        )
+    names = OptimizerSettings.__dataclass_fields__
+    return StepSettings(
+        LossSettings(tuple(map(float, weights)), train.hard_pixels, train.hard_pixels_step),
+        OptimizerSettings(**{name: train[name] for name in names}),
+        batch_norm=train.batch_norm,
+        ema_decay=train.ema_decay,
+    )
+
+
+# ---- the work folder ------------------------------------------------------------------------------------------------
+
+
+def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict, dataset: Dataset) -> None:
+    """Writes the config into a new folder; InputError where the folder is of another config or other data."""
+    if jax.process_index() == 0:
+        _claim(workdir, {**json.loads(config.to_json_best_effort()), 'train_images': images_of(dataset)})
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices('claimed')
+
+
+def _claim(workdir: pathlib.Path, wanted: Mapping[str, Any]) -> None:
+    path = workdir / CONFIG
+    try:
+        held = json.loads(path.read_text(encoding='utf-8'))
+    except FileNotFoundError:
+        held = None
+    except (OSError, ValueError) as error:
+        raise InputError(f'{path} cannot be read ({error}); give another workdir') from error
+    if held is None and (workdir / 'checkpoints').exists():
+        raise InputError(f"workdir '{workdir}' has checkpoints but no {CONFIG}; give another workdir")
+    if held is None:
+        path.write_text(json.dumps(wanted, indent=2) + '\n', encoding='utf-8')
+        return
+    ours, theirs = (dict(_fields(tree)) for tree in (wanted, held))
+    for name in sorted(ours.keys() | theirs.keys()):
+        if name not in FREE_FIELDS and ours.get(name) != theirs.get(name):
+            raise InputError(
+                f"workdir '{workdir}' is of another config: {name} was {theirs.get(name)!r} there and is"
+                f' {ours.get(name)!r} now; give another workdir'
+            )
+
+
+def _fields(tree: Mapping[str, Any], prefix: str = '') -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _fields(value, f'{prefix}{name}.')
+        else:
+            yield prefix + name, value
+
+
+def images_of(dataset: Dataset) -> dict[str, Any]:
+    """How many images there are, and a digest of their file names in order: their content would take minutes."""
+    names = (pathlib.Path(dataset.example_name(index)).name for index in range(len(dataset)))
+    return {'count': len(dataset), 'names': hashlib.sha256('\n'.join(names).encode()).hexdigest()[:16]}
