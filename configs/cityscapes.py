@@ -19,8 +19,9 @@ a lower LR (the paper gives neither steps nor LR of it), then
 
   python run.py --config=configs/cityscapes.py --workdir=runs/cityscapes_test --config.journey=evaluate \\
     --config.dataset.root=/data/cityscapes --config.checkpoint=runs/cityscapes_coarse/weights \\
-    --config.backbone.output_stride=8 --config.evaluate.split=test --config.evaluate.export=runs/cityscapes_test/labels \\
-    --config.evaluate.flip=True --config.evaluate.scales="(0.75, 1.0, 1.25, 1.5, 1.75, 2.0)"
+    --config.backbone.output_stride=8 --config.evaluate.split=test \\
+    --config.evaluate.export=runs/cityscapes_test/labels --config.evaluate.flip=True \\
+    --config.evaluate.scales="(0.75, 1.0, 1.25, 1.5, 1.75, 2.0)"
 """
 
 import ml_collections

@@ -61,7 +61,7 @@ class Segmenter(nn.Module):
 
         `train` normalises by batch statistics and moves the averages. `dropout_key` draws the dropout mask, which
         there is if `train` or a key is given: with a key alone, batch norms are frozen. `pool_crop` (pixels) is the
-        size of image that pooling windows are made for, the official image_pooling_crop_size; by default that of `images`.
+        size of image that pooling windows are made for (official image_pooling_crop_size), by default that of `images`.
         """
         endpoints = self.backbone(images, train)
         x = endpoints['features']

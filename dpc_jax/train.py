@@ -156,7 +156,7 @@ def log_means(run: Run, state: TrainState, taken: int, skipped: int, mesh: jax.s
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[Callable[[int], bool]]:
-    """A function of the step that says whether to stop: after SIGTERM or Ctrl-C, or SIGTERM to any of several processes."""
+    """Whether to stop at a step: after SIGTERM or Ctrl-C; of several processes, after SIGTERM to any of them."""
     if jax.process_count() > 1:  # JAX's own service hears SIGTERM, and lets all processes agree on a step
         yield multihost_utils.reached_preemption_sync_point
         return
@@ -193,7 +193,7 @@ def describe(params: PyTree, workdir: pathlib.Path) -> None:
 
 
 class Watch:
-    """Looks at the losses a little behind the devices, so that they need not wait; stops at the first that is no number."""
+    """Looks at losses a little behind the devices, so that they need not wait; stops at the first that is no number."""
 
     def __init__(self, run: Run) -> None:
         self.skipped = 0  # images in whose place others came
@@ -227,8 +227,8 @@ class Watch:
                 json.dumps({'step': step, **{k: str(v) for k, v in values.items()}, 'files': files}, indent=2)
             )
         raise InputError(
-            f'the {wrong[0].replace("_", " ")} is {values[wrong[0]]} at step {step}; the files of its batch are in {path}.'
-            ' A lower train.learning_rate or a slow start may help'
+            f'the {wrong[0].replace("_", " ")} is {values[wrong[0]]} at step {step}; the files of its batch are in'
+            f' {path}; a lower train.learning_rate or a slow start may help'
         )
 
 

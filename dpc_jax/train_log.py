@@ -26,7 +26,10 @@ Record = dict[str, Any]
 
 
 class TrainLog:
-    """The records of one run: `with TrainLog(workdir, total, start) as log: ...`. Other processes than the first write none."""
+    """The records of one run: `with TrainLog(workdir, total, start) as log: ...`.
+
+    Of several processes the first writes.
+    """
 
     def __init__(self, workdir: pathlib.Path, total: int, start: int) -> None:
         """`start`: steps that the run goes on behind, of `total`."""

@@ -163,7 +163,7 @@ def train_step(
     transform = optimizer.make(state.params, network.scopes, settings.optimizer)
     updates, opt_state = transform.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    told = Told(loss, optax.global_norm(gradients))
+    told = Told(loss, optax.tree.norm(gradients))
     accuracy = hits.astype(jnp.float32) / labelled.sum()
     means = state.means.merge(Means.single_from_model_output(**told._asdict(), accuracy=accuracy))
     ema = moved(state.ema, {'params': params, 'batch_stats': stats}, state.step, settings.ema_decay)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dpc_jax import losses, ops
-from dpc_jax.base import IGNORE_LABEL
+from dpc_jax.base import IGNORE_LABEL, InputError
 
 
 def classes_second(logits: np.ndarray) -> jax.Array:
@@ -81,3 +81,54 @@ def test_large_logits_stay_finite():
     logits = jnp.array([1e4, -1e4, 0.0])[None, :, None, None]
     assert losses.cross_entropy(logits, jnp.zeros((1, 1, 1), jnp.int32)) == 0
     assert losses.cross_entropy(logits, jnp.ones((1, 1, 1), jnp.int32)) == 2e4
+
+
+# ---- hard pixels and class weights ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(('share', 'span', 'step'), [(1.0, 0, 0), (0.25, 0, 0), (0.25, 100, 0)])
+def test_hard_pixels_of_the_official_code(shared, share, span, step):
+    stored = json.loads(shared('golden/cell/dpc_golden.json').read_text())['loss']
+    logits = jnp.asarray(np.array(stored['logits'], np.float32).reshape(stored['logits_shape']))
+    labels = jnp.asarray(np.array(stored['labels_9x9'], np.int32))[None]
+    terms = losses.pixel_losses(ops.resize_bilinear(logits, (9, 9)).transpose(0, 3, 1, 2), labels)
+    settings = losses.LossSettings(hard_pixels=share, hard_pixels_step=span)
+    expected = stored['loss'][f'top_k={share:g},mining_step={span},global_step={step}']
+    found = losses.hard_mean(terms, losses.hard_share(jnp.int32(step), settings))
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_share_of_hard_pixels_shrinks_linearly():
+    settings = losses.LossSettings(hard_pixels=0.2, hard_pixels_step=10)
+    found = [float(losses.hard_share(jnp.int32(step), settings)) for step in (0, 5, 10, 20)]
+    np.testing.assert_allclose(found, [1, 0.6, 0.2, 0.2], rtol=1e-6)
+
+
+def test_hard_pixels_by_hand():
+    terms = jnp.array([[0.0, 3.0], [1.0, 0.0]])  # of four pixels, two of which are ignored
+    for share, expected in ((0.25, 3.0), (0.5, 2.0), (0.75, 2.0), (0.2, 0.0)):
+        assert losses.hard_mean(terms, jnp.float32(share)) == expected
+
+
+def test_class_weights_multiply_and_do_not_divide():
+    logits, labels = random_case()
+    weights = (0.0, 0.5, 1.0, 2.0, 3.0)
+    plain = losses.pixel_losses(classes_second(logits), jnp.asarray(labels))
+    found = losses.pixel_losses(classes_second(logits), jnp.asarray(labels), weights)
+    kept = labels != IGNORE_LABEL
+    np.testing.assert_allclose(found, plain * np.where(kept, np.take(weights, np.where(kept, labels, 0)), 0), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ('field', 'value'),
+    [
+        ('class_weights', (1.0, -1.0)),
+        ('class_weights', (float('nan'),)),
+        ('hard_pixels', 0.0),
+        ('hard_pixels', 1.1),
+        ('hard_pixels_step', -1),
+    ],
+)
+def test_a_wrong_setting_is_refused(field, value):
+    with pytest.raises(InputError, match=rf'^train\.{field} is '):
+        losses.LossSettings(**{field: value})

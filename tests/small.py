@@ -1,0 +1,48 @@
+"""A network that is small enough to be compiled in a second and has all parts: strided, dense, depthwise, dropout, norms."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dpc_jax import networks, ops, train_step
+from dpc_jax.convolution import ConvUnit, separable
+from dpc_jax.heads import ASPP
+from dpc_jax.segmenter import Segmenter
+
+CLASSES = 5
+
+
+class Backbone(nn.Module):
+    """Stride 4, 6 channels."""
+
+    dtype: type | None = None
+    output_stride: int = 4
+    official_scope: str = 'Small'
+    low_level: str = 'features'
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        x = images / 127.5 - 1 if self.dtype is None else (images / 127.5 - 1).astype(self.dtype)
+        x = ConvUnit(4, ops.xavier_init, (3, 3), stride=2, decay=0.8, name='one')(x, train)
+        x = separable(x, train, 6, name='two', decay=0.8)
+        return {'features': x[:, ::2, ::2]}
+
+
+def network(dropout_rate=0.1, dtype=None):
+    context = ASPP(4, rates=(), output_stride=4, dropout_rate=dropout_rate, decay=0.8)
+    return Segmenter(Backbone(dtype), context, CLASSES)
+
+
+def batch(count, side=13, seed=0, parts=1):
+    """Images and labels [A, B, H, W]; some of the labels are ignored, of the images at the end more."""
+    draw = np.random.default_rng(seed)
+    images = draw.integers(0, 256, (count, side, side, 3)).astype(np.float32)
+    labels = draw.integers(0, CLASSES, (count, side, side)).astype(np.int32)
+    for index in range(count):
+        labels[index, : index % side] = 255
+    return tuple(jnp.asarray(x.reshape(parts, -1, *x.shape[1:])) for x in (images, labels))
+
+
+def state(net, settings):
+    return train_step.init(networks.init_variables(jax.random.key(0), net), net, settings)
