@@ -87,8 +87,12 @@ class Checkpoints:
     def wait(self) -> None:
         """Until what was begun is on the disk; InputError if it could not be written."""
         with quiet(), self._explained(f'of step {self._step}'):
-            self._manager.wait_until_finished()
             pending, self._sums = self._sums, None
+            try:
+                self._manager.wait_until_finished()
+            except BaseException:
+                self._given_up.set()  # its folder will not come
+                raise
             if pending is not None:
                 pending.result()
 
