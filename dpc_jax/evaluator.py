@@ -8,7 +8,7 @@ processes take every other image and add up their counts.
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
@@ -160,7 +160,7 @@ def make_batches(dataset: Dataset, indices: Sequence[int], crop_size: Size, size
         yield Batch(examples, images, labels)
 
 
-def read_ahead(items: Iterator[T]) -> Iterator[T]:
+def read_ahead(items: Iterator[T]) -> Generator[T]:
     """The same items; while one is used, a thread makes the next."""
     with ThreadPoolExecutor(1) as thread:
         coming = thread.submit(next, items, None)

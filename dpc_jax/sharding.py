@@ -22,11 +22,10 @@ def start_distributed(coordinator: str, num_processes: int, process_id: int) -> 
     Raises:
       InputError: the others did not come, or the numbers make no sense.
     """
-    known = {'coordinator_address': None if coordinator == 'auto' else coordinator}
-    numbers = {'num_processes': num_processes, 'process_id': process_id}
-    given = {name: number for name, number in numbers.items() if number >= 0}
+    address = None if coordinator == 'auto' else coordinator
+    number, place = (None if value < 0 else value for value in (num_processes, process_id))
     try:
-        jax.distributed.initialize(**known, **given)
+        jax.distributed.initialize(address, number, place)
     except (RuntimeError, ValueError) as error:
         why = ' '.join(str(error).split())
         raise InputError(

@@ -46,7 +46,9 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, cleanup_tmp_directories=True, enable_async_checkpointing=True
         )
-        with quiet(), self._explained('of this run'):
+        self._quiet = contextlib.ExitStack()
+        self._quiet.enter_context(quiet())  # until the end: Orbax goes on in threads of its own
+        with self._explained('of this run'):
             self._manager = ocp.CheckpointManager(
                 self.folder, options=options, item_names=(STATE, FACTS), item_handlers=_handlers()
             )
@@ -67,6 +69,7 @@ class Checkpoints:
             self._given_up.set()
             self._thread.shutdown()
             self._manager.close()
+            self._quiet.close()
 
     def save(self, step: int, state: PyTree, facts: Mapping[str, Any]) -> None:
         """Begins to write; when it returns, `state` may be changed or given away. `facts` are what JSON can hold.
@@ -79,14 +82,14 @@ class Checkpoints:
             return
         self._step = step
         arguments = ocp.args.Composite(state=ocp.args.StandardSave(flat(state)), facts=ocp.args.JsonSave(dict(facts)))
-        with quiet(), self._explained(f'of step {step}'):
+        with self._explained(f'of step {step}'):
             self._manager.save(step, args=arguments)
         if jax.process_index() == 0:
             self._sums = self._thread.submit(self._add_sums, self.folder / str(step))
 
     def wait(self) -> None:
         """Until what was begun is on the disk; InputError if it could not be written."""
-        with quiet(), self._explained(f'of step {self._step}'):
+        with self._explained(f'of step {self._step}'):
             pending, self._sums = self._sums, None
             try:
                 self._manager.wait_until_finished()
@@ -137,9 +140,8 @@ class Checkpoints:
     def _read(self, step: int, shapes: T) -> tuple[T, dict[str, Any]]:
         checkpoint.verify(self.folder / str(step))
         wanted = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in flat(shapes).items()}
-        with quiet():
-            arguments = ocp.args.Composite(state=ocp.args.StandardRestore(wanted), facts=ocp.args.JsonRestore())
-            held = self._manager.restore(step, args=arguments)
+        arguments = ocp.args.Composite(state=ocp.args.StandardRestore(wanted), facts=ocp.args.JsonRestore())
+        held = self._manager.restore(step, args=arguments)
         leaves = [np.asarray(held[STATE][name]) for name in wanted]
         return jax.tree.unflatten(jax.tree.structure(shapes), leaves), dict(held[FACTS])
 

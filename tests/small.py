@@ -1,4 +1,4 @@
-"""A network that is small enough to be compiled in a second and has all parts: strided, dense, depthwise, dropout, norms."""
+"""A network that is compiled in a second and has all parts: strided, dense, depthwise, dropout, norms."""
 
 import flax.linen as nn
 import jax

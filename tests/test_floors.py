@@ -15,7 +15,7 @@ FLOORS = (
     ('base', 'command_line', 'stopping', 'metrics', 'losses', 'preprocess', 'spaces'),  # words: these import base alone
     ('ops', 'convolution', 'backbones', 'canvas', 'datasets', 'heads', 'cell_drawing', 'tf_bundle'),  # parts
     (
-        *('cell', 'cell_transfer', 'segmenter', 'counting', 'networks', 'input_pipeline', 'sharding'),
+        *('cell', 'cell_transfer', 'segmenter', 'counting', 'networks', 'sharding'),
         *('tf_import', 'checkpoint', 'train_checkpoint', 'inference'),
         *(
             'study_workers',
