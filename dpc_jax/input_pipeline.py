@@ -12,6 +12,7 @@ import functools
 import math
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Generator, Iterator
@@ -31,6 +32,9 @@ from dpc_jax.evaluator import read_ahead
 
 FAULTY_IMAGES = ('stop', 'skip')
 WORKER_BATCHES = 2  # that each worker holds ready
+NO_LEAK = 'ignore:resource_tracker:UserWarning'
+"""An option of Python for the processes that are started: the memory that workers share is freed at the end at the
+latest, and the one that frees it then calls it leaked."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,6 +143,8 @@ def train_batches(
     read = grain.ReadOptions(num_threads=settings.threads, prefetch_buffer_size=max(2, settings.threads))
     batches = steps.to_iter_dataset(read)
     if settings.workers:
+        if NO_LEAK not in sys.warnoptions:
+            sys.warnoptions.append(NO_LEAK)
         options = grain.MultiprocessingOptions(settings.workers, per_worker_buffer_size=WORKER_BATCHES)
         batches = batches.mp_prefetch(options, worker_init_fn=_init_worker)
     with contextlib.ExitStack() as stack:

@@ -136,9 +136,9 @@ def take_steps(run: Run, step: train_step.Step, state: TrainState, mesh: jax.sha
             state, told = step(key, state, images, labels)
             taken += 1
             watch.add(taken, batch, told)
-            run.log.went_on(taken)
             if due(taken, train.log_every):
                 state = log_means(run, state, taken, watch.skipped, mesh)
+            run.log.went_on(taken)
 
 
 def due(step: int, every: int) -> bool:
