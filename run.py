@@ -68,7 +68,8 @@ def main(argv: Sequence[str]) -> None:
     except InputError as error:
         command_line.fail(error)
     except KeyboardInterrupt:
-        print(f'\nstopped; {STOPPED[config.journey].format(workdir=workdir)}')
+        with quiet_unless_first():
+            print(f'\nstopped; {STOPPED[config.journey].format(workdir=workdir)}')
         sys.exit(130)
 
 

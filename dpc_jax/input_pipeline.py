@@ -23,7 +23,7 @@ import jax
 import ml_collections
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Float32, Int, UInt8
+from jaxtyping import Array, Float, Float32, Int, Integer, UInt8
 
 from dpc_jax import preprocess, sharding
 from dpc_jax.base import InputError, SegmentationExample, Size
@@ -225,7 +225,7 @@ class Load:
 
 def on_devices(
     batches: Generator[TrainBatch], mesh: Mesh
-) -> Generator[tuple[TrainBatch, Float[Array, 'A B H W 3'], Int[Array, 'A B H W']]]:
+) -> Generator[tuple[TrainBatch, Float[Array, 'A B H W 3'], Integer[Array, 'A B H W']]]:
     """Each batch, and its images and labels along the devices of all processes; the next is placed meanwhile."""
     split = NamedSharding(mesh, PartitionSpec(None, sharding.DATA))
     place = functools.partial(jax.make_array_from_process_local_data, split)

@@ -242,7 +242,8 @@ def assign(
     Args:
       source: what errors begin with, such as "checkpoint 'model.ckpt'".
       only: the parts of the network that are loaded, such as `('backbone',)`; by default all.
-      drop_logits: stored logits of another number of classes are left out and reported, and no error.
+      drop_logits: stored logits of another number of classes are left out and reported, and no error; with
+        `allow_missing` also those that read another number of channels.
 
     Raises:
       InputError: no variable that fits; a variable missing, of another shape, not floating-point or not finite.
@@ -263,7 +264,8 @@ def assign(
     for name in found:
         key, value = needed[name], stored[name]
         shape = _official_shape(key, leaves[key].shape)
-        if not (drop_logits and key[1] == LOGITS and value.shape != shape and value.shape[:-1] == shape[:-1]):
+        others = value.shape != shape and (allow_missing or value.shape[:-1] == shape[:-1])
+        if not (drop_logits and key[1] == LOGITS and others):
             _check(name, value, shape, source)
             loaded[key] = jnp.asarray(_cast(name, _swap_depthwise(key, value), leaves[key].dtype, source))
     dropped = tuple(name for name in found if needed[name] not in loaded)

@@ -19,7 +19,7 @@ import optax
 from clu import metrics as clu_metrics
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Integer
 
 from dpc_jax import losses, metrics, networks, ops, optimizer, sharding
 from dpc_jax.base import IGNORE_LABEL, InputError, PyTree, Size
@@ -94,7 +94,7 @@ class Told(NamedTuple):
     gradient_norm: Float[Array, '']
 
 
-Step = Callable[[jax.Array, TrainState, Float[Array, 'A B H W 3'], Int[Array, 'A B H W']], tuple[TrainState, Told]]
+Step = Callable[[jax.Array, TrainState, Float[Array, 'A B H W 3'], Integer[Array, 'A B H W']], tuple[TrainState, Told]]
 """`(key of the run, state, images, labels) -> state, Told`; the state that goes in is gone."""
 
 
@@ -128,7 +128,7 @@ def train_step(
     key: jax.Array,
     state: TrainState,
     images: Float[Array, 'A B H W 3'],
-    labels: Int[Array, 'A B H W'],
+    labels: Integer[Array, 'A B H W'],
     *,
     network: Segmenter,
     settings: StepSettings,
