@@ -15,8 +15,8 @@ Exit code: 0 done, 2 bad input (one line says which), 130 stopped by Ctrl-C or S
 """
 
 import contextlib
+import io
 import logging
-import os
 import pathlib
 import signal
 import sys
@@ -79,7 +79,7 @@ def quiet_unless_first() -> Iterator[None]:
     if not COORDINATOR.value or jax.process_index() == 0:
         yield
         return
-    with open(os.devnull, 'w') as nowhere, contextlib.redirect_stdout(nowhere):
+    with contextlib.redirect_stdout(io.StringIO()):
         yield
 
 

@@ -149,11 +149,12 @@ def train_step(
 
     def add(carry: Any, part: Any) -> tuple[Any, None]:
         gradients, stats, sums = carry
-        (loss, (stats, hits)), new = jax.value_and_grad(loss_of, has_aux=True)(state.params, stats, *part)
+        of_params = jax.value_and_grad(loss_of, argnums=1, has_aux=True)
+        (loss, (stats, hits)), new = of_params(part[0], state.params, stats, *part[1:])
         return (jax.tree.map(jnp.add, gradients, new), stats, (sums[0] + loss, sums[1] + hits)), None
 
     zeros = jax.tree.map(jnp.zeros_like, state.params)
-    carry, batch = (zeros, state.batch_stats, (jnp.float32(0), jnp.int32(0))), (images, labels, part_keys)
+    carry, batch = (zeros, state.batch_stats, (jnp.float32(0), jnp.int32(0))), (part_keys, images, labels)
     if labels.shape[0] == 1:  # XLA on a CPU is slow at convolutions in loops
         carry, _ = add(carry, jax.tree.map(lambda x: x[0], batch))
     else:
@@ -171,11 +172,11 @@ def train_step(
 
 
 def part_loss(
+    key: jax.Array,
     params: PyTree,
     stats: PyTree,
     images: Float[Array, 'B H W 3'],
     labels: Int[Array, 'B H W'],
-    key: jax.Array,
     *,
     network: Segmenter,
     settings: StepSettings,

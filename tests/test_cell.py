@@ -327,7 +327,7 @@ def test_training_with_dropout_wants_a_key():
         jax.eval_shape(dynamic, *variables, genotype, features)
 
 
-def test_dropout_is_on_the_concatenation_and_off_in_inference():
+def test_dropout_is_on_the_concatenation_and_off_without_a_key():
     # One branch whose output is 1 everywhere, projected by an identity that inference norms leave as it is.
     genotype, settings = dpc.Space(1).named('conv1x1'), CellSettings(filters=50, dropout_rate=0.25)
     module = DensePredictionCell.of(genotype, settings)
@@ -342,9 +342,10 @@ def test_dropout_is_on_the_concatenation_and_off_in_inference():
         return next_function(*args, **kwargs)
 
     with nn.intercept_methods(note):
-        for train in (True, False):
-            module.apply(variables, features, train, jax.random.key(1), mutable=['batch_stats'])
+        for train, key in ((True, jax.random.key(1)), (False, None), (False, jax.random.key(1))):
+            module.apply(variables, features, train, key, mutable=['batch_stats'])
     assert sorted(np.unique(concat[0])) == pytest.approx([0, 1 / 0.75])
     # 40 000 entries: five deviations are 0.011.
     assert (concat[0] == 0).mean() == pytest.approx(0.25, abs=0.011)
     assert (concat[1] == 1).all()
+    np.testing.assert_array_equal(concat[2], concat[0])  # norms are frozen, dropout is drawn

@@ -11,13 +11,14 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs import common, scenes_search
-from dpc_jax import assembly, command_line, evaluate
+from dpc_jax import assembly, command_line, evaluate, train_config
 from dpc_jax.base import InputError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NAMES = sorted(path.stem for path in (ROOT / 'configs').glob('*.py') if path.stem not in ('__init__', 'common'))
-CHECKS = {'search': assembly.check, 'evaluate': evaluate.check}
-COMMON = {'search': common.search_config, 'evaluate': common.network_config}
+CHECKS = {'search': assembly.check, 'train': lambda config: train_config.check(config, num_devices=1)}
+COMMON = {'search': common.search_config, 'train': common.network_config}
+ARGS = [(name, arg) for name in NAMES for arg in ('', 'toy', *('stage2', 'stage2,toy')[: 2 * (name == 'pascal_voc')])]
 
 
 def config_of(name, arg=''):
@@ -56,15 +57,15 @@ def test_a_config_says_the_paper_and_the_command(name):
     assert f'python run.py --config=configs/{name}.py' in text
 
 
-@pytest.mark.parametrize('arg', ['', 'toy'])
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize(('name', 'arg'), ARGS)
 def test_a_config_builds_and_is_accepted(name, arg):
     config = config_of(name, arg)
     CHECKS[config.journey](config)
+    if config.journey == 'train':
+        evaluate.check(config)
 
 
-@pytest.mark.parametrize('arg', ['', 'toy'])
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize(('name', 'arg'), ARGS)
 def test_a_config_has_the_common_fields_and_no_others(name, arg):
     def own(config):
         return {field for field in fields(config) if not field.startswith('dataset.')}
@@ -75,7 +76,7 @@ def test_a_config_has_the_common_fields_and_no_others(name, arg):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_an_unknown_argument_is_refused_in_one_line(name):
-    with pytest.raises(ValueError, match="config argument ':toi' is not known; allowed: none, ':toy'"):
+    with pytest.raises(ValueError, match="config argument ':toi' is not known; allowed: none, (':stage2', )?':toy'"):
         config_of(name, 'toi')
 
 
@@ -85,6 +86,17 @@ def test_the_common_values_are_those_of_the_paper():
     assert (config.search.num_candidates, config.space.num_branches, config.cell.filters) == (28_000, 5, 256)
     assert (config.cache.crop_size, config.proxy.steps, config.proxy.batch_size) == ((769, 769), 30_000, 8)
     assert (config.proxy.learning_rate, config.proxy.power, config.proxy.weight_decay) == (0.01, 0.9, 4e-5)
+
+
+def test_the_values_of_training_are_those_of_the_paper():
+    # §4.2 by way of DeepLabv3, and official train.py: 90K steps of batch 16, crops of 769, 0.01 by poly 0.9, 4e-5.
+    train = config_of('cityscapes').train
+    assert (train.steps, train.batch_size, train.crop_size) == (90_000, 16, (769, 769))
+    assert (train.learning_rate, train.power, train.momentum, train.weight_decay) == (0.01, 0.9, 0.9, 4e-5)
+    # DeepLabv3 §4: 30K and 0.007 on train_aug, then 30K, frozen norms, output stride 8, on trainval.
+    first, second = config_of('pascal_voc'), config_of('pascal_voc', 'stage2')
+    assert (first.train.steps, first.train.learning_rate, first.train.split) == (30_000, 0.007, 'train_aug')
+    assert (second.train.batch_norm, second.backbone.output_stride, second.train.split) == ('frozen', 8, 'trainval')
 
 
 def test_there_are_configs_of_every_journey():

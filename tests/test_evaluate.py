@@ -242,7 +242,7 @@ def refusal(config, workdir=None):
 @pytest.mark.parametrize(
     ('field', 'value', 'said'),
     [
-        ('evaluate.split', 'test', "unknown split 'test'; there are: train, val"),
+        ('evaluate.split', 'dev', "unknown split 'dev'; there are: train, val"),
         ('evaluate.crop_size', (48, 65), 'evaluate.crop_size is (48, 65); it must be output stride (16) * k + 1, such'),
         ('evaluate.crop_size', (49, 0), 'evaluate.crop_size is (49, 0); it must be (height, width), two integers'),
         ('evaluate.crop_size', (49,), 'evaluate.crop_size is (49,); it must be (height, width)'),
@@ -451,7 +451,7 @@ def frames(tmp_path_factory):
 
 def flags_of(frames, workdir):
     data = (f'--config.dataset.root={frames}', f'--config.checkpoint={frames / "held"}')
-    return (f'--workdir={workdir}', '--config.backbone.name=mobilenet_v2', *data)
+    return (f'--workdir={workdir}', '--config.journey=evaluate', '--config.backbone.name=mobilenet_v2', *data)
 
 
 def test_the_command_line_evaluates_at_several_scales_and_exports(frames, tmp_path):

@@ -34,6 +34,7 @@ FLOORS = (
         'optimizer',
         'train_step',
         'evaluator',
+        'input_pipeline',
         'proxy',
         'population',
         'samplers',

@@ -85,4 +85,6 @@ def _list_aug(root: pathlib.Path) -> pathlib.Path:
 
 def _is_hard(dataset: PascalVOC, pair: Pair) -> bool:
     label = pair[1]
-    return label is not None and bool(np.isin(dataset.read_label(label), [VOC_CLASSES.index(name) for name in HARD]).any())
+    return label is not None and bool(
+        np.isin(dataset.read_label(label), [VOC_CLASSES.index(name) for name in HARD]).any()
+    )

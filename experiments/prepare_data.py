@@ -1,0 +1,218 @@
+"""Is a copy of a data set on disk whole? Counts, every file, the classes, and a picture of what a network will see.
+
+  python experiments/prepare_data.py --dataset=cityscapes --root=/data/cityscapes
+
+Decodes all images and labels. Writes `report.md` and a contact sheet for each split into --out. A split that is not on
+disk is said to be absent and is no fault, unless --splits names it. Exit code: 0 all is whole, 1 files are faulty (all
+are listed), files that a split lists are missing (the first is named) or their number is not the published one, 2 wrong
+flags or root.
+"""
+
+import collections
+import dataclasses
+import functools
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import ml_collections
+import numpy as np
+from absl import app, flags
+from jaxtyping import UInt8
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from dpc_jax import command_line, datasets
+from dpc_jax.base import IGNORE_LABEL, InputError, Size
+from dpc_jax.datasets import Dataset
+from dpc_jax.progress import track
+from experiments import common
+
+DATASET = flags.DEFINE_string('dataset', '', 'Which data set it is.')
+ROOT = flags.DEFINE_string('root', '', 'The folder of the data set.')
+OUT = flags.DEFINE_string('out', '', 'Folder for report and pictures; by default prepared_<dataset>.')
+SPLITS = flags.DEFINE_list('splits', [], 'The splits to look at; by default all.')
+IMAGES = flags.DEFINE_integer('images', 12, 'Images in the contact sheet of a split.')
+
+COLUMNS = 4  # of a contact sheet; each has an image and, below it, its label over it
+TILE = 2.4  # inches wide
+OPACITY = 0.6  # of a label over its image
+DARK = (20, 20, 20)  # where nothing is known
+ABSENT = ('there is no ', 'there are no ')  # what data sets say where a list or a folder of a split is not there
+SHOWN_FAULTS = 5  # on the screen; the report has all
+
+
+@dataclasses.dataclass(frozen=True)
+class Checked:
+    """What was found in a split."""
+
+    split: str
+    count: int
+    faults: tuple[str, ...]
+    pixels: np.ndarray  # int64 [L + 1], by class, the ignored last
+    sizes: collections.Counter[Size]
+
+
+def look(dataset: Dataset, index: int) -> tuple[str, np.ndarray, Size]:
+    """('', pixels by class, size) of an example, or (what is wrong, nothing, nothing)."""
+    counts = np.zeros(dataset.num_classes + 1, np.int64)
+    try:
+        label = dataset[index].label
+    except InputError as error:
+        return str(error), counts, (0, 0)
+    values, numbers = np.unique(label, return_counts=True)
+    counts[np.where(values == IGNORE_LABEL, dataset.num_classes, values)] = numbers
+    return '', counts, (label.shape[0], label.shape[1])
+
+
+def check(dataset: Dataset) -> Checked:
+    """Decodes everything, in threads: decoding lets go of the interpreter."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        seen = pool.map(functools.partial(look, dataset), range(len(dataset)))
+        found = list(track(seen, f'{dataset.split}: images', len(dataset)))
+    whole = [(counts, size) for fault, counts, size in found if not fault]
+    return Checked(
+        dataset.split,
+        len(dataset),
+        tuple(fault for fault, _, _ in found if fault),
+        sum((counts for counts, _ in whole), np.zeros(dataset.num_classes + 1, np.int64)),
+        collections.Counter(size for _, size in whole),
+    )
+
+
+def is_whole(checked: Checked, kind: type[Dataset]) -> bool:
+    """Whether no file is faulty and there are as many as published, if that is known."""
+    return not checked.faults and kind.published.get(checked.split, checked.count) == checked.count
+
+
+# ---- text -----------------------------------------------------------------------------------------------------------
+
+
+def counts_table(found: Sequence[Checked], absent: dict[str, str], kind: type[Dataset]) -> list[str]:
+    """A row for each split."""
+    lines = ['| split | images | published | faulty | height x width |', '|:--|--:|--:|--:|:--|']
+    for checked in found:
+        published = kind.published.get(checked.split)
+        said = '–' if published is None else f'{published}' if published == checked.count else f'**{published}**'
+        sizes = [f'{height}x{width}' for (height, width), _ in checked.sizes.most_common(1)]
+        if len(checked.sizes) > 1:
+            low, high = (tuple(f(sides) for sides in zip(*checked.sizes, strict=True)) for f in (min, max))
+            sizes = [f'{low[0]}x{low[1]} to {high[0]}x{high[1]}, most often {sizes[0]}']
+        lines.append(f'| {checked.split} | {checked.count} | {said} | {len(checked.faults)} | {"".join(sizes)} |')
+    for split, why in absent.items():
+        said = 'absent' if why.startswith(ABSENT) else 'unusable'
+        lines.append(f'| {split} | {said} | {kind.published.get(split, "–")} | | {why} |')
+    return lines
+
+
+def histogram(found: Sequence[Checked], kind: type[Dataset]) -> list[str]:
+    """The share of each class in each split, in %."""
+    lines = [f'| class | {" | ".join(checked.split for checked in found)} |', '|:--|' + '--:|' * len(found)]
+    for place, name in enumerate((*kind.classes, 'not labelled')):
+        shares = (100 * checked.pixels[place] / max(1, checked.pixels.sum()) for checked in found)
+        lines.append(f'| {name} | {" | ".join(f"{share:.3f}" for share in shares)} |')
+    return lines
+
+
+def report(found: Sequence[Checked], absent: dict[str, str], kind: type[Dataset], root: str) -> str:
+    """All that was found, as Markdown."""
+    lines = [f'# {kind.name} in {root}', '', *counts_table(found, absent, kind), '']
+    lines += ['Shares of the pixels in %:', '', *histogram(found, kind), '']
+    for checked in found:
+        if checked.faults:
+            lines += [f'## Faulty in {checked.split}', '', *(f'- {fault}' for fault in checked.faults), '']
+    return '\n'.join(lines)
+
+
+# ---- picture --------------------------------------------------------------------------------------------------------
+
+
+def contact_sheet(dataset: Dataset, count: int) -> Figure | None:
+    """Images evenly drawn from the split, each with its label over it; None where none is whole."""
+    chosen = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int)
+    examples = [dataset[index] for index in chosen.tolist() if not look(dataset, index)[0]]
+    if not examples:
+        return None
+    rows = -(-len(examples) // COLUMNS)
+    tallest = max(example.label.shape[0] / example.label.shape[1] for example in examples)
+    legend = 0.25 * -(-len(dataset.classes) // 6) + 0.3
+    figure = Figure((COLUMNS * TILE, 2 * rows * TILE * tallest + legend), layout='constrained')
+    axes = figure.subplots(2 * rows, COLUMNS, squeeze=False)
+    for place in axes.ravel():
+        place.set_axis_off()
+    for number, example in enumerate(examples):
+        row, column = divmod(number, COLUMNS)
+        axes[2 * row, column].imshow(example.image)
+        axes[2 * row + 1, column].imshow(overlay(dataset, example.image, example.label))
+    colours = [*dataset.palette / 255, np.array(DARK) / 255]
+    patches = [
+        Patch(facecolor=colour, edgecolor='#8C8C8C', lw=0.5, label=name)
+        for colour, name in zip(colours, (*dataset.classes, 'not labelled'), strict=True)
+    ]
+    figure.legend(handles=patches, loc='outside lower center', ncols=6, frameon=False, fontsize=8)
+    return figure
+
+
+def overlay(
+    dataset: Dataset, image: UInt8[np.ndarray, 'H W 3'], label: UInt8[np.ndarray, 'H W']
+) -> UInt8[np.ndarray, 'H W 3']:
+    """The label in its colours over the image."""
+    colours = np.tile(np.array(DARK, np.uint8), (IGNORE_LABEL + 1, 1))
+    colours[: dataset.num_classes] = dataset.palette
+    mixed: UInt8[np.ndarray, 'H W 3'] = np.rint(OPACITY * colours[label] + (1 - OPACITY) * image).astype(np.uint8)
+    return mixed
+
+
+# ---- the script -----------------------------------------------------------------------------------------------------
+
+
+def opened(name: str, root: str, wanted: Sequence[str]) -> tuple[list[Dataset], dict[str, str]]:
+    """The splits that are there, and why the others are not; InputError if none is."""
+    kind, config = datasets.kind(name), ml_collections.ConfigDict({'name': name, 'root': root})
+    datasets.open_root(root, name)
+    for split in wanted:
+        datasets.check_split(name, split)
+    there: list[Dataset] = []
+    absent: dict[str, str] = {}
+    for split in wanted or kind.splits:
+        try:
+            there.append(datasets.load(name, config, split))
+        except InputError as error:
+            absent[split] = str(error)
+    if not there:
+        raise InputError(next(iter(absent.values())))
+    return there, absent
+
+
+def main(argv: Sequence[str]) -> None:
+    """Checks, writes, says how it is by the exit code."""
+    del argv
+    if not DATASET.value or IMAGES.value < 1:
+        raise InputError(
+            f"--dataset is '{DATASET.value}' and --images {IMAGES.value}; a data set ({', '.join(datasets.names())}) and"
+            ' at least 1 image'
+        )
+    there, absent = opened(DATASET.value, ROOT.value, SPLITS.value)
+    kind = datasets.kind(DATASET.value)
+    out = pathlib.Path(OUT.value or f'prepared_{DATASET.value}').expanduser()
+    out.mkdir(parents=True, exist_ok=True)
+    broken = {split: why for split, why in absent.items() if SPLITS.value or not why.startswith(ABSENT)}
+    found = [check(dataset) for dataset in there]
+    (out / 'report.md').write_text(report(found, absent, kind, ROOT.value), encoding='utf-8')
+    paths = [out / 'report.md']
+    for dataset in there:
+        sheet = contact_sheet(dataset, IMAGES.value)
+        if sheet is not None:
+            paths.append(out / f'{dataset.split}.png')
+            sheet.savefig(paths[-1], dpi=110)
+    print('\n'.join(counts_table(found, absent, kind)))
+    for fault in [*broken.values(), *(fault for checked in found for fault in checked.faults)][:SHOWN_FAULTS]:
+        print(f'faulty: {fault}')
+    print('\n'.join(map(str, paths)))
+    sys.exit(0 if not broken and all(is_whole(checked, kind) for checked in found) else 1)
+
+
+if __name__ == '__main__':
+    app.run(common.one_line_errors(main), flags_parser=command_line.parse_flags)
