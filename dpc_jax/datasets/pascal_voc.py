@@ -33,7 +33,7 @@ LISTS_AUG += ('ImageSets/SegmentationAug/train_aug.txt',)
 SOURCE_AUG = 'https://github.com/DrSleep/tensorflow-deeplab-resnet (SegmentationClassAug.zip, dataset/train.txt)'
 
 HARD = ('bicycle', 'chair', 'diningtable', 'pottedplant', 'sofa')
-"""Classes whose images count twice for the test submission (DeepLabv3, arXiv:1706.05587, section 4)."""
+"""Classes whose images count twice for the test submission (DeepLabv3, arXiv:1706.05587)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,4 +85,6 @@ def _list_aug(root: pathlib.Path) -> pathlib.Path:
 
 def _is_hard(dataset: PascalVOC, pair: Pair) -> bool:
     label = pair[1]
-    return label is not None and bool(np.isin(dataset.read_label(label), [VOC_CLASSES.index(name) for name in HARD]).any())
+    return label is not None and bool(
+        np.isin(dataset.read_label(label), [VOC_CLASSES.index(name) for name in HARD]).any()
+    )

@@ -29,9 +29,18 @@ from dpc_jax.datasets import FilePairs, Pair
 CLASSES = ('background', 'head', 'torso', 'upper arms', 'lower arms', 'upper legs', 'lower legs')
 
 PARENT = 'pascal_person_part'
-IMAGES = ('JPEGImages', *(f'{parent}{year}/JPEGImages' for year in ('VOC2010', 'VOC2012') for parent in ('VOCdevkit/', '')))
+IMAGES = (
+    'JPEGImages',
+    *(f'{parent}{year}/JPEGImages' for year in ('VOC2010', 'VOC2012') for parent in ('VOCdevkit/', '')),
+)
 LABELS = (f'{PARENT}/pascal_person_part_gt', 'pascal_person_part_gt', 'SegmentationPart')
-LISTS = (f'{PARENT}/pascal_person_part_trainval_list', 'pascal_person_part_trainval_list', 'ImageSets/Person', 'list', '.')
+LISTS = (
+    f'{PARENT}/pascal_person_part_trainval_list',
+    'pascal_person_part_trainval_list',
+    'ImageSets/Person',
+    'list',
+    '.',
+)
 
 
 @dataclasses.dataclass(frozen=True)
