@@ -89,8 +89,10 @@ def prepared(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> ml_col
         write(config.name, unfinished, count)
         try:
             unfinished.rename(folder)
-        except OSError:  # another process was faster, with the same data
+        except OSError:
             shutil.rmtree(unfinished)
+            if not folder.is_dir():  # else another process was faster, with the same data
+                raise
     drawn = config.copy_and_resolve_references()
     drawn.root = str(folder)
     return drawn

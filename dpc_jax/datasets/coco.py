@@ -115,6 +115,9 @@ def load(config: ml_collections.ConfigDict, split: str) -> Coco:
     if year is None:
         first, *others = (path for paths in places.values() for path in paths)
         raise InputError(f'there are no annotations {first}, nor {", ".join(path.name for path in others)} beside them')
+    absent = [path for path in places[year] if not path.is_file()]
+    if absent:
+        raise InputError(f'there are no annotations {absent[0]}')
     collected = _Collected()
     for path, (_, folder) in zip(places[year], years[year], strict=True):
         collected.read(path, datasets.first_folder(root, (folder, f'images/{folder}')))
