@@ -18,7 +18,17 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image
 
-from dpc_jax import checkpoint, datasets, evaluation_report, evaluator, feature_cache, networks, preprocess, provenance
+from dpc_jax import (
+    checkpoint,
+    datasets,
+    drawn_data,
+    evaluation_report,
+    evaluator,
+    feature_cache,
+    networks,
+    preprocess,
+    provenance,
+)
 from dpc_jax.base import InputError, PyTree, SegmentationExample, Size
 from dpc_jax.datasets import Dataset
 from dpc_jax.evaluator import Counted, Evaluator
@@ -55,7 +65,8 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Evaluation:
             'checkpoint is empty; experiments/import_checkpoint.py makes one of official weights, then'
             ' --config.checkpoint=FOLDER'
         )
-    dataset = datasets.load(config.dataset.name, config.dataset, config.evaluate.split)
+    place = drawn_data.prepared(config.dataset, workdir)
+    dataset = datasets.load(config.dataset.name, place, config.evaluate.split)
     shapes = networks.variable_shapes(make_network(config))
     variables = checkpoint.restore(pathlib.Path(config.checkpoint).expanduser(), shapes)
     scorer = make_evaluator(config, dataset)

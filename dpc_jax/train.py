@@ -25,6 +25,7 @@ from jax.experimental import multihost_utils
 from dpc_jax import (
     checkpoint,
     datasets,
+    drawn_data,
     evaluate,
     evaluation_report,
     input_pipeline,
@@ -75,9 +76,9 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path)
     """
     mesh = sharding.data_mesh()
     train_config.check(config, mesh.size)
+    place = drawn_data.prepared(config.dataset, workdir)
     dataset, validation = (
-        datasets.load(config.dataset.name, config.dataset, split)
-        for split in (config.train.split, config.evaluate.split)
+        datasets.load(config.dataset.name, place, split) for split in (config.train.split, config.evaluate.split)
     )
     evaluate.make_folder(workdir, 'workdir')
     train_config.claim(workdir, config, dataset)

@@ -75,6 +75,35 @@ def shared() -> Callable[[str], pathlib.Path]:
 
 
 @pytest.fixture(scope='session')
+def fault() -> Callable[[Callable[[], object]], str]:
+    """`fault(read)`: the one line of the InputError that `read` raises."""
+    from dpc_jax.base import InputError
+
+    def line_of(read: Callable[[], object]) -> str:
+        with pytest.raises(InputError) as caught:
+            read()
+        (line,) = str(caught.value).splitlines()
+        return line
+
+    return line_of
+
+
+@pytest.fixture(scope='session')
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], pathlib.Path]:
+    """`drawn('camvid')`: the root of a data set of two drawn images for each part, which nobody may change."""
+    from dpc_jax import drawn_data
+
+    folder = tmp_path_factory.mktemp('drawn')
+
+    def root_of(name: str) -> pathlib.Path:
+        if not (folder / name).exists():
+            drawn_data.write(name, folder / name, 2)
+        return folder / name
+
+    return root_of
+
+
+@pytest.fixture(scope='session')
 def toy_search(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, str]:
     """A search by run.py that nobody disturbed: its folder, which nobody may change, and what it printed."""
     workdir = tmp_path_factory.mktemp('toy_search')

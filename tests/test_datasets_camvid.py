@@ -1,4 +1,4 @@
-"""The menu of data sets, and CamVid: right files are read right, and every fault is one clear line."""
+"""CamVid: lists and labels are read right; what it shares with the others is in test_datasets.py."""
 
 import pathlib
 import shutil
@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dpc_jax import datasets
-from dpc_jax.base import IGNORE_LABEL, InputError
+from dpc_jax.base import IGNORE_LABEL
 from dpc_jax.datasets import camvid
 
 
@@ -35,13 +35,6 @@ def load(root: pathlib.Path | str, split: str = 'train') -> datasets.Dataset:
     return datasets.load('camvid', ml_collections.ConfigDict({'root': str(root)}), split)
 
 
-def fault(read) -> str:
-    with pytest.raises(InputError) as caught:
-        read()
-    (line,) = str(caught.value).splitlines()
-    return line
-
-
 def test_files_become_examples(root):
     dataset = load(root)
     assert (dataset.name, dataset.split, len(dataset), dataset.num_classes) == ('camvid', 'train', 2, 11)
@@ -54,11 +47,6 @@ def test_files_become_examples(root):
     assert [example.name for example in dataset] == [str(root / f'train/{number}.png') for number in (0, 1)]
     with pytest.raises(IndexError):
         dataset[2]
-
-
-def test_classes_and_palette_agree():
-    assert camvid.CamVid.palette.shape == (len(camvid.CamVid.classes), 3)
-    assert len(np.unique(camvid.CamVid.palette, axis=0)) == len(camvid.CamVid.classes)
 
 
 def test_the_original_lists_are_read_too(root):
@@ -96,105 +84,35 @@ def test_the_fingerprint_follows_names_and_contents_and_not_the_place(root, tmp_
     assert len({first, changed, reordered, renamed}) == 4
 
 
-def test_no_root():
-    assert 'dataset.root is empty' in fault(lambda: load(''))
-
-
-def test_root_is_no_folder(root):
-    assert f'there is no folder {root / "absent"}' in fault(lambda: load(root / 'absent'))
-    assert f'there is no folder {root / "train.txt"}' in fault(lambda: load(root / 'train.txt'))
-
-
-def test_root_is_an_empty_folder(tmp_path):
-    assert f'the folder {tmp_path} is empty' in fault(lambda: load(tmp_path))
-
-
-def test_no_list(root):
-    (root / 'train.txt').unlink()
-    assert f'there is no list file {root / "train.txt"}' in fault(lambda: load(root))
-
-
-def test_a_list_that_cannot_be_read(root):
+def test_a_list_that_cannot_be_read(root, fault):
     (root / 'train.txt').write_bytes(b'\xff\xfe\x00')
     assert f'cannot read the list file {root / "train.txt"}' in fault(lambda: load(root))
 
 
-def test_an_empty_list(root):
+def test_an_empty_list(root, fault):
     (root / 'train.txt').write_text('\n\n')
     assert f'the list file {root / "train.txt"} is empty' in fault(lambda: load(root))
 
 
 @pytest.mark.parametrize('line', ['train/0.png', 'train/0.png trainannot/0.png 3'])
-def test_a_malformed_line(root, line):
+def test_a_malformed_line(root, line, fault):
     (root / 'train.txt').write_text(f'train/1.png trainannot/1.png\n\n{line}\n')
     message = fault(lambda: load(root))
     assert f'{root / "train.txt"}, line 3: {line!r} is not an image path and a label path' in message
 
 
-def test_an_absent_image(root):
-    (root / 'train/1.png').unlink()
-    assert f'line 2: there is no image {root / "train/1.png"}' in fault(lambda: load(root))
-
-
-def test_an_image_without_label(root):
-    (root / 'trainannot/1.png').unlink()
-    message = fault(lambda: load(root))
-    assert 'line 2: the image 1.png has no label' in message
-    assert str(root / 'trainannot/1.png') in message
-
-
-@pytest.mark.parametrize('value', [12, 255])
-def test_a_label_value_out_of_range(root, value):
-    label = np.zeros((6, 8), np.uint8)
-    label[3, 4] = value
-    Image.fromarray(label).save(root / 'trainannot/1.png')
-    message = fault(lambda: datasets.check(load(root)))
-    assert f'{root / "trainannot/1.png"}: label value {value} is out of range; allowed: 0..10' in message
-
-
-@pytest.mark.parametrize(
-    'label', [np.zeros((6, 8, 3), np.uint8), np.zeros((6, 8), np.uint16)], ids=['three channels', '16 bits']
-)
-def test_a_label_that_is_no_label(root, label):
-    Image.fromarray(label).save(root / 'trainannot/1.png')
-    message = fault(lambda: datasets.check(load(root)))
-    assert f'{root / "trainannot/1.png"}: ' in message
-    assert 'is not a label image of one 8-bit channel' in message
-
-
-def test_sizes_that_differ(root):
-    Image.fromarray(np.zeros((5, 8), np.uint8)).save(root / 'trainannot/1.png')
-    message = fault(lambda: datasets.check(load(root)))
-    assert '6x8 and 5x8' in message
-    assert str(root / 'train/1.png') in message
-    assert str(root / 'trainannot/1.png') in message
-
-
-@pytest.mark.parametrize('kind', ['truncated', 'no image at all', 'empty'])
-@pytest.mark.parametrize(
-    ('file', 'form'), [('train/1.png', 'JPEG'), ('train/1.png', 'PNG'), ('trainannot/1.png', 'PNG')]
-)
-def test_a_broken_file(root, file, form, kind):
-    shape = (60, 80, 3) if file.startswith('train/') else (60, 80)
-    Image.fromarray(np.random.default_rng(0).integers(0, 11, shape, np.uint8)).save(root / file, format=form)
-    content = (root / file).read_bytes()
-    (root / file).write_bytes(
-        {'truncated': content[: len(content) // 2], 'no image at all': b'text', 'empty': b''}[kind]
-    )
-    assert f'cannot decode {root / file}: ' in fault(lambda: datasets.check(load(root)))
-
-
-def test_the_menu_names_what_there_is(root):
-    assert set(datasets.names()) >= {'camvid', 'scenes'}
-    message = fault(lambda: datasets.load('camvit', ml_collections.ConfigDict({'root': str(root)}), 'train'))
-    assert "unknown data set 'camvit'; there are: " in message
-    assert all(name in message for name in datasets.names())
-    assert "unknown split 'test'; there are: train, val" in fault(lambda: load(root, 'test'))
+def test_trainval_is_train_and_val_and_test_has_a_list_of_its_own(root, fault):
+    both = [example.name for split in ('train', 'val') for example in load(root, split)]
+    assert [example.name for example in load(root, 'trainval')] == both
+    assert f'there is no list file {root / "test.txt"} (lines: image path' in fault(lambda: load(root, 'test'))
+    shutil.copy(root / 'val.txt', root / 'test.txt')
+    assert [example.name for example in load(root, 'test')] == both[2:]
 
 
 def test_the_real_files(shared):
     folder = shared('data/camvid')
-    assert [len(load(folder, split)) for split in datasets.SPLITS] == [367, 101]
+    counts = {split: len(load(folder, split)) for split in ('train', 'val', 'trainval')}
+    assert counts == {split: camvid.CamVid.published[split] for split in counts}
     dataset = load(folder, 'val')
     datasets.check(dataset)
     image, label, _ = dataset[0]

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dpc_jax import datasets
-from dpc_jax.base import IGNORE_LABEL, InputError
+from dpc_jax.base import IGNORE_LABEL
 from dpc_jax.datasets import cityscapes
 
 IDS = (np.arange(70) % 34).astype(np.uint8).reshape(7, 10)  # every id there is
@@ -47,13 +47,6 @@ def root(tmp_path) -> pathlib.Path:
 
 def load(root: pathlib.Path | str, split: str = 'train') -> datasets.Dataset:
     return datasets.load('cityscapes', ml_collections.ConfigDict({'root': str(root)}), split)
-
-
-def fault(read) -> str:
-    with pytest.raises(InputError) as caught:
-        read()
-    (line,) = str(caught.value).splitlines()
-    return line
 
 
 def test_files_become_examples_in_order_of_city_and_frame(root):
@@ -116,6 +109,49 @@ def test_images_to_test_need_no_label(root):
         np.testing.assert_array_equal(example.label, np.full((7, 10), IGNORE_LABEL))
 
 
+@pytest.fixture
+def coarse(root) -> pathlib.Path:
+    """The same with coarse labels, which hold nothing but road, and a frame more of train_extra."""
+    for split, frames in (*FRAMES.items(), ('train_extra', ('troisdorf_000000_000073',))):
+        for frame in frames:
+            image, fine = paths(root, split, frame)
+            label = root / 'gtCoarse' / split / fine.parent.name / f'{frame}_gtCoarse_labelIds.png'
+            for path in (image, label):
+                path.parent.mkdir(parents=True, exist_ok=True)
+            if not image.exists():
+                Image.fromarray(np.zeros((7, 10, 3), np.uint8)).save(image)
+            Image.fromarray(np.full((7, 10), 7, np.uint8)).save(label)
+    return root
+
+
+def test_splits_are_made_of_folders_with_fine_or_coarse_labels(coarse):
+    train = [str(paths(coarse, 'train', frame)[0]) for frame in sorted(FRAMES['train'])]
+    val, extra = (
+        str(paths(coarse, *where)[0])
+        for where in (('val', FRAMES['val'][0]), ('train_extra', 'troisdorf_000000_000073'))
+    )
+    expected = {
+        'train': (train, False),
+        'trainval': ([*train, val], False),
+        'train_extra': ([extra], True),
+        'train_coarse': ([*train, extra], True),
+        'trainval_coarse': ([*train, val, extra], True),
+    }
+    for split, (names, is_coarse) in expected.items():
+        dataset = load(coarse, split)
+        assert [example.name for example in dataset] == names
+        assert all((example.label == 0).all() == is_coarse for example in dataset)
+
+
+def test_what_a_split_needs_is_named(coarse, fault):
+    label = coarse / 'gtCoarse/train_extra/troisdorf/troisdorf_000000_000073_gtCoarse_labelIds.png'
+    label.unlink()
+    assert f'has no label, there is no {label}' in fault(lambda: load(coarse, 'train_coarse'))
+    shutil.rmtree(coarse / 'leftImg8bit/train_extra')
+    message = f'there is no image {coarse}/leftImg8bit/train_extra/<city>/<frame>_leftImg8bit.png'
+    assert fault(lambda: load(coarse, 'trainval_coarse')) == message
+
+
 def test_classes_and_palette_agree():
     kind = cityscapes.Cityscapes
     assert kind.palette.shape == (len(kind.classes), 3)
@@ -135,36 +171,18 @@ def test_the_fingerprint_follows_names_and_contents_and_not_the_place(root, tmp_
     assert len({first, changed, load(elsewhere).fingerprint()}) == 3
 
 
-def test_no_root():
-    assert 'dataset.root is empty; give the Cityscapes folder, e.g. --config.dataset.root=' in fault(lambda: load(''))
-
-
-def test_root_is_no_folder(root):
-    assert f'there is no folder {root / "absent"}' in fault(lambda: load(root / 'absent'))
-
-
-def test_root_is_an_empty_folder(tmp_path):
-    assert f'the folder {tmp_path} is empty' in fault(lambda: load(tmp_path))
-
-
 @pytest.mark.parametrize('split', FRAMES)
-def test_no_image(root, split):
+def test_no_image(root, split, fault):
     shutil.rmtree(root / 'leftImg8bit' / split)
     message = fault(lambda: load(root, split))
     assert f'there is no image {root}/leftImg8bit/{split}/<city>/<frame>_leftImg8bit.png' in message
-
-
-def test_an_image_without_label(root):
-    image, label = paths(root, 'train', 'ulm_000000_000019')
-    label.unlink()
-    assert f'the image {image} has no label, there is no {label}' in fault(lambda: load(root))
 
 
 @pytest.mark.parametrize(
     ('kind', 'value', 'allowed'),
     [('labelIds', 34, '0..33'), ('labelIds', 255, '0..33'), ('labelTrainIds', 19, '0..18, and 255 for unknown')],
 )
-def test_a_label_value_out_of_range(root, kind, value, allowed):
+def test_a_label_value_out_of_range(root, kind, value, allowed, fault):
     paths(root, 'val', FRAMES['val'][0])[1].unlink()
     path = paths(root, 'val', FRAMES['val'][0], kind)[1]
     label = np.zeros((7, 10), np.uint8)
@@ -174,37 +192,7 @@ def test_a_label_value_out_of_range(root, kind, value, allowed):
     assert message == f'{path}: label value {value} is out of range; allowed: {allowed}'
 
 
-@pytest.mark.parametrize(
-    'label', [np.zeros((7, 10, 3), np.uint8), np.zeros((7, 10), np.uint16)], ids=['three channels', '16 bits']
-)
-def test_a_label_that_is_no_label(root, label):
-    path = paths(root, 'val', FRAMES['val'][0])[1]
-    Image.fromarray(label).save(path)
-    message = fault(lambda: datasets.check(load(root, 'val')))
-    assert f'{path}: ' in message
-    assert 'is not a label image of one 8-bit channel' in message
-
-
-def test_sizes_that_differ(root):
-    image, label = paths(root, 'val', FRAMES['val'][0])
-    Image.fromarray(IDS[:5]).save(label)
-    assert f'sizes differ: {image} and {label} have 7x10 and 5x10' in fault(lambda: datasets.check(load(root, 'val')))
-
-
-@pytest.mark.parametrize('kind', ['truncated', 'no image at all', 'empty'])
-@pytest.mark.parametrize('which', ['image', 'label'])
-def test_a_broken_file(root, which, kind):
-    path = paths(root, 'val', FRAMES['val'][0])[which == 'label']
-    content = path.read_bytes()
-    path.write_bytes({'truncated': content[: len(content) // 2], 'no image at all': b'text', 'empty': b''}[kind])
-    assert f'cannot decode {path}: ' in fault(lambda: datasets.check(load(root, 'val')))
-
-
-def test_a_split_that_there_is_not_is_refused(root):
-    assert fault(lambda: load(root, 'trainval')) == "unknown split 'trainval'; there are: train, val, test"
-
-
 def test_classes_and_splits_are_known_without_files():
     assert datasets.classes('cityscapes')[:2] == ('road', 'sidewalk')
-    assert datasets.kind('cityscapes').splits == ('train', 'val', 'test')
-    assert datasets.kind('camvid').splits == datasets.kind('scenes').splits == datasets.SPLITS
+    assert datasets.kind('cityscapes').splits[:4] == ('train', 'val', 'test', 'trainval')
+    assert datasets.kind('scenes').splits == datasets.SPLITS

@@ -257,7 +257,7 @@ def refusal(config, workdir=None):
         ('evaluate.batch_size', 0, 'evaluate.batch_size is 0; it must be at least 1'),
         ('evaluate.pictures', -1, 'evaluate.pictures is -1; it must be 0 to 100'),
         ('evaluate.pictures', 101, 'evaluate.pictures is 101; it must be 0 to 100'),
-        ('dataset.name', 'kitti', "unknown data set 'kitti'; there are: camvid, cityscapes"),
+        ('dataset.name', 'kitti', "unknown data set 'kitti'; there are: camvid, cityscapes, coco"),
         ('backbone.output_stride', 4, 'output stride 4 of mobilenet_v2: it must be one of 8, 16, 32'),
         ('backbone.name', 'resnet', "backbone.name is 'resnet'; allowed: mobilenet_v2, xception_41"),
         ('context.name', 'psp', "context.name is 'psp'; allowed: dpc, aspp"),

@@ -13,7 +13,17 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 FLOORS = (
     ('base', 'command_line', 'stopping', 'metrics', 'losses', 'preprocess', 'spaces'),  # words: these import base alone
-    ('ops', 'convolution', 'backbones', 'canvas', 'datasets', 'heads', 'cell_drawing', 'tf_bundle'),  # parts
+    (
+        'ops',
+        'convolution',
+        'backbones',
+        'canvas',
+        'datasets',
+        'drawn_data',
+        'heads',
+        'cell_drawing',
+        'tf_bundle',
+    ),  # parts
     (
         *('cell', 'cell_transfer', 'segmenter', 'counting', 'networks', 'sharding'),
         *('tf_import', 'checkpoint', 'train_checkpoint', 'inference'),
@@ -56,7 +66,17 @@ MENUS = ('spaces', 'backbones', 'datasets', 'samplers')
 OF_A_CONFIG = ('ml_collections', 'configs.common')
 STUDY = ('study', 'study_archive', 'study_storage', 'study_workers')
 TOUCH_FILES = (
-    *('datasets', 'networks', 'tf_bundle', 'tf_import', 'checkpoint', 'train_checkpoint', 'feature_cache', *STUDY),
+    *(
+        'datasets',
+        'drawn_data',
+        'networks',
+        'tf_bundle',
+        'tf_import',
+        'checkpoint',
+        'train_checkpoint',
+        'feature_cache',
+        *STUDY,
+    ),
     *('report', 'evaluate', 'evaluation_report', 'train_log', 'train_config', 'train', 'export'),
 )
 

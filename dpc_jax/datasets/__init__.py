@@ -190,8 +190,9 @@ def check_values(
 
 def voc_palette(count: int) -> UInt8[np.ndarray, 'L 3']:
     """The first colours of the PASCAL VOC development kit: bits 0, 1, 2 of the index, then 3, 4, 5, ... from above."""
-    index, bits = np.arange(count)[:, None], np.arange(3)
-    return sum(((index >> bits + 3 * place) & 1) << (7 - place) for place in range(3)).astype(np.uint8)
+    places = np.arange(3)
+    bits = np.arange(count)[:, None, None] >> (places[:, None] + 3 * places) & 1  # [L, channel, place]
+    return (bits << 7 - places).sum(axis=2).astype(np.uint8)
 
 
 def read_bytes(path: pathlib.Path) -> bytes:

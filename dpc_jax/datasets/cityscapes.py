@@ -7,9 +7,10 @@ The root holds, as the zip files of the data set leave it,
     gtCoarse/{train,val,train_extra}/<city>/<frame>_gtCoarse_labelIds.png
 
 Label images hold ids 0..33, of which 19 are classes and the others become the ignore label. Where there is no file
-with ids, `..._labelTrainIds.png` is read: 0..18, and 255. The labels of `test` are not public: the files
-that come for it hold no class, and may be absent. `train`, `val`, `test` and `trainval` have fine labels, `train_extra`,
-`train_coarse` and `trainval_coarse` coarse ones, as in the official code (deeplab/datasets/data_generator.py).
+with ids, `..._labelTrainIds.png` is read: 0..18, and 255. The labels of `test` are not public: the files that come for
+it hold no class, and may be absent. The labels of `train`, `val`, `test` and `trainval` are fine, those of
+`train_extra`, `train_coarse` and `trainval_coarse` are coarse, as the official code counts them
+(deeplab/datasets/data_generator.py).
 """
 
 import dataclasses
@@ -90,9 +91,7 @@ class Cityscapes(FilePairs):
     classes: ClassVar[tuple[str, ...]] = tuple(kind.name for kind in CLASSES)
     palette: ClassVar[UInt8[np.ndarray, 'L 3']] = np.array([kind.colour for kind in CLASSES], np.uint8)
     splits: ClassVar[tuple[str, ...]] = tuple(PARTS)
-    published: ClassVar[
-        Mapping[str, int]
-    ] = {  # data_generator.py; train_extra: arXiv:1604.01685, corrected on its page
+    published: ClassVar[Mapping[str, int]] = {  # data_generator.py, where 22973 = 2975 + 19998
         **{'train': 2975, 'val': 500, 'test': 1525, 'trainval': 3475},
         **{'train_extra': 19998, 'train_coarse': 22973, 'trainval_coarse': 23473},
     }

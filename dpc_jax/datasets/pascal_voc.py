@@ -33,7 +33,7 @@ LISTS_AUG += ('ImageSets/SegmentationAug/train_aug.txt',)
 SOURCE_AUG = 'https://github.com/DrSleep/tensorflow-deeplab-resnet (SegmentationClassAug.zip, dataset/train.txt)'
 
 HARD = ('bicycle', 'chair', 'diningtable', 'pottedplant', 'sofa')
-"""Classes whose images count twice for the test submission (DeepLabv3, arXiv:1706.05587, section 4)."""
+"""Classes whose images count twice for the test submission (DeepLabv3, arXiv:1706.05587)."""
 
 
 @dataclasses.dataclass(frozen=True)
