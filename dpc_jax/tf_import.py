@@ -264,8 +264,8 @@ def assign(
     for name in found:
         key, value = needed[name], stored[name]
         shape = _official_shape(key, leaves[key].shape)
-        others = value.shape != shape and (allow_missing or value.shape[:-1] == shape[:-1])
-        if not (drop_logits and key[1] == LOGITS and others):
+        differs = value.shape != shape and (allow_missing or value.shape[:-1] == shape[:-1])
+        if not (drop_logits and key[1] == LOGITS and differs):
             _check(name, value, shape, source)
             loaded[key] = jnp.asarray(_cast(name, _swap_depthwise(key, value), leaves[key].dtype, source))
     dropped = tuple(name for name in found if needed[name] not in loaded)

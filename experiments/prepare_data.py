@@ -191,8 +191,8 @@ def main(argv: Sequence[str]) -> None:
     del argv
     if not DATASET.value or IMAGES.value < 1:
         raise InputError(
-            f"--dataset is '{DATASET.value}' and --images {IMAGES.value}; a data set ({', '.join(datasets.names())}) and"
-            ' at least 1 image'
+            f"--dataset is '{DATASET.value}' and --images {IMAGES.value}; needed are a data set"
+            f' ({", ".join(datasets.names())}) and at least 1 image'
         )
     there, absent = opened(DATASET.value, ROOT.value, SPLITS.value)
     kind = datasets.kind(DATASET.value)

@@ -76,7 +76,7 @@ def test_a_config_has_the_common_fields_and_no_others(name, arg):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_an_unknown_argument_is_refused_in_one_line(name):
-    with pytest.raises(ValueError, match="config argument ':toi' is not known; allowed: none, (':stage2', )?':toy'"):
+    with pytest.raises(ValueError, match=r"config argument ':toi' is not known; allowed: none, (':stage2', )?':toy'"):
         config_of(name, 'toi')
 
 
