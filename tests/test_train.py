@@ -99,7 +99,7 @@ def test_every_step_and_evaluation_is_recorded(whole):
     assert [record['step'] for record in steps] == list(range(1, STEPS + 1))
     assert {'loss', 'accuracy', 'gradient_norm', 'learning_rate'} < set(steps[0])
     rates = [record['learning_rate'] for record in steps]
-    np.testing.assert_allclose(rates, [0.01 * (1 - step / STEPS) ** 0.9 for step in range(STEPS)], rtol=1e-5)
+    np.testing.assert_allclose(rates, [0.003 * (1 - step / STEPS) ** 0.9 for step in range(STEPS)], rtol=1e-5)
     assert [record['step'] for record in records if 'miou' in record] == [4, STEPS]
     assert records[-1]['miou'] == pytest.approx(found.row['miou'])
 
@@ -147,7 +147,7 @@ def test_the_row_has_its_cause(whole):
     assert training['seconds'] > 0
     for cause in ('commit', 'device', 'config_hash', 'data', 'weights'):
         assert row[cause]
-    assert row['config']['train']['learning_rate'] == 0.01
+    assert row['config']['train']['learning_rate'] == 0.003
     table = (workdir / 'parameters.txt').read_text()
     assert 'backbone/Conv/kernel' in table
     assert (workdir / 'evaluation/predictions.png').stat().st_size > 1000
@@ -325,7 +325,7 @@ def test_a_loss_that_is_no_number_names_step_and_files(root, tmp_path):
 @pytest.mark.parametrize(
     ('field', 'value', 'said'),
     [
-        ('train__learning_rate', 0.02, 'train.learning_rate was 0.01 there and is 0.02 now; give another workdir'),
+        ('train__learning_rate', 0.02, 'train.learning_rate was 0.003 there and is 0.02 now; give another workdir'),
         ('seed', 1, 'seed was 0 there and is 1 now'),
         ('context__name', 'aspp', "context.name was 'none' there and is 'aspp' now"),
     ],
