@@ -35,6 +35,7 @@ from dpc_jax import (
     stopping,
     train_config,
     train_step,
+    training_pictures,
 )
 from dpc_jax.base import InputError, PyTree, key_from_seed
 from dpc_jax.datasets import Dataset
@@ -275,5 +276,6 @@ def finish(run: Run, state: TrainState) -> Evaluation:
     }
     if jax.process_index() == 0:
         checkpoint.save(workdir / 'weights', state.variables, replace=True)
+        training_pictures.curves(run.log.records).savefig(workdir / 'curves.png', dpi=150)
     print(f'weights: {workdir / "weights"}, the best on {run.scorer.dataset.split}: {workdir / "best"}')
     return evaluate.write(workdir / 'evaluation', run.scorer, state.variables, counted, training=training)

@@ -49,6 +49,7 @@ FLOORS = (
         'population',
         'samplers',
         'pictures',
+        'training_pictures',
     ),  # makers
     (
         'report',
