@@ -17,7 +17,6 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import ml_collections
 import numpy as np
 from absl import app, flags
 from jaxtyping import UInt8
@@ -28,13 +27,13 @@ from dpc_jax import command_line, datasets
 from dpc_jax.base import IGNORE_LABEL, InputError, Size
 from dpc_jax.datasets import Dataset
 from dpc_jax.progress import track
-from experiments import common
+from experiments import common, data_folder
+from experiments.data_folder import DATASET, ROOT, SPLITS
 
-DATASET = flags.DEFINE_string('dataset', '', 'Which data set it is.')
-ROOT = flags.DEFINE_string('root', '', 'The folder of the data set.')
 OUT = flags.DEFINE_string('out', '', 'Folder for report and pictures; by default prepared_<dataset>.')
-SPLITS = flags.DEFINE_list('splits', [], 'The splits to look at; by default all.')
 IMAGES = flags.DEFINE_integer('images', 12, 'Images in the contact sheet of a split.')
+
+flags.adopt_module_key_flags(data_folder)  # so that --help lists them
 
 COLUMNS = 4  # of a contact sheet; each has an image and, below it, its label over it
 TILE = 2.4  # inches wide
@@ -168,24 +167,6 @@ def overlay(
 # ---- the script -----------------------------------------------------------------------------------------------------
 
 
-def opened(name: str, root: str, wanted: Sequence[str]) -> tuple[list[Dataset], dict[str, str]]:
-    """The splits that are there, and why the others are not; InputError if none is."""
-    kind, config = datasets.kind(name), ml_collections.ConfigDict({'name': name, 'root': root})
-    datasets.open_root(root, name)
-    for split in wanted:
-        datasets.check_split(name, split)
-    there: list[Dataset] = []
-    absent: dict[str, str] = {}
-    for split in wanted or kind.splits:
-        try:
-            there.append(datasets.load(name, config, split))
-        except InputError as error:
-            absent[split] = str(error)
-    if not there:
-        raise InputError(next(iter(absent.values())))
-    return there, absent
-
-
 def main(argv: Sequence[str]) -> None:
     """Checks, writes, says how it is by the exit code."""
     del argv
@@ -194,7 +175,7 @@ def main(argv: Sequence[str]) -> None:
             f"--dataset is '{DATASET.value}' and --images {IMAGES.value}; needed are a data set"
             f' ({", ".join(datasets.names())}) and at least 1 image'
         )
-    there, absent = opened(DATASET.value, ROOT.value, SPLITS.value)
+    there, absent = data_folder.opened(DATASET.value, ROOT.value, SPLITS.value)
     kind = datasets.kind(DATASET.value)
     out = pathlib.Path(OUT.value or f'prepared_{DATASET.value}').expanduser()
     out.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from absl import flags
 from dpc_jax.base import InputError
 
 ROWS = flags.DEFINE_list('rows', ['experiments/results', 'runs'], 'Folders in which rows are looked for.')
-OUT = flags.DEFINE_string('out', '', 'Write the table into this file, too.')
+MARKDOWN = flags.DEFINE_string('markdown', '', 'Write the table into this file, too.')
 
 Row = Mapping[str, Any]
 PAPER = 'Chen et al. 2018, arXiv:1809.04184'
@@ -106,16 +106,16 @@ def table(title: str, published: Sequence[Published], found: Sequence[Row], note
 
 
 def show(text: str, faults: Sequence[str]) -> None:
-    """Prints the table and what was passed over, and writes the table where --out says."""
+    """Prints the table and what was passed over, and writes the table where --markdown says."""
     print(text)
     print('\n'.join(faults), end='\n' * bool(faults))
-    if OUT.value:
-        path = pathlib.Path(OUT.value).expanduser()
+    if MARKDOWN.value:
+        path = pathlib.Path(MARKDOWN.value).expanduser()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding='utf-8')
         except OSError as error:
-            raise InputError(f"--out: '{path}' cannot be written: {error.strerror}") from error
+            raise InputError(f"--markdown: '{path}' cannot be written: {error.strerror}") from error
         print(path)
 
 

@@ -29,6 +29,9 @@ VOC_CLASSES = (
 )
 """In the order of their values in label files (PASCAL VOC development kit); those of COCO here, too."""
 
+PACKED = '_packed'
+PACK_INFO = 'metadata.json'  # in a folder that is a pack
+
 Pair = tuple[pathlib.Path, pathlib.Path | None]
 """Files of an image and of its label, if there is one."""
 
@@ -223,8 +226,8 @@ def decode(path: pathlib.Path, mode: str | None) -> np.ndarray:
 
 
 def names() -> tuple[str, ...]:
-    """What `load` accepts: the files of this folder."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+    """What `load` accepts: the files of this folder, but for the packed form of all of them."""
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != PACKED))
 
 
 def kind(name: str) -> type[Dataset]:
@@ -237,8 +240,16 @@ def kind(name: str) -> type[Dataset]:
 
 
 def load(name: str, config: ml_collections.ConfigDict, split: str) -> Dataset:
-    """The split `split` of the data set `name`, described by its `config`; InputError names what is wrong."""
+    """The split `split` of the data set `name`, described by its `config`; InputError names what is wrong.
+
+    Where `config.root` is a pack (experiments/pack_data.py), the data set is read from it.
+    """
     check_split(name, split)
+    if (pathlib.Path(config.get('root', '')).expanduser() / PACK_INFO).is_file():
+        if config.get('duplicate_hard', False):
+            raise InputError('dataset.duplicate_hard is True; a pack has every image once, give the folder itself')
+        packed: Dataset = importlib.import_module(f'{__name__}.{PACKED}').load(name, config.root, split)
+        return packed
     try:
         dataset: Dataset = importlib.import_module(f'{__name__}.{name}').load(config, split)
     except AttributeError as error:

@@ -1,0 +1,207 @@
+"""A data set packed into few large files: a TensorFlow Datasets data set of `array_record`, read without TensorFlow.
+
+For storage that many hosts share, where opening a file for each image is slow. Image files are kept byte by byte,
+labels as gray PNGs of classes and 255; so an example is the same as that of the folder it was packed from.
+`datasets.load` opens a root that is a pack as what it was packed from.
+"""
+
+import contextlib
+import dataclasses
+import io
+import json
+import logging
+import pathlib
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import cv2
+import numpy as np
+import tensorflow_datasets as tfds
+from jaxtyping import UInt8
+from PIL import Image
+
+from dpc_jax import datasets
+from dpc_jax.base import InputError, SegmentationExample
+from dpc_jax.datasets import PACK_INFO, Dataset
+
+VERSION = '1.0.0'
+CLASS_FIELDS = ('name', 'classes', 'palette', 'splits', 'published', 'export_ids')
+
+Track = Callable[[Iterable[int], str, int], Iterator[int]]
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Packed(Dataset):
+    """One split of a pack. `load` makes a subclass of it with the classes of the data set that was packed."""
+
+    root: pathlib.Path
+    source: Any  # of tfds: bytes by feature
+    names: tuple[str, ...]
+    digest: str
+
+    def __repr__(self) -> str:
+        return f'Packed({self.name}, {self.split}, {self.root})'
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return load, (self.name, self.root, self.split)  # a worker opens the files itself
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> SegmentationExample:
+        stored = self._stored(index)
+        image, label = (self._decoded(stored[field], index) for field in ('image', 'label'))
+        return SegmentationExample(np.array(image.convert('RGB')), np.array(label), self.names[index])
+
+    def example_name(self, index: int) -> str:
+        """The path of the image in the folder it was packed from."""
+        return self.names[index]
+
+    def image_bytes(self, index: int) -> bytes:
+        """The file as it was packed."""
+        image: bytes = self._stored(index)['image']
+        return image
+
+    def fingerprint(self) -> str:
+        """Of the folder it was packed from, so that scores of either are scores of the same data."""
+        return self.digest
+
+    def _stored(self, index: int) -> Mapping[str, bytes]:
+        if not 0 <= index < len(self):
+            raise IndexError(f'example {index} of {len(self)}')
+        try:
+            stored: Mapping[str, bytes] = self.source[index]
+        except (OSError, ValueError, RuntimeError, KeyError) as error:  # array_record has checksums
+            raise InputError(f'{self.root}: example {index} of {self.split} is damaged: {_line(error)}') from None
+        return stored
+
+    def _decoded(self, content: bytes, index: int) -> Image.Image:
+        try:
+            image = Image.open(io.BytesIO(content))
+            image.load()
+        except (OSError, SyntaxError, ValueError) as error:
+            raise InputError(f'cannot decode {self.names[index]} in {self.root}: {error}') from None
+        return image
+
+
+def load(name: str, root: str | pathlib.Path, split: str) -> Packed:
+    """A split of the pack in the folder `root`, which must be of the data set `name`.
+
+    Raises:
+      InputError: the pack is of another data set, does not have the split, or is damaged.
+    """
+    folder, kind = pathlib.Path(root).expanduser(), datasets.kind(name)
+    try:
+        about = json.loads((folder / PACK_INFO).read_text(encoding='utf-8'))
+        held, digests = about['source'], about['fingerprints']
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f'{folder / PACK_INFO} cannot be read: {_line(error)}') from None
+    if held != name:
+        raise InputError(f"dataset.root '{folder}' is a pack of {held}, not of {name}")
+    if split not in digests:
+        raise InputError(f"the pack '{folder}' has no split {split!r}; there are: {', '.join(digests)}")
+    try:
+        skip = tfds.decode.SkipDecoding()
+        builder = tfds.builder_from_directory(folder)
+        source = builder.as_data_source(split=split, decoders={'image': skip, 'label': skip})
+    except (OSError, ValueError, RuntimeError, KeyError, AssertionError) as error:
+        raise InputError(f"the pack '{folder}' is damaged: {_line(error)}") from None
+    if len(source) != len(about['names'][split]):
+        raise InputError(f"the pack '{folder}' is damaged: {len(source)} examples in {split}, not as it says")
+    fields = {field: getattr(kind, field) for field in CLASS_FIELDS}
+    made: Packed = type(f'Packed{kind.__name__}', (Packed,), fields)(
+        split, folder, source, tuple(about['names'][split]), digests[split]
+    )
+    return made
+
+
+def write(sets: Mapping[str, Dataset], root: pathlib.Path, folder: pathlib.Path, *, track: Track) -> dict[str, int]:
+    """Packs the splits `sets` of a data set whose folder is `root` into the new folder `folder`; bytes of each.
+
+    Whole or not at all; `track` must not print to what is standard output then, which is taken away from TensorFlow
+    Datasets. All examples are decoded; InputError names the first that is faulty.
+    """
+    if folder.exists():
+        raise InputError(f"'{folder}' exists already; give a folder that is not there")
+    unfinished = folder.with_name(f'{folder.name}.unfinished')
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        with _quiet():
+            builder = _Builder(sets, root, track, data_dir=unfinished, file_format='array_record')
+            builder.download_and_prepare()
+        builder.data_path.rename(folder)
+    except OSError as error:
+        raise InputError(f"'{folder}' cannot be written: {_line(error)}") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return {split: sum(path.stat().st_size for path in folder.glob(f'*-{split}.array_record*')) for split in sets}
+
+
+class _Builder(tfds.core.GeneratorBasedBuilder):
+    """Encoded bytes go in as they are: to encode arrays TensorFlow Datasets would need TensorFlow."""
+
+    VERSION = tfds.core.Version(VERSION)
+    name = 'packed'
+
+    def __init__(self, sets: Mapping[str, Dataset], root: pathlib.Path, track: Track, **options: Any) -> None:
+        self._sets, self._root, self._track = sets, root, track
+        super().__init__(**options)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = {
+            'image': tfds.features.Image(shape=(None, None, 3)),
+            'label': tfds.features.Image(shape=(None, None, 1), encoding_format='png'),
+        }
+        first = next(iter(self._sets.values()))
+        about = {
+            'source': first.name,
+            'classes': list(first.classes),
+            'fingerprints': {split: dataset.fingerprint() for split, dataset in self._sets.items()},
+            'names': {split: self._names(dataset) for split, dataset in self._sets.items()},
+        }
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=f'{first.name}: image files as they were, labels as gray PNGs of 0..L-1 and 255.',
+            features=tfds.features.FeaturesDict(features),
+            metadata=tfds.core.MetadataDict(about),
+            disable_shuffling=True,
+        )
+
+    def _names(self, dataset: Dataset) -> list[str]:
+        paths = [pathlib.Path(dataset.example_name(index)) for index in range(len(dataset))]
+        inside = (path.relative_to(self._root) if path.is_relative_to(self._root) else path for path in paths)
+        return [path.as_posix() for path in inside]
+
+    def _split_generators(self, manager: Any) -> dict[str, Any]:
+        return {split: self._examples(dataset) for split, dataset in self._sets.items()}
+
+    def _generate_examples(self) -> None:
+        raise NotImplementedError('each split has a generator of its own')
+
+    def _examples(self, dataset: Dataset) -> Iterator[tuple[int, dict[str, bytes]]]:
+        for index in self._track(range(len(dataset)), f'packing {dataset.split}', len(dataset)):
+            yield index, {'image': dataset.image_bytes(index), 'label': _png(dataset[index].label)}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Within it TensorFlow Datasets does not tell of downloads, which there are none of, nor how far it is."""
+    tfds.disable_progress_bar()
+    logger = logging.getLogger('absl')
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _png(label: UInt8[np.ndarray, 'H W']) -> bytes:
+    return cv2.imencode('.png', label)[1].tobytes()
+
+
+def _line(error: Exception) -> str:
+    return re.sub(r'\s+', ' ', str(error)).strip()[:200] or type(error).__name__
