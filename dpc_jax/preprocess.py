@@ -27,6 +27,10 @@ class Crop(NamedTuple):
     image: Float32[np.ndarray, 'H W 3']  # 0..255, RGB
     label: UInt8[np.ndarray, 'H W']  # 0..L-1 or IGNORE_LABEL
 
+    def as_float(self) -> 'Crop':
+        """Of an image that is still in bytes."""
+        return self._replace(image=self.image.astype(np.float32))
+
 
 def augment(
     key: np.random.SeedSequence,
@@ -41,11 +45,11 @@ def augment(
     The key is a NumPy seed sequence, e.g. `np.random.SeedSequence(seed, spawn_key=(image, view))`; it isn't changed.
     """
     rng = np.random.default_rng(key)
-    crop = pad(scale(as_crop(example), float(rng.choice(scales))), crop_size)
-    height, width = crop.label.shape
-    top = int(rng.integers(height - crop_size[0] + 1))
-    left = int(rng.integers(width - crop_size[1] + 1))
-    crop = cut(crop, (top, left), crop_size)
+    scaled = scaled_size(example.label.shape, float(rng.choice(scales)))
+    top, left = (
+        int(rng.integers(max(side, wanted) - wanted + 1)) for side, wanted in zip(scaled, crop_size, strict=True)
+    )
+    crop = pad(resized_window(example, scaled, (top, left), crop_size), crop_size)
     return flip(crop) if rng.random() < flip_probability else crop
 
 
@@ -70,9 +74,30 @@ def as_crop(example: SegmentationExample) -> Crop:
 
 def scale(crop: Crop, factor: float) -> Crop:
     """Both resized to int(side * factor), the official truncation."""
-    height, width = crop.label.shape
-    size = (int(height * factor), int(width * factor))
+    size = scaled_size(crop.label.shape, factor)
     return Crop(resize_bilinear(crop.image, size), resize_nearest(crop.label, size))
+
+
+def scaled_size(size: tuple[int, ...], factor: float) -> Size:
+    """int(side * factor) of both sides."""
+    height, width = (int(side * factor) for side in size)
+    return height, width
+
+
+def resized_window(example: SegmentationExample, size: Size, corner: Size, window: Size) -> Crop:
+    """The example resized to `size`, of which only the window from `corner` on is made, as far as there is something.
+
+    Bit for bit what resizing the whole and cutting gives: each output sample is a mix of four source samples. Crops of
+    769x769 out of frames of Cityscapes took 10 ms so instead of 137, on average over the official scales.
+    """
+    image, label = example.image, example.label
+    if label.shape == size:
+        return cut(Crop(image, label), corner, window).as_float()
+    rows, columns = (
+        np.arange(start, min(start + wanted, side)) for start, wanted, side in zip(corner, window, size, strict=True)
+    )
+    near = [_nearest(n, m, at) for n, m, at in zip(label.shape, size, (rows, columns), strict=True)]
+    return Crop(_bilinear(image, size, rows, columns), label[near[0][:, None], near[1][None, :]])
 
 
 def pad(crop: Crop, size: Size) -> Crop:
@@ -100,29 +125,55 @@ def resize_bilinear(image: Float32[np.ndarray, 'H W C'], size: Size) -> Float32[
     """Align-corners bilinear, rows first; gathers, because OpenCV knows only half-pixel centres."""
     if image.shape[:2] == size:
         return image
-    return _interpolate(_interpolate(image, 0, size[0]), 1, size[1])
+    return _bilinear(image, size, *map(np.arange, size))
 
 
 def resize_nearest(label: UInt8[np.ndarray, 'H W'], size: Size) -> UInt8[np.ndarray, 'H2 W2']:
     """Align-corners nearest neighbour: source index floor(i * (n - 1) / (m - 1) + 1/2), in exact integers."""
-    rows, columns = (_nearest(n, m) for n, m in zip(label.shape, size, strict=True))
+    rows, columns = (_nearest(n, m, np.arange(m)) for n, m in zip(label.shape, size, strict=True))
     return label[rows[:, None], columns[None, :]]
 
 
-def _interpolate(image: Float32[np.ndarray, 'H W C'], axis: int, side: int) -> Float32[np.ndarray, 'H2 W2 C']:
-    source = image.shape[axis]
-    low, rest = np.divmod(np.arange(side) * (source - 1), max(1, side - 1))
+def _bilinear(
+    image: Float32[np.ndarray, 'H W C'] | UInt8[np.ndarray, 'H W C'],
+    size: Size,
+    rows: Int[np.ndarray, ' M'],
+    columns: Int[np.ndarray, ' N'],
+) -> Float32[np.ndarray, 'M N C']:
+    """These rows and columns of the image resized to `size`."""
+    if not len(rows) or not len(columns):
+        return np.zeros((len(rows), len(columns), image.shape[2]), np.float32)
+    low, high, weight = _samples(image.shape[1], size[1], columns)
+    needed = image[:, low[0] : high[-1] + 1]
+    mixed = _mix(needed, 0, *_samples(image.shape[0], size[0], rows))
+    return _mix(mixed, 1, low - low[0], high - low[0], weight)
+
+
+def _samples(
+    source: int, side: int, at: Int[np.ndarray, ' M']
+) -> tuple[Int[np.ndarray, ' M'], Int[np.ndarray, ' M'], Float32[np.ndarray, ' M']]:
+    """Lower and upper source index of output samples, and the weight of the upper one."""
+    low, rest = np.divmod(at * (source - 1), max(1, side - 1))
+    return low, np.minimum(low + 1, source - 1), (rest / max(1, side - 1)).astype(np.float32)
+
+
+def _mix(
+    image: Float32[np.ndarray, 'H W C'] | UInt8[np.ndarray, 'H W C'],
+    axis: int,
+    low: Int[np.ndarray, ' M'],
+    high: Int[np.ndarray, ' M'],
+    weight: Float32[np.ndarray, ' M'],
+) -> Float32[np.ndarray, 'H2 W2 C']:
     shape = [1, 1, 1]
-    shape[axis] = side
-    weight = (rest / max(1, side - 1)).astype(np.float32).reshape(shape)
-    first = image.take(low, axis=axis)
-    second = image.take(np.minimum(low + 1, source - 1), axis=axis)
+    shape[axis] = -1
+    first = image.take(low, axis=axis).astype(np.float32, copy=False)
+    second = image.take(high, axis=axis).astype(np.float32, copy=False)
     second -= first
-    second *= weight
+    second *= weight.reshape(shape)
     second += first
     return second
 
 
-def _nearest(source: int, side: int) -> Int[np.ndarray, ' M']:
+def _nearest(source: int, side: int, at: Int[np.ndarray, ' M']) -> Int[np.ndarray, ' M']:
     steps = max(1, side - 1)
-    return (2 * np.arange(side) * (source - 1) + steps) // (2 * steps)
+    return (2 * at * (source - 1) + steps) // (2 * steps)

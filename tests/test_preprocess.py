@@ -185,3 +185,24 @@ def test_the_probability_of_a_flip(probability, mirrored):
     for view in range(5):
         crop = preprocess.augment(key_of(view), example, crop_size=(9, 9), scales=(1.0,), flip_probability=probability)
         assert equal(crop, preprocess.flip(plain) if mirrored else plain)
+
+
+@pytest.mark.parametrize('size', [(40, 57), (20, 90), (64, 64), (31, 33), (1, 9)])
+@pytest.mark.parametrize('crop_size', [(33, 33), (17, 97), (1, 1)])
+def test_a_view_is_the_whole_image_scaled_padded_cut_and_mirrored(size, crop_size):
+    draw = np.random.default_rng(0)
+    image, label = draw.integers(0, 256, (*size, 3), np.uint8), draw.integers(0, 20, size, np.uint8)
+    example = SegmentationExample(image, label, 'drawn')
+    for number in range(25):
+        key = np.random.SeedSequence(number)
+        rng = np.random.default_rng(key)
+        whole = preprocess.pad(
+            preprocess.scale(preprocess.as_crop(example), float(rng.choice(preprocess.SCALES))), crop_size
+        )
+        corner = tuple(int(rng.integers(n - m + 1)) for n, m in zip(whole.label.shape, crop_size, strict=True))
+        expected = preprocess.cut(whole, corner, crop_size)
+        expected = preprocess.flip(expected) if rng.random() < 0.5 else expected
+        found = preprocess.augment(key, example, crop_size=crop_size)
+        np.testing.assert_array_equal(found.image, expected.image)
+        np.testing.assert_array_equal(found.label, expected.label)
+        assert found.image.dtype == np.float32

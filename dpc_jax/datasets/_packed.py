@@ -104,8 +104,9 @@ def load(name: str, root: str | pathlib.Path, split: str) -> Packed:
         raise InputError(f"the pack '{folder}' has no split {split!r}; there are: {', '.join(digests)}")
     try:
         skip = tfds.decode.SkipDecoding()
-        builder = tfds.builder_from_directory(folder)
-        source = builder.as_data_source(split=split, decoders={'image': skip, 'label': skip})
+        with _quiet():
+            builder = tfds.builder_from_directory(folder)
+            source = builder.as_data_source(split=split, decoders={'image': skip, 'label': skip})
     except (OSError, ValueError, RuntimeError, KeyError, AssertionError) as error:
         raise InputError(f"the pack '{folder}' is damaged: {_line(error)}") from None
     if len(source) != len(about['names'][split]):

@@ -1,0 +1,107 @@
+"""Is a copy of a data set whole: everything that is wrong is counted and named."""
+
+import ml_collections
+import numpy as np
+import pytest
+from PIL import Image
+
+from dpc_jax import datasets, drawn_data
+from dpc_jax.base import InputError
+from tests import scripts
+from tests.test_experiments import finish
+
+data_folder, prepare_data = scripts.load('data_folder'), scripts.load('prepare_data')
+
+SCRIPT = 'experiments/prepare_data.py'
+
+
+@pytest.fixture
+def root(tmp_path):
+    drawn_data.write('camvid', tmp_path / 'camvid', 4)
+    return tmp_path / 'camvid'
+
+
+def load(root, split='train'):
+    return datasets.load('camvid', ml_collections.ConfigDict({'root': str(root)}), split)
+
+
+def spoil(root):
+    """One image is cut off, one label has a value that is none, one has another size."""
+    files = load(root).files
+    files[0][0].write_bytes(files[0][0].read_bytes()[:60])
+    Image.fromarray(np.full((72, 96), 99, np.uint8)).save(files[1][1])
+    Image.fromarray(np.zeros((10, 10), np.uint8)).save(files[2][1])
+    return files
+
+
+def test_classes_are_counted_by_pixel(root):
+    dataset = load(root)
+    found = prepare_data.check(dataset)
+    labels = np.stack([example.label for example in dataset])
+    expected = [(labels == value).sum() for value in (*range(11), 255)]
+    np.testing.assert_array_equal(found.pixels, expected)
+    assert (found.count, found.faults, dict(found.sizes)) == (4, (), {(72, 96): 4})
+    shares = prepare_data.histogram([found], datasets.kind('camvid'))
+    assert f'| sky | {100 * expected[0] / labels.size:.3f} |' in shares
+    assert f'| not labelled | {100 * expected[-1] / labels.size:.3f} |' in shares
+
+
+def test_every_fault_is_listed(root):
+    files = spoil(root)
+    found = prepare_data.check(load(root))
+    assert len(found.faults) == 3
+    for fault, path in zip(found.faults, (files[0][0], files[1][1], files[2][1]), strict=True):
+        assert str(path) in fault
+    text = prepare_data.report([found], {'test': 'there is no list'}, datasets.kind('camvid'), 'root')
+    assert all(fault in text for fault in found.faults)
+    assert '| train | 4 | **367** | 3 | 72x96 |' in text
+    assert '| test | absent | 233 | | there is no list |' in text
+    assert not prepare_data.is_whole(found, datasets.kind('camvid'))
+
+
+def test_the_contact_sheet_has_whole_images_and_their_labels(root, tmp_path):
+    spoil(root)
+    dataset = load(root)
+    sheet = prepare_data.contact_sheet(dataset, 4)
+    pictures = [axes.images[0].get_array() for axes in sheet.axes if axes.images]
+    assert len(pictures) == 2
+    np.testing.assert_array_equal(pictures[0], dataset[3].image)
+    mixed = prepare_data.overlay(dataset, dataset[3].image, dataset[3].label)
+    np.testing.assert_array_equal(pictures[1], mixed)
+    known = dataset[3].label != 255
+    expected = 0.6 * dataset.palette[dataset[3].label[known]] + 0.4 * dataset[3].image[known]
+    np.testing.assert_array_equal(mixed[known], np.rint(expected))
+    sheet.savefig(tmp_path / 'sheet.png')
+    for image, _ in dataset.files:
+        image.write_bytes(b'')
+    assert prepare_data.contact_sheet(dataset, 4) is None
+
+
+def test_splits_that_are_not_there_are_told(root):
+    (root / 'test.txt').unlink()
+    there, absent = data_folder.opened('camvid', str(root), ())
+    assert [dataset.split for dataset in there] == ['train', 'val', 'trainval']
+    assert absent['test'].startswith(prepare_data.ABSENT)
+    with pytest.raises(InputError, match='there is no list file'):
+        data_folder.opened('camvid', str(root), ('test',))
+    with pytest.raises(InputError, match="unknown split 'dev'"):
+        data_folder.opened('camvid', str(root), ('dev',))
+
+
+def test_the_exit_code_says_how_it_is(root, tmp_path):
+    # The drawn counts are not the published ones.
+    code, out, err = finish(SCRIPT, '--dataset=camvid', f'--root={root}', f'--out={tmp_path / "out"}', '--images=2')
+    assert (code, err) == (1, '')
+    assert '| train | 4 | **367** | 0 | 72x96 |' in out
+    assert {path.name for path in (tmp_path / 'out').iterdir()} >= {'report.md', 'train.png', 'val.png'}
+    code, out, err = finish(SCRIPT, '--dataset=camvid', '--root=/absent')
+    assert (code, out, err) == (2, '', 'error: dataset.root: there is no folder /absent\n')
+    code, out, err = finish(SCRIPT)
+    assert (code, err.count('\n')) == (2, 1)
+    assert 'pascal_voc' in err
+
+
+def test_genuine_images_are_whole(shared, tmp_path):
+    found = prepare_data.check(load(shared('data/camvid'), 'val'))
+    assert prepare_data.is_whole(found, datasets.kind('camvid'))
+    assert found.count == 101
