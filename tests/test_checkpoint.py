@@ -406,3 +406,20 @@ def test_other_shapes_and_types_are_told_both(kept: pathlib.Path) -> None:
     other['params']['Conv']['kernel'] = np.ones((1, 1, 2, 3), np.float16)
     words = ': params/Conv/kernel is float32 (1, 1, 2, 3), needed is float16 (1, 1, 2, 3)'
     assert restore_refusal(kept, other) == words
+
+
+def test_a_checkpoint_can_be_replaced_and_nothing_else(tmp_path):
+    variables = small_variables()
+    checkpoint.save(tmp_path / 'best', variables)
+    other = jax.tree.map(lambda leaf: leaf + 1, variables)
+    with pytest.raises(InputError, match='exists already'):
+        checkpoint.save(tmp_path / 'best', other)
+    checkpoint.save(tmp_path / 'best', other, replace=True)
+    jax.tree.map(np.testing.assert_array_equal, checkpoint.read(tmp_path / 'best'), other)
+    assert [path.name for path in tmp_path.iterdir()] == ['best']
+    (tmp_path / 'mine').mkdir()
+    (tmp_path / 'mine/file').write_text('mine')
+    with pytest.raises(InputError, match='exists already'):
+        checkpoint.save(tmp_path / 'mine', other, replace=True)
+    checkpoint.save(tmp_path / 'new', other, replace=True)
+    jax.tree.map(np.testing.assert_array_equal, checkpoint.read(tmp_path / 'new'), other)

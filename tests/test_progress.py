@@ -9,12 +9,13 @@ import struct
 
 import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
 from tensorboardX.crc32c import crc32c
 from tensorboardX.proto.event_pb2 import Event
 
 from dpc_jax.base import Genotype
-from dpc_jax.progress import Progress, duration, track
+from dpc_jax.progress import Progress, StepProgress, duration, track
 from dpc_jax.study import Candidate
 
 ESCAPE = '\x1b'
@@ -299,3 +300,47 @@ def test_tensorboard_finds_the_file_by_its_name_and_version(tmp_path, plain):
 )
 def test_durations_are_said_in_words(seconds, text):
     assert duration(seconds) == text
+
+
+# ---- steps of a training --------------------------------------------------------------------------------------------
+
+
+def test_steps_have_a_rate_without_the_first_which_compiles(plain, clock):
+    with StepProgress(10, console=plain, clock=clock) as progress:
+        clock.seconds += 100
+        progress.went_on(1)
+        clock.seconds += 20
+        progress.say('loss 1.5')
+        progress.went_on(6)
+        clock.seconds += 16
+        progress.went_on(10)
+    lines = plain.file.getvalue().splitlines()
+    assert lines[0] == 'step 1/10 | 2 min'
+    assert lines[-1] == 'step 10/10 | 2 min | 0.25 steps/s | loss 1.5'
+
+
+def test_a_later_start_rates_only_its_own_steps(plain, clock):
+    with StepProgress(100, 50, console=plain, clock=clock) as progress:
+        progress.went_on(51)
+        clock.seconds += 40
+        progress.went_on(61)
+    assert 'step 61/100 | 40 s | 0.25 steps/s | 3 min left' in plain.file.getvalue()
+
+
+def test_scalars_and_images_of_steps_are_filed(tmp_path, plain):
+    pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    with StepProgress(9, 0, tmp_path, console=plain) as progress:
+        progress.scalars(3, {'train/loss': 0.5, 'train/other': math.nan})
+        progress.image('evaluation/predictions', 4, pixels)
+    (path,) = tmp_path.iterdir()
+    found = [event for event in events(path) if event.summary.value]
+    assert [(event.step, event.summary.value[0].tag) for event in found] == [
+        (3, 'train/loss'),
+        (4, 'evaluation/predictions'),
+    ]
+    assert found[0].summary.value[0].simple_value == 0.5
+    stored = np.asarray(Image.open(io.BytesIO(found[1].summary.value[0].image.encoded_image_string)))
+    np.testing.assert_array_equal(stored, pixels)
+    with StepProgress(9, console=plain) as progress:  # without a folder nothing is filed
+        progress.scalars(1, {'a': 1.0})
+        progress.image('b', 1, pixels)

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from dpc_jax.stopping import held_back
+from dpc_jax.stopping import held_back, noted
 
 
 @pytest.fixture(autouse=True)
@@ -81,3 +81,35 @@ def test_other_threads_are_left_alone():
     thread.start()
     thread.join()
     assert done == [signal.default_int_handler]
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_is_only_noted(number):
+    before = signal.getsignal(number)
+    with noted() as asked:
+        assert not asked()
+        signal.raise_signal(number)
+        assert asked()
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(number) is before
+
+
+def test_the_second_ctrl_c_is_one():
+    with noted(), pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_in_other_threads_nothing_is_noted():
+    found = []
+
+    def work():
+        with noted() as asked:
+            found.append((asked(), signal.getsignal(signal.SIGINT)))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [(False, signal.default_int_handler)]

@@ -1,5 +1,6 @@
 """The journey of a training: what it leaves, that no stop changes what comes out, and every fault is one line."""
 
+import importlib
 import json
 import math
 import os
@@ -422,3 +423,45 @@ def test_a_log_that_is_no_json_is_named(tmp_path):
     path.mkdir()
     with pytest.raises(InputError, match='cannot read'):
         train_log.read(path)
+
+
+# ---- every config ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('name', 'arg', 'backbone'),
+    [
+        ('cityscapes', 'toy', 'xception_71'),
+        ('pascal_voc', 'toy', 'mobilenet_v2'),
+        ('pascal_voc', 'stage2,toy', 'mobilenet_v2'),
+        ('person_part', 'toy', 'mobilenet_v2'),
+        ('coco', 'toy', 'mobilenet_v2'),
+        ('camvid', 'toy', 'mobilenet_v2'),
+    ],
+)
+def test_every_toy_trains_on_drawn_data_in_the_real_folders(name, arg, backbone, tmp_path):
+    config = importlib.import_module(f'configs.{name}').get_config(arg)
+    config.backbone.name = backbone
+    config.train.steps = 1
+    config.evaluate.pictures = 1
+    found = train.train_and_evaluate(config, tmp_path)
+    assert (tmp_path / 'data' / name).is_dir()
+    assert found.row['images'] == 6
+    assert math.isfinite(lines(tmp_path)[0]['loss'])
+
+
+def test_a_coordinator_that_is_none_is_one_line(tmp_path):
+    process = start([*command('x', tmp_path, '--coordinator=nowhere'), '--num_processes=2'])
+    out, err = process.communicate(timeout=100)
+    assert (process.returncode, out) == (2, '')
+    assert err.startswith("error: --coordinator='nowhere' --num_processes=2 --process_id=-1: ")
+    assert err.count('\n') == 1
+
+
+def test_a_search_has_no_coordinator(tmp_path):
+    argv = [sys.executable, 'run.py', '--config=configs/scenes_search.py:toy', f'--workdir={tmp_path / "w"}']
+    process = start([*argv, '--coordinator=127.0.0.1:1'])
+    out, err = process.communicate(timeout=100)
+    assert (process.returncode, out) == (2, '')
+    assert 'a search needs no --coordinator' in err
