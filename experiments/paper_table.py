@@ -1,9 +1,10 @@
-"""A table of the paper (arXiv:1809.04184) with what was reached here beside it; table1_... to table4_... say what is in it.
+"""A table of the paper (arXiv:1809.04184) with what was reached here beside it; table1_... to table4_... fill it.
 
 Nothing is computed: rows of evaluations are looked for, and what has not been run is said to be so, with its commands.
 """
 
 import pathlib
+import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -29,10 +30,11 @@ Markdown = Callable[[Sequence[Row]], str]
 class Entry(NamedTuple):
     """A row of a table of the paper."""
 
-    name: tuple[str, ...]  # cells before the score
+    name: tuple[str, ...]  # what it is: the first cells
     published: str  # mIoU in %, perhaps with the mark of a footnote
     wanted: tuple[Settings, ...] = ()  # networks that are this row, any of them; (): it is not in this repository
     commands: tuple[str, ...] = ()  # that make a row of the first of them
+    costs: tuple[str, ...] = ()  # further cells, before the score
 
 
 class Table(NamedTuple):
@@ -43,6 +45,7 @@ class Table(NamedTuple):
     heads: tuple[str, ...]  # of the cells of `Entry.name`
     entries: tuple[Entry, ...]
     notes: tuple[str, ...] = ()
+    cost_heads: tuple[str, ...] = ()
 
 
 def cityscapes(split: str, backbone: str, context: str, **others: object) -> Settings:
@@ -97,16 +100,18 @@ def scales(values: Sequence[float]) -> str:
 
 def markdown(table: Table, found: Sequence[Row]) -> str:
     """The table, its footnotes, and the commands of what has not been run."""
-    heads = [*table.heads, 'mIoU % paper', 'reached', *rows.FACTS]
+    heads = [*table.heads, *table.cost_heads, 'mIoU % paper', 'reached', *rows.FACTS]
     lines, missing = [], []
     for item in table.entries:
         groups = rows.groups(row for wanted in item.wanted for row in rows.matching(found, wanted))
-        lines += [[*item.name, item.published, *cells(item, group)] for group in groups]
+        published = [*item.name, *item.costs, item.published]
+        lines += [[*published, *cells(item, group)] for group in groups]
         if not groups:
             missing += [item] * bool(item.wanted)
             said = f'not run ({len(missing)})' if item.wanted else '–'
-            lines.append([*item.name, item.published, said, *['–'] * len(rows.FACTS)])
+            lines.append([*published, said, *['–'] * len(rows.FACTS)])
     parts = [f'# {table.title}', table.protocol, rows.markdown_table(heads, lines, left=len(table.heads)), *table.notes]
+    parts += near_misses(table, found)
     if missing:
         parts.append('## Not run')
     for number, item in enumerate(missing, 1):
@@ -120,6 +125,25 @@ def cells(item: Entry, group: Sequence[Row]) -> list[str]:
     return [f'{said}, {group[0].settings.backbone}' if len(item.wanted) > 1 else said, *rows.facts(group)]
 
 
+def near_misses(table: Table, found: Sequence[Row]) -> list[str]:
+    """Rows of the same images that are none of this table, and how they differ from the one that is nearest."""
+    wanted = [settings for item in table.entries for settings in item.wanted]
+    lines = []
+    for row in found:
+        same_images = any(row.settings[:2] == settings[:2] for settings in wanted)
+        nearest = min((differences(row.settings, settings) for settings in wanted), key=len)
+        if same_images and (nearest or row.generated):
+            said = 'drawn images' if row.generated else ', '.join(nearest)
+            lines.append(f'- {row.path} ({rows.reached([row])}): {said}')
+    return ['Of the same split, but none of these rows:', '\n'.join(lines)] if lines else []
+
+
+def differences(settings: Settings, wanted: Settings) -> list[str]:
+    """Each field in which they differ."""
+    pairs = zip(Settings._fields, settings, wanted, strict=True)
+    return [f'{name.replace("_", " ")} {mine} instead of {theirs}' for name, mine, theirs in pairs if mine != theirs]
+
+
 # ---- main -----------------------------------------------------------------------------------------------------------
 
 
@@ -128,7 +152,7 @@ def start(made: Markdown) -> None:
     flags.DEFINE_list('rows', list(rows.FOLDERS), 'Folders with rows of evaluations (metrics.json), at any depth.')
     flags.DEFINE_string('out', '', 'Markdown file.')
     for name in ('rows', 'out'):
-        flags.declare_key_flag(name)  # so that --help lists them
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])  # so that --help lists them
     app.run(entry.one_line_errors(lambda _: show(made)), flags_parser=command_line.parse_flags)
 
 

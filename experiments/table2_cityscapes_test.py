@@ -15,7 +15,7 @@ from experiments.rows import Row
 PROTOCOL = (
     'The published numbers are those that Table 2 of the paper prints, of the methods of others too. Here: 1525'
     f' images, output stride 8, mirror images, scales {", ".join(map(str, CITYSCAPES_SCALES))}, which is how the'
-    ' released checkpoint was submitted (official model zoo; the paper says "several scales").'
+    ' released checkpoint was submitted (official model zoo; the paper does not list its own).'
 )
 BACKBONE = 'xception_71'
 COARSE, TEST = 'runs/cityscapes_coarse', 'runs/cityscapes_test'

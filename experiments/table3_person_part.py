@@ -14,7 +14,7 @@ WORKDIR = 'runs/person_part'
 PROTOCOL = (
     'The published numbers are those that Table 3 of the paper prints, of the methods of others too. Here:'
     f' {IMAGES} images, output stride 16, mirror images, scales {", ".join(map(str, VOC_SCALES))} (DeepLabv3,'
-    ' arXiv:1706.05587; the paper says "several scales").'
+    ' arXiv:1706.05587; the paper does not list its own).'
 )
 
 

@@ -17,11 +17,11 @@ STAGE1, STAGE2, TEST = 'runs/voc1', 'runs/voc2', 'runs/voc_test'
 PROTOCOL = (
     'The published numbers are those that Table 4 of the paper prints, of the methods of others too. Here:'
     f' {IMAGES} images, output stride 8, mirror images, scales {", ".join(map(str, VOC_SCALES))} (DeepLabv3,'
-    ' arXiv:1706.05587; the paper says "several scales").'
+    ' arXiv:1706.05587; the paper does not list its own).'
 )
 CORRECTED = (
-    '(†) The text of Table 4 that was at hand has 96.2; the paper says that DPC, with 87.9, is about 1.7 points better'
-    ' than DFN, which is 86.2.'
+    '(†) Corrected: the transcription of Table 4 from which these numbers are has 96.2, but by its text the paper is about'
+    ' 1.7 points better with 87.9, which is 86.2.'
 )
 
 
