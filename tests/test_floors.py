@@ -38,6 +38,7 @@ FLOORS = (
         'population',
         'samplers',
         'pictures',
+        'training_pictures',
     ),  # makers
     (
         'report',

@@ -129,7 +129,9 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(folder, caplog, capf
 def test_where_none_is_whole_nothing_is_removed(folder):
     for step in ('3', '4'):
         flip(largest(folder / step))
-    with pytest.raises(InputError, match=r'no checkpoint in .* is whole \(steps 3, 4\); remove the folder to begin anew'):
+    with pytest.raises(
+        InputError, match=r'no checkpoint in .* is whole \(steps 3, 4\); remove the folder to begin anew'
+    ):
         restored(folder)
     assert steps(folder) == [3, 4]
 
@@ -164,7 +166,11 @@ def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
     for number, delay in enumerate((0.0, 0.013, 0.037, 0.071)):
         folder = tmp_path / str(number)
         process = subprocess.Popen(
-            [sys.executable, '-c', SAVER, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [sys.executable, '-c', SAVER, str(folder)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for _ in range(4):
             begun = int(process.stdout.readline())
@@ -203,7 +209,10 @@ def test_a_full_disk_is_one_line_and_older_checkpoints_stay(tmp_path):
     [
         (OSError(28, 'No space left on device'), 'no space is left on the disk; the same command goes on from step 4'),
         (ValueError('RESOURCE_EXHAUSTED: writing'), 'no space is left on the disk; the same command'),
-        (PermissionError(13, 'Permission denied'), '[Errno 13] Permission denied; the same command goes on from step 4'),
+        (
+            PermissionError(13, 'Permission denied'),
+            '[Errno 13] Permission denied; the same command goes on from step 4',
+        ),
     ],
 )
 def test_what_goes_wrong_in_writing_is_one_line(folder, monkeypatch, error, said):
