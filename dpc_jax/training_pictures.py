@@ -1,7 +1,7 @@
 """Pictures of trainings, as matplotlib figures, from records as `train_log` has them.
 
-Those of training are `{"step": 10, "loss": 1.5, "learning_rate": 0.01}`, those of evaluations `{"step": 50, "miou": 0.4}`;
-what is None there is a gap.
+Those of training are `{"step": 10, "loss": 1.5, "learning_rate": 0.01}`, those of evaluations `{"step": 50, "miou":
+0.4}`; what is None there is a gap.
 """
 
 import itertools
@@ -32,14 +32,10 @@ Curve = tuple[Float[np.ndarray, ' n'], Float[np.ndarray, ' n']]
 
 def curve(records: Sequence[Record], name: str, scale: float = 1.0) -> Curve:
     """The values called `name` against their step, in order of it."""
-    found = sorted((record['step'], record[name]) for record in _by_step(records) if name in record)
-    steps = np.array([step for step, _ in found], np.float64)
-    return steps, scale * np.array([math.nan if value is None else value for _, value in found], np.float64)
-
-
-def _by_step(records: Sequence[Record]) -> list[Record]:
-    """One record of each kind for a step: the last, as of a run that was taken back and went on."""
-    return list({(record['step'], 'miou' in record): record for record in records}.values())
+    found = {record['step']: record[name] for record in records if name in record}  # the last of a step
+    steps = sorted(found)
+    values = [math.nan if found[step] is None else found[step] for step in steps]
+    return np.array(steps, np.float64), scale * np.array(values, np.float64)
 
 
 def running_mean(values: Float[np.ndarray, ' n'], window: int) -> Float[np.ndarray, ' n']:

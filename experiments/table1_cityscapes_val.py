@@ -26,7 +26,7 @@ PROTOCOL = (
     ' without its projection. The MobileNet-v2 networks have no decoder, the Xception ones have.'
 )
 CORRECTED = (
-    '(†) Corrected: the transcription of Table 1 from which these numbers are has 75.98, but by its text the paper gains'
+    '(†) Corrected: the transcription of Table 1 that was read here has 75.98, but by its text the paper gains'
     ' 1.4 points over 73.97, which is 75.38.'
 )
 UNDERCOUNT = (

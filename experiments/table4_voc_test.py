@@ -20,8 +20,8 @@ PROTOCOL = (
     ' arXiv:1706.05587; the paper does not list its own).'
 )
 CORRECTED = (
-    '(†) Corrected: the transcription of Table 4 from which these numbers are has 96.2, but by its text the paper is about'
-    ' 1.7 points better with 87.9, which is 86.2.'
+    '(†) Corrected: the transcription of Table 4 that was read here has 96.2, but by its text the paper is about 1.7'
+    ' points better with 87.9, which makes 86.2.'
 )
 
 
