@@ -21,6 +21,8 @@ from dpc_jax.pictures import BLUE, GREY, PADDING, REFERENCE_STYLES, WIDTH
 
 HEIGHT = 6.0  # inches
 RUNNING = 20  # parts of a training, over each of which the loss is averaged
+FEWEST = 5  # records that are averaged
+DOTTED = 3  # points of a line, at most, that are dots too: a line of one is not seen
 SCORE = 'mIoU on val, %'
 COLOURS = (BLUE, *(colour for colour, _, _ in REFERENCE_STYLES))
 LEGEND_COLUMNS = 3
@@ -50,7 +52,7 @@ def running_mean(values: Float[np.ndarray, ' n'], window: int) -> Float[np.ndarr
 
 def window_of(count: int) -> int:
     """How many of so many records are averaged."""
-    return max(1, round(count / RUNNING))
+    return max(FEWEST, round(count / RUNNING))
 
 
 # ---- figures --------------------------------------------------------------------------------------------------------
@@ -60,7 +62,7 @@ def curves(records: Sequence[Record]) -> Figure:
     """One training: learning rate, loss with its running mean, mIoU, over one axis of steps."""
     figure, (above, middle, below) = _figure((1, 3, 3))
     above.plot(*curve(records, 'learning_rate'), color=INK, lw=1.2)
-    above.set(ylabel='learning rate')
+    above.set(ylabel='learning\nrate')
     above.yaxis.set_major_locator(ticker.MaxNLocator(3))
     steps, losses = curve(records, 'loss')
     window = window_of(len(losses))
@@ -90,6 +92,7 @@ def comparison(runs: Mapping[str, Sequence[Sequence[Record]]]) -> Figure:
         if len(seeds) > 1:
             below.plot(*mean_curve([curve(records, 'miou', 100) for records in seeds]), color=colour, lw=2.4)
     above.set(ylabel='loss, running mean')
+    below.set(ylabel=f'{SCORE}\n(thick: mean of the seeds)')
     _finish(figure, (above, below))
     return figure
 
@@ -122,10 +125,15 @@ def _finish(figure: Figure, axes: Sequence[Axes]) -> None:
     """Says where there is nothing to show; the legend above, where it hides nothing."""
     figure.align_ylabels(axes)
     for place in axes:
+        for line in place.lines:
+            if len(line.get_ydata()) <= DOTTED:
+                line.set_marker('o')
+                line.set_markersize(4)
         if not any(np.isfinite(line.get_ydata()).any() for line in place.lines):
             place.set_yticks([])
             place.text(0.5, 0.5, 'nothing recorded', transform=place.transAxes, ha='center', va='center', color=GREY)
-    pairs = [place.get_legend_handles_labels() for place in axes]
-    handles, labels = ([*itertools.chain(*parts)] for parts in zip(*pairs, strict=True))
-    if handles:
+    pairs = [zip(*place.get_legend_handles_labels(), strict=True) for place in axes]
+    seen = [(handle, label) for handle, label in itertools.chain(*pairs) if np.isfinite(handle.get_ydata()).any()]
+    if seen:
+        handles, labels = zip(*seen, strict=True)
         figure.legend(handles, labels, loc='outside upper left', ncols=LEGEND_COLUMNS, frameon=False, fontsize=9)
