@@ -124,16 +124,15 @@ def _figure(heights: Sequence[int]) -> tuple[Figure, list[Axes]]:
 def _finish(figure: Figure, axes: Sequence[Axes]) -> None:
     """Says where there is nothing to show; the legend above, where it hides nothing."""
     figure.align_ylabels(axes)
+    seen = []
     for place in axes:
-        for line in place.lines:
-            if len(line.get_ydata()) <= DOTTED:
-                line.set_marker('o')
-                line.set_markersize(4)
-        if not any(np.isfinite(line.get_ydata()).any() for line in place.lines):
+        known = [line for line in place.lines if np.isfinite(np.asarray(line.get_ydata(), np.float64)).any()]
+        for line in known:
+            if len(np.asarray(line.get_ydata())) <= DOTTED and line.get_marker() == 'None':
+                line.set(marker='o', markersize=4)
+        seen += [line for line in known if not str(line.get_label()).startswith('_')]
+        if not known:
             place.set_yticks([])
             place.text(0.5, 0.5, 'nothing recorded', transform=place.transAxes, ha='center', va='center', color=GREY)
-    pairs = [zip(*place.get_legend_handles_labels(), strict=True) for place in axes]
-    seen = [(handle, label) for handle, label in itertools.chain(*pairs) if np.isfinite(handle.get_ydata()).any()]
     if seen:
-        handles, labels = zip(*seen, strict=True)
-        figure.legend(handles, labels, loc='outside upper left', ncols=LEGEND_COLUMNS, frameon=False, fontsize=9)
+        figure.legend(handles=seen, loc='outside upper left', ncols=LEGEND_COLUMNS, frameon=False, fontsize=9)

@@ -1,0 +1,229 @@
+"""Trainings of several modules under several seeds, side by side: curves, scores, differences paired by seed.
+
+  python experiments/compare_runs.py --workdirs=runs/aspp_0,runs/aspp_1,runs/dpc_0,runs/dpc_1 --out=comparison
+
+Everything but module and seed must be the same in all of them. Writes comparison.md, rows.csv, curves.png, and for
+each run its row and its curves into rows/<module>_seed<seed>.
+"""
+
+import csv
+import io
+import itertools
+import math
+import pathlib
+import shutil
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from absl import app, flags
+from scipy import special
+
+from dpc_jax import command_line, train_log, training_pictures
+from dpc_jax.base import InputError
+from experiments import entry, rows
+from experiments.rows import Row
+
+SCORES = ('miou', 'pixel_accuracy', 'class_accuracy')
+FREE = ('context', 'genotype')  # settings in which runs may differ
+CONFIDENCE = 0.95
+
+
+class Run(NamedTuple):
+    """A finished training."""
+
+    workdir: pathlib.Path
+    row: Row
+    held: Mapping[str, Any]  # all of the row's file
+    records: list[train_log.Record]
+
+    @property
+    def module(self) -> str:
+        """Context and genotype."""
+        return self.row.settings.module
+
+    @property
+    def name(self) -> str:
+        """Module and seed, as a folder is called."""
+        return f'{self.module}_seed{self.row.seed}'
+
+
+Modules = Mapping[str, Mapping[int, Run]]
+"""Module -> seed -> run, in order of both."""
+
+
+# ---- reading --------------------------------------------------------------------------------------------------------
+
+
+def read(workdir: pathlib.Path) -> Run:
+    """The training in `workdir`; InputError unless it is finished and its images have labels."""
+    path = workdir / 'evaluation' / rows.METRICS
+    if not path.exists():
+        raise InputError(f"--workdirs has '{workdir}': there is no {path}, which a training writes when it is finished")
+    row, held = rows.read_row(path), rows.read_json(path)
+    if row.training is None or row.seed is None:
+        raise InputError(f"--workdirs has '{workdir}': {path} is of an evaluation alone, not of a training")
+    if row.miou is None or not isinstance(held.get('iou'), dict):
+        raise InputError(f"--workdirs has '{workdir}': {path} has no scores")
+    return Run(workdir, row, held, train_log.read(workdir / train_log.METRICS))
+
+
+def by_module(runs: Sequence[Run]) -> Modules:
+    """The runs in order; InputError where two are the same or differ in more than module and seed."""
+    first, found = runs[0], dict[str, dict[int, Run]]()
+    for run in sorted(runs, key=lambda run: (run.module, run.row.seed or 0)):
+        different = differences(first, run)
+        if different:
+            raise InputError(f"'{first.workdir}' and '{run.workdir}' cannot be compared: {', '.join(different)}")
+        held = found.setdefault(run.module, {}).setdefault(run.row.seed or 0, run)
+        if held is not run:
+            raise InputError(f"'{held.workdir}' and '{run.workdir}' are both {run.module} with seed {run.row.seed}")
+    return found
+
+
+def differences(one: Run, other: Run) -> list[str]:
+    """What is not the same in the two, besides module and seed; which images they are is compared by their digest."""
+    pairs = [
+        (dict(run.row.settings._asdict(), training=run.row.origin, data=run.held.get('data'))) for run in (one, other)
+    ]
+    return [
+        f'{name.replace("_", " ")} is {value} and {pairs[1][name]}'
+        for name, value in pairs[0].items()
+        if name not in FREE and value != pairs[1][name]
+    ]
+
+
+# ---- Markdown -------------------------------------------------------------------------------------------------------
+
+
+def markdown(modules: Modules) -> str:
+    """Scores by module, differences by pair of modules, IoU by class."""
+    run = next(iter(next(iter(modules.values())).values()))
+    settings = run.row.settings
+    parts = [
+        '# Modules compared',
+        f'{settings.dataset} {settings.split}, {settings.images} images, {settings.backbone}, output stride'
+        f' {settings.output_stride}; each run {run.row.origin}. ± is the sample standard deviation over seeds.',
+        module_table(modules),
+        '![Losses and scores](curves.png)',
+    ]
+    if len(modules) > 1:
+        parts += ['## Differences in mIoU, paired by seed', difference_table(modules)]
+    parts += ['## IoU by class, %', class_table(modules)]
+    return '\n\n'.join(parts) + '\n'
+
+
+def module_table(modules: Modules) -> str:
+    """A row per module."""
+    heads = ['module', 'seeds', 'mIoU %', 'of each seed', 'pixel accuracy %', 'class accuracy %', 'commit', 'device']
+    lines = []
+    for name, seeds in modules.items():
+        values = {score: [run.held[score] for run in seeds.values()] for score in SCORES}
+        listed = ', '.join(f'{100 * value:.2f}' for value in values['miou'])
+        means = [spread(values[score]) for score in SCORES]
+        lines.append([name, ', '.join(map(str, seeds)), means[0], listed, *means[1:], *facts(seeds)])
+    return rows.markdown_table(heads, lines)
+
+
+def facts(seeds: Mapping[int, Run]) -> list[str]:
+    """Commits and devices."""
+    return rows.facts([run.row for run in seeds.values()])[2:]
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and standard deviation in %; the value alone where there is one."""
+    return rows.mean_and_std(values) if len(values) > 1 else f'{100 * values[0]:.2f}'
+
+
+def difference_table(modules: Modules) -> str:
+    """A row per pair of modules, for the seeds that both have."""
+    heads = ['difference', 'seeds', 'mean, points', f'{100 * CONFIDENCE:.0f} % interval (t)', 'of each seed', 'above 0']
+    lines = []
+    for one, other in itertools.combinations(modules, 2):
+        seeds = [seed for seed in modules[one] if seed in modules[other]]
+        points = [100 * (modules[other][seed].held['miou'] - modules[one][seed].held['miou']) for seed in seeds]
+        listed = ', '.join(f'{value:+.2f}' for value in points)
+        mean = f'{statistics.fmean(points):+.2f}' if points else '–'
+        above = f'{sum(value > 0 for value in points)} of {len(points)}'
+        lines.append([f'{other} less {one}', ', '.join(map(str, seeds)), mean, interval(points), listed, above])
+    return rows.markdown_table(heads, lines)
+
+
+def interval(values: Sequence[float]) -> str:
+    """Of the mean, by Student's t; two values at least."""
+    count = len(values)
+    if count < 2:
+        return '–'
+    quantile = float(special.stdtrit(count - 1, (1 + CONFIDENCE) / 2))
+    half = quantile * statistics.stdev(values) / math.sqrt(count)
+    mean = statistics.fmean(values)
+    return f'{mean - half:+.2f} to {mean + half:+.2f}'
+
+
+def class_table(modules: Modules) -> str:
+    """A row per class, the mean over seeds of each module."""
+    classes = list(
+        dict.fromkeys(name for seeds in modules.values() for run in seeds.values() for name in run.held['iou'])
+    )
+    lines = []
+    for name in classes:
+        values = [[run.held['iou'].get(name) for run in seeds.values()] for seeds in modules.values()]
+        known = [[value for value in column if value is not None] for column in values]
+        lines.append([name, *(spread(column) if column else '–' for column in known)])
+    return rows.markdown_table(['class', *modules], lines)
+
+
+# ---- files ----------------------------------------------------------------------------------------------------------
+
+
+def as_csv(modules: Modules) -> str:
+    """A row per run."""
+    runs = [run for seeds in modules.values() for run in seeds.values()]
+    classes = list(dict.fromkeys(name for run in runs for name in run.held['iou']))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator='\n')
+    cause = ('config_hash', 'weights', 'commit', 'device')
+    writer.writerow(['module', 'seed', 'steps', 'seconds', *SCORES, *cause, *(f'IoU {name}' for name in classes)])
+    for run in runs:
+        training = run.held['training']
+        ious = (run.held['iou'].get(name) for name in classes)
+        scores, causes = ([run.held[name] for name in names] for names in (SCORES, cause))
+        writer.writerow([run.module, run.row.seed, training['steps'], training['seconds'], *scores, *causes, *ious])
+    return text.getvalue()
+
+
+def write(modules: Modules, folder: pathlib.Path) -> list[pathlib.Path]:
+    """Everything, into `folder`."""
+    for run in (run for seeds in modules.values() for run in seeds.values()):
+        place = folder / 'rows' / run.name
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(run.row.path, place / rows.METRICS)
+        training_pictures.curves(run.records).savefig(place / 'curves.png', dpi=100)
+    records = {name: [run.records for run in seeds.values()] for name, seeds in modules.items()}
+    training_pictures.comparison(records).savefig(folder / 'curves.png', dpi=150)
+    (folder / 'comparison.md').write_text(markdown(modules), encoding='utf-8')
+    (folder / 'rows.csv').write_text(as_csv(modules), encoding='utf-8')
+    return [folder / name for name in ('comparison.md', 'rows.csv', 'curves.png', 'rows')]
+
+
+def main(argv: Sequence[str]) -> None:
+    """Reads, compares, writes."""
+    del argv
+    workdirs, out = flags.FLAGS.workdirs, flags.FLAGS.out
+    if not workdirs or not out:
+        raise InputError('both --workdirs and --out are needed; --help explains them')
+    modules = by_module([read(pathlib.Path(workdir).expanduser()) for workdir in workdirs])
+    folder = pathlib.Path(out).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out '{folder}' cannot be made: {error.strerror}") from error
+    paths = write(modules, folder)
+    print(markdown(modules))
+    print('\n'.join(map(str, paths)))
+
+
+if __name__ == '__main__':
+    flags.DEFINE_list('workdirs', [], 'Work folders of finished trainings.')
+    flags.DEFINE_string('out', '', 'Folder for what is written.')
+    app.run(entry.one_line_errors(main), flags_parser=command_line.parse_flags)
