@@ -7,7 +7,7 @@ Those of training are `{"step": 10, "loss": 1.5, "learning_rate": 0.01}`, those 
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -28,8 +28,13 @@ COLOURS = (BLUE, *(colour for colour, _, _ in REFERENCE_STYLES))
 LEGEND_COLUMNS = 3
 
 Record = Mapping[str, Any]
-Curve = tuple[Float[np.ndarray, ' n'], Float[np.ndarray, ' n']]
-"""Steps, and values with NaN where none is known."""
+
+
+class Curve(NamedTuple):
+    """What is drawn as a line."""
+
+    steps: Float[np.ndarray, ' n']
+    values: Float[np.ndarray, ' n']  # NaN where none is known
 
 
 def curve(records: Sequence[Record], name: str, scale: float = 1.0) -> Curve:
@@ -37,7 +42,7 @@ def curve(records: Sequence[Record], name: str, scale: float = 1.0) -> Curve:
     found = {record['step']: record[name] for record in records if name in record}  # the last of a step
     steps = sorted(found)
     values = [math.nan if found[step] is None else found[step] for step in steps]
-    return np.array(steps, np.float64), scale * np.array(values, np.float64)
+    return Curve(np.array(steps, np.float64), scale * np.array(values, np.float64))
 
 
 def running_mean(values: Float[np.ndarray, ' n'], window: int) -> Float[np.ndarray, ' n']:
@@ -69,7 +74,7 @@ def curves(records: Sequence[Record]) -> Figure:
     middle.plot(steps, losses, color=GREY, lw=0.7, label='loss')
     middle.plot(steps, running_mean(losses, window), color=BLUE, lw=1.8, label=f'mean of the last {window} records')
     middle.set(ylabel='loss')
-    steps, scores = curve(records, 'miou', 100)
+    steps, scores = curve(records, 'miou', 100.0)
     below.plot(steps, scores, 'o-', color=BLUE, lw=1.2, ms=4)
     if np.isfinite(scores).any():
         best = int(np.nanargmax(scores))
@@ -88,9 +93,9 @@ def comparison(runs: Mapping[str, Sequence[Sequence[Record]]]) -> Figure:
             steps, losses = curve(records, 'loss')
             mean = running_mean(losses, window_of(len(losses)))
             above.plot(steps, mean, color=colour, lw=1.0, alpha=0.8, label='_more' if number else label)
-            below.plot(*curve(records, 'miou', 100), '.-', color=colour, lw=0.7, ms=4, alpha=0.6)
+            below.plot(*curve(records, 'miou', 100.0), '.-', color=colour, lw=0.7, ms=4, alpha=0.6)
         if len(seeds) > 1:
-            below.plot(*mean_curve([curve(records, 'miou', 100) for records in seeds]), color=colour, lw=2.4)
+            below.plot(*mean_curve([curve(records, 'miou', 100.0) for records in seeds]), color=colour, lw=2.4)
     above.set(ylabel='loss, running mean')
     below.set(ylabel=f'{SCORE}\n(thick: mean of the seeds)')
     _finish(figure, (above, below))
@@ -102,7 +107,7 @@ def mean_curve(curves_: Sequence[Curve]) -> Curve:
     tables = [{s: v for s, v in zip(*c, strict=True) if np.isfinite(v)} for c in curves_]
     steps = sorted(set.intersection(*map(set, tables))) if tables else []
     means = [np.mean([table[step] for table in tables]) for step in steps]
-    return np.array(steps, np.float64), np.array(means, np.float64)
+    return Curve(np.array(steps, np.float64), np.array(means, np.float64))
 
 
 # ---- shared ---------------------------------------------------------------------------------------------------------

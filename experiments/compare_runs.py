@@ -206,6 +206,15 @@ def write(modules: Modules, folder: pathlib.Path) -> list[pathlib.Path]:
     return [folder / name for name in ('comparison.md', 'rows.csv', 'curves.png', 'rows')]
 
 
+def make_folder(folder: pathlib.Path) -> pathlib.Path:
+    """Makes it if it is missing; InputError where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out '{folder}' cannot be made: {error.strerror}") from error
+    return folder
+
+
 def main(argv: Sequence[str]) -> None:
     """Reads, compares, writes."""
     del argv
@@ -213,11 +222,7 @@ def main(argv: Sequence[str]) -> None:
     if not workdirs or not out:
         raise InputError('both --workdirs and --out are needed; --help explains them')
     modules = by_module([read(pathlib.Path(workdir).expanduser()) for workdir in workdirs])
-    folder = pathlib.Path(out).expanduser()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out '{folder}' cannot be made: {error.strerror}") from error
+    folder = make_folder(pathlib.Path(out).expanduser())
     paths = write(modules, folder)
     print(markdown(modules))
     print('\n'.join(map(str, paths)))
