@@ -215,17 +215,20 @@ def make_folder(folder: pathlib.Path) -> pathlib.Path:
     return folder
 
 
-def main(argv: Sequence[str]) -> None:
+def compare(workdirs: Sequence[str], out: str) -> None:
     """Reads, compares, writes."""
-    del argv
-    workdirs, out = flags.FLAGS.workdirs, flags.FLAGS.out
     if not workdirs or not out:
         raise InputError('both --workdirs and --out are needed; --help explains them')
     modules = by_module([read(pathlib.Path(workdir).expanduser()) for workdir in workdirs])
-    folder = make_folder(pathlib.Path(out).expanduser())
-    paths = write(modules, folder)
+    paths = write(modules, make_folder(pathlib.Path(out).expanduser()))
     print(markdown(modules))
     print('\n'.join(map(str, paths)))
+
+
+def main(argv: Sequence[str]) -> None:
+    """Does what the flags say."""
+    del argv
+    compare(flags.FLAGS.workdirs, flags.FLAGS.out)
 
 
 if __name__ == '__main__':

@@ -153,15 +153,19 @@ def start(made: Markdown) -> None:
     flags.DEFINE_string('out', '', 'Markdown file.')
     for name in ('rows', 'out'):
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])  # so that --help lists them
-    app.run(entry.one_line_errors(lambda _: show(made)), flags_parser=command_line.parse_flags)
+
+    def main(argv: Sequence[str]) -> None:
+        del argv
+        show(made, flags.FLAGS.rows, pathlib.Path(flags.FLAGS.out).expanduser())
+
+    app.run(entry.one_line_errors(main), flags_parser=command_line.parse_flags)
 
 
-def show(made: Markdown) -> None:
-    """Reads rows, prints the text and writes it to --out."""
-    out = pathlib.Path(flags.FLAGS.out).expanduser()
+def show(made: Markdown, folders: Sequence[str], out: pathlib.Path) -> None:
+    """Reads rows, prints the text and writes it to the file `out`, unless that is empty."""
     if out.name and (out.is_dir() or not out.parent.is_dir()):
         raise InputError(f"--out is '{out}'; it must be a file in a folder that is there")
-    found = rows.read(flags.FLAGS.rows)
+    found = rows.read(folders)
     rows.warn(found.faults)
     text = made(found.rows)
     print(text, end='')

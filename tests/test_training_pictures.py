@@ -252,8 +252,7 @@ def test_a_folder_that_cannot_be_made_is_named(workdirs):
         compare_runs.make_folder(folder)
 
 
-def test_missing_flags_are_one_line():
-    command = [sys.executable, 'experiments/compare_runs.py', '--out=x']
-    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False)
-    assert (done.returncode, done.stdout) == (2, '')
-    assert done.stderr == 'error: both --workdirs and --out are needed; --help explains them\n'
+@pytest.mark.parametrize(('given', 'out'), [([], 'x'), (['x'], '')])
+def test_both_flags_are_needed(given, out):
+    with pytest.raises(InputError, match='both --workdirs and --out are needed'):
+        compare_runs.compare(given, out)
