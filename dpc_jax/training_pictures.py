@@ -1,99 +1,143 @@
-"""Pictures of trainings, as matplotlib figures: one run, or several seeds of several context modules."""
+"""Pictures of trainings, as matplotlib figures, from records as `train_log` has them.
 
+Those of training are `{"step": 10, "loss": 1.5, "learning_rate": 0.01}`, those of evaluations `{"step": 50, "miou":
+0.4}`; what is None there is a gap.
+"""
+
+import itertools
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
+from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.lines import Line2D
 
-from dpc_jax.pictures import BLUE, GREY, REFERENCE_STYLES
+from dpc_jax.cell_drawing import INK
+from dpc_jax.pictures import BLUE, GREY, PADDING, REFERENCE_STYLES, WIDTH
 
-Records = Sequence[Mapping[str, Any]]
-"""Of one run, as in `metrics.jsonl`: of training with `loss` and `learning_rate`, of evaluations with `miou`."""
+HEIGHT = 6.0  # inches
+RUNNING = 20  # parts of a training, over each of which the loss is averaged
+FEWEST = 5  # records that are averaged
+DOTTED = 3  # points of a line, at most, that are dots too: a line of one is not seen
+SCORE = 'mIoU on val, %'
+COLOURS = (BLUE, *(colour for colour, _, _ in REFERENCE_STYLES))
+LEGEND_COLUMNS = 3
 
-WIDTH, HEIGHT = 8.0, 5.4  # inches
-PADDING = 0.06  # inches
-SMOOTHED = 20  # the running mean is over a twentieth of the records
+Record = Mapping[str, Any]
 
 
-def curves(records: Records) -> Figure:
-    """One run: loss, its running mean and the learning rate above, mIoU on the split of evaluation below."""
-    figure, (above, below) = _panels()
-    steps, losses = series(records, 'loss')
-    above.plot(steps, losses, color=BLUE, lw=0.8, alpha=0.4, label='loss')
-    above.plot(steps, running_mean(losses), color=BLUE, lw=1.8, label='running mean')
-    rate = above.twinx()
-    rate.plot(*series(records, 'learning_rate'), color=GREY, ls='--', lw=1.2)
-    rate.set_ylabel('Learning rate', color=GREY)
-    rate.set_ylim(0, None)
-    rate.spines[['top']].set_visible(False)
-    at, scores = series(records, 'miou')
-    below.plot(at, 100 * scores, 'o-', color=BLUE, lw=1.5, ms=4)
-    _best(below, at, scores)
-    above.legend(frameon=False, fontsize=9)
+class Curve(NamedTuple):
+    """What is drawn as a line."""
+
+    steps: Float[np.ndarray, ' n']
+    values: Float[np.ndarray, ' n']  # NaN where none is known
+
+
+def curve(records: Sequence[Record], name: str, scale: float = 1.0) -> Curve:
+    """The values called `name` against their step, in order of it."""
+    found = {record['step']: record[name] for record in records if name in record}  # the last of a step
+    steps = sorted(found)
+    values = [math.nan if found[step] is None else found[step] for step in steps]
+    return Curve(np.array(steps, np.float64), scale * np.array(values, np.float64))
+
+
+def running_mean(values: Float[np.ndarray, ' n'], window: int) -> Float[np.ndarray, ' n']:
+    """Mean of the last `window` values (fewer at the beginning) that are known; NaN where none of them is."""
+    known = np.isfinite(values)
+    sums, counts = (np.concatenate([[0.0], np.cumsum(x)]) for x in (np.where(known, values, 0.0), known))
+    end = np.arange(1, len(values) + 1)
+    start = np.maximum(end - window, 0)
+    count = counts[end] - counts[start]
+    return np.where(count > 0, (sums[end] - sums[start]) / np.maximum(count, 1), np.nan)
+
+
+def window_of(count: int) -> int:
+    """How many of so many records are averaged."""
+    return max(FEWEST, round(count / RUNNING))
+
+
+# ---- figures --------------------------------------------------------------------------------------------------------
+
+
+def curves(records: Sequence[Record]) -> Figure:
+    """One training: learning rate, loss with its running mean, mIoU, over one axis of steps."""
+    figure, (above, middle, below) = _figure((1, 3, 3))
+    above.plot(*curve(records, 'learning_rate'), color=INK, lw=1.2)
+    above.set(ylabel='learning\nrate')
+    above.yaxis.set_major_locator(ticker.MaxNLocator(3))
+    steps, losses = curve(records, 'loss')
+    window = window_of(len(losses))
+    middle.plot(steps, losses, color=GREY, lw=0.7, label='loss')
+    middle.plot(steps, running_mean(losses, window), color=BLUE, lw=1.8, label=f'mean of the last {window} records')
+    middle.set(ylabel='loss')
+    steps, scores = curve(records, 'miou', 100.0)
+    below.plot(steps, scores, 'o-', color=BLUE, lw=1.2, ms=4)
+    if np.isfinite(scores).any():
+        best = int(np.nanargmax(scores))
+        label = f'best {scores[best]:.2f} % at step {steps[best]:.0f}'
+        below.plot(steps[best], scores[best], 'o', color=REFERENCE_STYLES[0][0], ms=7, label=label)
+    _finish(figure, (above, middle, below))
     return figure
 
 
-def comparison(runs: Mapping[str, Sequence[Records]]) -> Figure:
-    """Each context module in a colour of its own, a thin line for each seed, the mean over seeds as a thick one."""
-    figure, (above, below) = _panels()
-    handles = []
-    for place, (name, seeds) in enumerate(runs.items()):
-        colour = (BLUE, *(style[0] for style in REFERENCE_STYLES))[place % (1 + len(REFERENCE_STYLES))]
-        for axes, field, scale, smooth in ((above, 'loss', 1.0, True), (below, 'miou', 100.0, False)):
-            lines = [series(records, field) for records in seeds]
-            for steps, values in lines:
-                shown = running_mean(values) if smooth else values
-                axes.plot(steps, scale * shown, color=colour, lw=0.8, alpha=0.45, marker='' if smooth else '.')
-            common = sorted(set.intersection(*(set(steps.tolist()) for steps, _ in lines))) if lines else []
-            mean = [np.mean([values[steps == step][-1] for steps, values in lines]) for step in common]
-            axes.plot(common, scale * (running_mean(np.array(mean)) if smooth else np.array(mean)), color=colour, lw=2)
-        handles.append(Line2D([], [], color=colour, lw=2, label=f'{name} ({len(seeds)} seeds)'))
-    above.legend(handles=handles, frameon=False, fontsize=9)
+def comparison(runs: Mapping[str, Sequence[Sequence[Record]]]) -> Figure:
+    """Trainings by module, several seeds of each: running means of the loss, mIoU of each seed and the mean of all."""
+    figure, (above, below) = _figure((1, 1))
+    for (module, seeds), colour in zip(runs.items(), itertools.cycle(COLOURS), strict=False):
+        label = f'{module} ({len(seeds)} {"seed" if len(seeds) == 1 else "seeds"})'
+        for number, records in enumerate(seeds):
+            steps, losses = curve(records, 'loss')
+            mean = running_mean(losses, window_of(len(losses)))
+            above.plot(steps, mean, color=colour, lw=1.0, alpha=0.8, label='_more' if number else label)
+            below.plot(*curve(records, 'miou', 100.0), '.-', color=colour, lw=0.7, ms=4, alpha=0.6)
+        if len(seeds) > 1:
+            below.plot(*mean_curve([curve(records, 'miou', 100.0) for records in seeds]), color=colour, lw=2.4)
+    above.set(ylabel='loss, running mean')
+    below.set(ylabel=f'{SCORE}\n(thick: mean of the seeds)')
+    _finish(figure, (above, below))
     return figure
 
 
-def series(records: Records, field: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and finite values of one field."""
-    found = [(record['step'], record[field]) for record in records if record.get(field) is not None]
-    steps, values = np.array(found, np.float64).reshape(-1, 2).T
-    kept = np.isfinite(values)
-    return steps[kept], values[kept]
+def mean_curve(curves_: Sequence[Curve]) -> Curve:
+    """Mean at the steps that all curves have a value of."""
+    tables = [{s: v for s, v in zip(*c, strict=True) if np.isfinite(v)} for c in curves_]
+    steps = sorted(set.intersection(*map(set, tables))) if tables else []
+    means = [np.mean([table[step] for table in tables]) for step in steps]
+    return Curve(np.array(steps, np.float64), np.array(means, np.float64))
 
 
-def running_mean(values: np.ndarray) -> np.ndarray:
-    """Over a window around each value that is cut off at the ends."""
-    reach = len(values) // SMOOTHED // 2
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    low = np.maximum(np.arange(len(values)) - reach, 0)
-    high = np.minimum(np.arange(len(values)) + reach + 1, len(values))
-    mean: np.ndarray = (sums[high] - sums[low]) / np.maximum(high - low, 1)
-    return mean
+# ---- shared ---------------------------------------------------------------------------------------------------------
 
 
-def _panels() -> tuple[Figure, tuple[Axes, Axes]]:
+def _figure(heights: Sequence[int]) -> tuple[Figure, list[Axes]]:
     figure = Figure(figsize=(WIDTH, HEIGHT), layout=ConstrainedLayoutEngine(w_pad=PADDING, h_pad=PADDING))
-    above, below = figure.subplots(2, sharex=True, height_ratios=(1.2, 1))
-    for axes in (above, below):
-        axes.spines[['top', 'right']].set_visible(False)
-        axes.grid(color='#E6E6E6', lw=0.8)
-        axes.set_axisbelow(True)
-    above.set_ylabel('Loss on training crops')
-    below.set(xlabel='Steps', ylabel='mIoU on val (%)')
-    return figure, (above, below)
+    panels = figure.subplots(len(heights), 1, sharex=True, squeeze=False, gridspec_kw={'height_ratios': heights})
+    axes = list(panels[:, 0])
+    for place in axes:
+        place.spines[['top', 'right']].set_visible(False)
+        place.grid(color='#E6E6E6', lw=0.8)
+        place.set_axisbelow(True)
+    axes[-1].set(xlabel='Step', ylabel=SCORE)
+    axes[-1].xaxis.set_major_locator(ticker.MaxNLocator(integer=True, min_n_ticks=1))
+    return figure, axes
 
 
-def _best(axes: Axes, steps: np.ndarray, scores: np.ndarray) -> None:
-    if len(scores):
-        best = int(scores.argmax())
-        axes.annotate(
-            f'{100 * scores[best]:.2f}',
-            (steps[best], 100 * scores[best]),
-            textcoords='offset points',
-            xytext=(0, -14),
-            ha='center',
-            fontsize=9,
-        )
+def _finish(figure: Figure, axes: Sequence[Axes]) -> None:
+    """Says where there is nothing to show; the legend above, where it hides nothing."""
+    figure.align_ylabels(axes)
+    seen = []
+    for place in axes:
+        known = [line for line in place.lines if np.isfinite(np.asarray(line.get_ydata(), np.float64)).any()]
+        for line in known:
+            if len(np.asarray(line.get_ydata())) <= DOTTED and line.get_marker() == 'None':
+                line.set(marker='o', markersize=4)
+        seen += [line for line in known if not str(line.get_label()).startswith('_')]
+        if not known:
+            place.set_yticks([])
+            place.text(0.5, 0.5, 'nothing recorded', transform=place.transAxes, ha='center', va='center', color=GREY)
+    if seen:
+        figure.legend(handles=seen, loc='outside upper left', ncols=LEGEND_COLUMNS, frameon=False, fontsize=9)

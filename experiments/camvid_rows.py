@@ -1,50 +1,66 @@
-"""CamVid val: what each context module reached; nothing is published for it.
+"""Networks on CamVid, by module: mean and standard deviation over seeds. No numbers are published for them.
 
-python experiments/camvid_rows.py --rows=experiments/results,runs
+  python experiments/camvid_rows.py --rows=experiments/results,runs --out=camvid.md
+
+Runs are averaged that differ in the seed alone: the same network, images, protocol, steps, batch, crop and start.
 """
 
 from collections.abc import Sequence
 
-import numpy as np
-from absl import app, flags
+from experiments import paper_table, rows
+from experiments.rows import Row, Settings
 
-from dpc_jax import command_line
-from experiments import common, rows
-from experiments.rows import Row
-
-WANTED = {'dataset': 'camvid', 'split': 'val', 'images': 101, **rows.SINGLE_SCALE, **rows.FULL_SIZE}
-COMMAND = rows.train_command('camvid', 'camvid_dpc_0', '--config.train.init.checkpoint=mobilenet_v2.npz')
-
-flags.adopt_module_key_flags(rows)
+MODULES = ('dpc', 'aspp')
+PROTOCOL = 'mIoU in % of 11 classes; ± is the sample standard deviation over seeds.'
+HEADS = ('module', 'backbone', 'decoder', 'output stride', 'split', 'scales', 'mIoU %', 'of each run')
 
 
-def table(found: Sequence[Row]) -> str:
-    """A row for each network and budget, mean and standard deviation over its seeds."""
-    lines = ['## CamVid val, single scale', '', '| network | steps | runs | mIoU % | commit | device |']
-    lines.append('|:--|--:|--:|--:|:--|:--|')
-    trained = [row for row in found if rows.matches(row, WANTED) and 'training' in row and row['miou'] is not None]
-    groups: dict[tuple[str, int], list[Row]] = {}
-    for row in trained:
-        name = f'{row["config"]["backbone"]["name"]}, {rows.module_of(row)}'
-        groups.setdefault((name, row['training']['steps']), []).append(row)
-    for (name, steps), group in sorted(groups.items()):
-        scores = 100 * np.array([row['miou'] for row in group])
-        spread = f' ± {scores.std(ddof=1):.2f}' if len(scores) > 1 else ''
-        commits = ', '.join(sorted({row['commit'] for row in group}))
-        lines.append(
-            f'| {name} | {steps} | {len(group)} | {scores.mean():.2f}{spread} | {commits} | {group[0]["device"]} |'
-        )
-    if not trained:
-        lines.append(f'| not run: `{COMMAND}` | | | | | |')
-    return '\n'.join([*lines, ''])
+def command(context: str) -> str:
+    """A training and its evaluation, for each of three seeds."""
+    workdir = f'runs/camvid_{context}_seed$seed'
+    overrides = ['seed=$seed', *[f'context.name={context}'] * (context != 'dpc'), 'dataset.root=/data/camvid']
+    init = 'train.init.checkpoint=/data/mobilenet_v2.npz --config.train.init.parts=backbone'
+    call = paper_table.command('camvid.py', workdir, *overrides, init)
+    return f'for seed in 0 1 2; do {call}; done'
 
 
-def main(argv: Sequence[str]) -> None:
-    """Prints the table."""
-    del argv
-    found, faults = rows.find(rows.ROWS.value)
-    rows.show(table(found), faults)
+def line(group: Sequence[Row]) -> list[str]:
+    """The cells of runs that differ in the seed alone."""
+    settings = group[0].settings
+    scores = sorted((row.seed or 0, row.miou) for row in group if row.miou is not None)
+    listed = [f'{100 * score:.2f}' for _, score in scores]
+    mean = rows.mean_and_std([score for _, score in scores]) if len(scores) > 1 else ''.join(listed)
+    width = '' if settings.width == 1 else f' x {settings.width:g}'
+    return [
+        settings.module,
+        f'{settings.backbone}{width}',
+        f'stride {settings.decoder}' if settings.decoder else 'no',
+        str(settings.output_stride),
+        f'{settings.split}, {settings.images} images',
+        protocol(settings),
+        mean or '–',
+        ', '.join(listed) or rows.reached(group),
+        *rows.facts(group),
+    ]
+
+
+def protocol(settings: Settings) -> str:
+    """Scales, and whether mirror images were seen too."""
+    return f'{", ".join(map(str, settings.scales))}{" and mirrored" * settings.flip}'
+
+
+def markdown(found: Sequence[Row]) -> str:
+    """The table of these rows."""
+    ours = [row for row in found if row.settings.dataset == 'camvid' and not row.generated]
+    groups = rows.groups(ours)
+    parts = ['# CamVid', PROTOCOL]
+    if groups:
+        parts.append(rows.markdown_table([*HEADS, *rows.FACTS], map(line, groups), left=6))
+    for context in MODULES:
+        if not any(row.settings.context == context for row in ours):
+            parts += [f'{context}: not run. With', f'```\n{command(context)}\n```']
+    return '\n\n'.join(parts) + '\n'
 
 
 if __name__ == '__main__':
-    app.run(common.one_line_errors(main), flags_parser=command_line.parse_flags)
+    paper_table.start(markdown)

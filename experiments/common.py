@@ -4,8 +4,7 @@ import csv
 import functools
 import io
 import pathlib
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import ml_collections
 import numpy as np
@@ -13,32 +12,15 @@ from absl import flags
 from matplotlib.figure import Figure
 from ml_collections import config_flags
 
-from dpc_jax import assembly, command_line, provenance, search
+from dpc_jax import assembly, provenance, search
 from dpc_jax.base import Genotype, InputError, Rung
+from experiments.entry import one_line_errors as one_line_errors
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'A file in configs/, perhaps with :argument.')
 WORKDIR = flags.DEFINE_string('workdir', '', 'The work folder of a search.')
 
-Main = Callable[[Sequence[str]], None]
-
 Scores = dict[str, list[float]]
 """Name of a cell -> its score under each seed, mIoU in 0..1."""
-
-
-def one_line_errors(main: Main) -> Main:
-    """Bad input is one line and exit code 2, Ctrl-C is exit code 130; neither is a traceback."""
-
-    @functools.wraps(main)
-    def wrapped(argv: Sequence[str]) -> None:
-        try:
-            main(argv)
-        except InputError as error:
-            command_line.fail(error)
-        except KeyboardInterrupt:
-            print('\nstopped; what was finished is kept')
-            sys.exit(130)
-
-    return wrapped
 
 
 def check_whole_network(config: ml_collections.ConfigDict) -> None:

@@ -1,148 +1,237 @@
-"""Several trainings side by side: curves, a table by context module, and what the modules differ by under one seed.
+"""Trainings of several modules under several seeds, side by side: curves, scores, differences paired by seed.
 
-  python experiments/compare_runs.py --out=experiments/results/camvid_training \\
-    --workdirs=runs/camvid_dpc_0,runs/camvid_dpc_1,runs/camvid_aspp_0,runs/camvid_aspp_1
+  python experiments/compare_runs.py --workdirs=runs/aspp_0,runs/aspp_1,runs/dpc_0,runs/dpc_1 --out=comparison
 
-Reads `metrics.jsonl` and `evaluation/metrics.json` of finished trainings. Writes `table.md`, `curves.png`, and of each
-run its row, its records and its predictions into a folder named by module and seed: the rows are what the scripts of
-the tables read.
+Everything but module and seed must be the same in all of them. Writes comparison.md, rows.csv, curves.png, and for
+each run its row and its curves into rows/<module>_seed<seed>.
 """
 
 import csv
 import io
-import json
+import itertools
+import math
 import pathlib
 import shutil
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 from absl import app, flags
 
 from dpc_jax import command_line, train_log, training_pictures
 from dpc_jax.base import InputError
-from experiments import common, rows
+from experiments import entry, rows
+from experiments.rows import Row
 
-WORKDIRS = flags.DEFINE_list('workdirs', [], 'The work folders of finished trainings.')
-OUT = flags.DEFINE_string('out', '', 'Folder for what is written.')
+SCORES = ('miou', 'pixel_accuracy', 'class_accuracy')
+FREE = ('context', 'genotype')  # settings in which runs may differ
+# 97.5 % quantiles of Student's t with 1, 2, ... degrees of freedom (NIST/SEMATECH e-Handbook, 1.3.6.7.2), for intervals
+# of 95 %. The last stands for all beyond: a little too wide.
+T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
-KEPT = ('evaluation/metrics.json', 'evaluation/report.md', 'evaluation/predictions.png', 'metrics.jsonl')
 
-
-class Trained(NamedTuple):
+class Run(NamedTuple):
     """A finished training."""
 
     workdir: pathlib.Path
-    row: Mapping[str, Any]
-    records: list[dict[str, Any]]
+    row: Row
+    held: Mapping[str, Any]  # all of the row's file
+    records: list[train_log.Record]
 
     @property
     def module(self) -> str:
-        """Name of the context module, and of its cell."""
-        return rows.module_of(self.row)
+        """Context and genotype."""
+        return self.row.settings.module
 
     @property
-    def seed(self) -> int:
-        """Of the training."""
-        seed: int = self.row['training']['seed']
-        return seed
+    def name(self) -> str:
+        """Module and seed, as a folder is called."""
+        return f'{self.module}_seed{self.row.seed}'
 
 
-def read(workdir: pathlib.Path) -> Trained:
-    """InputError unless there is a finished training."""
-    path = workdir / 'evaluation/metrics.json'
-    try:
-        row = json.loads(path.read_text(encoding='utf-8'))
-    except (OSError, ValueError) as error:
-        raise InputError(f"--workdirs: '{workdir}' holds no finished training: {path}: {error}") from error
-    if 'training' not in row or row.get('miou') is None:
-        raise InputError(f"--workdirs: '{path}' is of no training with scores")
-    return Trained(workdir, row, train_log.read(workdir / train_log.METRICS))
+Modules = Mapping[str, Mapping[int, Run]]
+"""Module -> seed -> run, in order of both."""
 
 
-def by_module(runs: Sequence[Trained]) -> dict[str, list[Trained]]:
-    """In order of module and seed."""
-    names = sorted({run.module for run in runs})
-    return {name: sorted((r for r in runs if r.module == name), key=lambda run: run.seed) for name in names}
+# ---- reading --------------------------------------------------------------------------------------------------------
 
 
-def table(groups: Mapping[str, Sequence[Trained]]) -> str:
-    """Markdown: a row per module; differences of the modules under one seed; classes."""
-    lines = ['| module | mIoU % | std | seeds | minutes each | device |', '|:--|--:|--:|:--|--:|:--|']
-    for name, runs in groups.items():
-        scores = 100 * np.array([run.row['miou'] for run in runs])
-        listed = ', '.join(f'{run.seed}: {score:.2f}' for run, score in zip(runs, scores, strict=True))
-        minutes = np.mean([run.row['training']['seconds'] for run in runs]) / 60
-        spread = f'{scores.std(ddof=1):.2f}' if len(scores) > 1 else '–'
-        lines.append(
-            f'| {name} | {scores.mean():.2f} | {spread} | {listed} | {minutes:.0f} | {runs[0].row["device"]} |'
-        )
-    lines += ['', *differences(groups), '', *classes(groups), '']
-    return '\n'.join(lines)
+def read(workdir: pathlib.Path) -> Run:
+    """The training in `workdir`; InputError unless it is finished and its images have labels."""
+    path = workdir / 'evaluation' / rows.METRICS
+    if not path.exists():
+        raise InputError(f"--workdirs has '{workdir}': there is no {path}, which a training writes when it is finished")
+    row, held = rows.read_row(path), rows.read_json(path)
+    if row.training is None or row.seed is None:
+        raise InputError(f"--workdirs has '{workdir}': {path} is of an evaluation alone, not of a training")
+    if row.miou is None or not isinstance(held.get('iou'), dict):
+        raise InputError(f"--workdirs has '{workdir}': {path} has no scores")
+    return Run(workdir, row, held, train_log.read(workdir / train_log.METRICS))
 
 
-def differences(groups: Mapping[str, Sequence[Trained]]) -> list[str]:
-    """A sentence for every pair of modules that share seeds."""
-    found = []
-    names = list(groups)
-    for place, one in enumerate(names):
-        for other in names[place + 1 :]:
-            ours, theirs = ({run.seed: 100 * run.row['miou'] for run in groups[name]} for name in (one, other))
-            gaps = np.array([theirs[seed] - ours[seed] for seed in sorted(ours.keys() & theirs.keys())])
-            if not len(gaps):
-                continue
-            spread = f', standard deviation {gaps.std(ddof=1):.2f}' if len(gaps) > 1 else ''
-            listed = ', '.join(f'{gap:+.2f}' for gap in gaps)
-            found.append(f'{other} less {one} under one seed: {gaps.mean():+.2f} points on average ({listed}{spread}).')
+def by_module(runs: Sequence[Run]) -> Modules:
+    """The runs in order; InputError where two are the same or differ in more than module and seed."""
+    first, found = runs[0], dict[str, dict[int, Run]]()
+    for run in sorted(runs, key=lambda run: (run.module, run.row.seed or 0)):
+        different = differences(first, run)
+        if different:
+            raise InputError(f"'{first.workdir}' and '{run.workdir}' cannot be compared: {', '.join(different)}")
+        held = found.setdefault(run.module, {}).setdefault(run.row.seed or 0, run)
+        if held is not run:
+            raise InputError(f"'{held.workdir}' and '{run.workdir}' are both {run.module} with seed {run.row.seed}")
     return found
 
 
-def classes(groups: Mapping[str, Sequence[Trained]]) -> list[str]:
-    """Mean IoU of each class over the seeds."""
-    lines = [f'| class | {" | ".join(groups)} |', '|:--|' + '--:|' * len(groups)]
-    for name in next(iter(groups.values()))[0].row['iou']:
-        values = [
-            [run.row['iou'][name] for run in runs if run.row['iou'][name] is not None] for runs in groups.values()
-        ]
-        lines.append(f'| {name} | {" | ".join(f"{100 * np.mean(v):.2f}" if v else "–" for v in values)} |')
-    return lines
+def differences(one: Run, other: Run) -> list[str]:
+    """What is not the same in the two, besides module and seed; which images they are is compared by their digest."""
+    pairs = [
+        (dict(run.row.settings._asdict(), training=run.row.origin, data=run.held.get('data'))) for run in (one, other)
+    ]
+    return [
+        f'{name.replace("_", " ")} is {value} and {pairs[1][name]}'
+        for name, value in pairs[0].items()
+        if name not in FREE and value != pairs[1][name]
+    ]
 
 
-def as_csv(groups: Mapping[str, Sequence[Trained]]) -> str:
+# ---- Markdown -------------------------------------------------------------------------------------------------------
+
+
+def markdown(modules: Modules) -> str:
+    """Scores by module, differences by pair of modules, IoU by class."""
+    run = next(iter(next(iter(modules.values())).values()))
+    settings = run.row.settings
+    parts = [
+        '# Modules compared',
+        f'{settings.dataset} {settings.split}, {settings.images} images, {settings.backbone}, output stride'
+        f' {settings.output_stride}; each run {run.row.origin}. ± is the sample standard deviation over seeds.',
+        module_table(modules),
+        '![Losses and scores](curves.png)',
+    ]
+    if len(modules) > 1:
+        parts += ['## Differences in mIoU, paired by seed', difference_table(modules)]
+    parts += ['## IoU by class, %', class_table(modules)]
+    return '\n\n'.join(parts) + '\n'
+
+
+def module_table(modules: Modules) -> str:
+    """A row per module."""
+    heads = ['module', 'seeds', 'mIoU %', 'of each seed', 'pixel accuracy %', 'class accuracy %', 'commit', 'device']
+    lines = []
+    for name, seeds in modules.items():
+        values = {score: [run.held[score] for run in seeds.values()] for score in SCORES}
+        listed = ', '.join(f'{100 * value:.2f}' for value in values['miou'])
+        means = [spread(values[score]) for score in SCORES]
+        lines.append([name, ', '.join(map(str, seeds)), means[0], listed, *means[1:], *facts(seeds)])
+    return rows.markdown_table(heads, lines)
+
+
+def facts(seeds: Mapping[int, Run]) -> list[str]:
+    """Commits and devices."""
+    return rows.facts([run.row for run in seeds.values()])[2:]
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and standard deviation in %; the value alone where there is one."""
+    return rows.mean_and_std(values) if len(values) > 1 else f'{100 * values[0]:.2f}'
+
+
+def difference_table(modules: Modules) -> str:
+    """A row per pair of modules, for the seeds that both have."""
+    heads = ['difference', 'seeds', 'mean, points', '95 % interval (t)', 'of each seed', 'above 0']
+    lines = []
+    for one, other in itertools.combinations(modules, 2):
+        seeds = [seed for seed in modules[one] if seed in modules[other]]
+        points = [100 * (modules[other][seed].held['miou'] - modules[one][seed].held['miou']) for seed in seeds]
+        listed = ', '.join(f'{value:+.2f}' for value in points)
+        mean = f'{statistics.fmean(points):+.2f}' if points else '–'
+        above = f'{sum(value > 0 for value in points)} of {len(points)}'
+        lines.append([f'{other} less {one}', ', '.join(map(str, seeds)), mean, interval(points), listed, above])
+    return rows.markdown_table(heads, lines)
+
+
+def interval(values: Sequence[float]) -> str:
+    """Of the mean, by Student's t; two values at least."""
+    count = len(values)
+    if count < 2:
+        return '–'
+    half = T_QUANTILES[min(count - 1, len(T_QUANTILES)) - 1] * statistics.stdev(values) / math.sqrt(count)
+    mean = statistics.fmean(values)
+    return f'{mean - half:+.2f} to {mean + half:+.2f}'
+
+
+def class_table(modules: Modules) -> str:
+    """A row per class, the mean over seeds of each module."""
+    classes = list(
+        dict.fromkeys(name for seeds in modules.values() for run in seeds.values() for name in run.held['iou'])
+    )
+    lines = []
+    for name in classes:
+        values = [[run.held['iou'].get(name) for run in seeds.values()] for seeds in modules.values()]
+        known = [[value for value in column if value is not None] for column in values]
+        lines.append([name, *(spread(column) if column else '–' for column in known)])
+    return rows.markdown_table(['class', *modules], lines)
+
+
+# ---- files ----------------------------------------------------------------------------------------------------------
+
+
+def as_csv(modules: Modules) -> str:
     """A row per run."""
+    runs = [run for seeds in modules.values() for run in seeds.values()]
+    classes = list(dict.fromkeys(name for run in runs for name in run.held['iou']))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator='\n')
-    writer.writerow(['module', 'seed', 'miou', 'steps', 'seconds', 'commit', 'device', 'config_hash'])
-    for name, runs in groups.items():
-        for run in runs:
-            training = run.row['training']
-            cause = (run.row[field] for field in ('commit', 'device', 'config_hash'))
-            writer.writerow([name, run.seed, repr(run.row['miou']), training['steps'], training['seconds'], *cause])
+    cause = ('config_hash', 'weights', 'commit', 'device')
+    writer.writerow(['module', 'seed', 'steps', 'seconds', *SCORES, *cause, *(f'IoU {name}' for name in classes)])
+    for run in runs:
+        training = run.held['training']
+        ious = (run.held['iou'].get(name) for name in classes)
+        scores, causes = ([run.held[name] for name in names] for names in (SCORES, cause))
+        writer.writerow([run.module, run.row.seed, training['steps'], training['seconds'], *scores, *causes, *ious])
     return text.getvalue()
 
 
-def main(argv: Sequence[str]) -> None:
-    """Reads, compares, writes."""
-    del argv
-    if not WORKDIRS.value or not OUT.value:
-        raise InputError('both --workdirs and --out are needed; --help explains them')
-    runs = [read(pathlib.Path(name).expanduser()) for name in WORKDIRS.value]
-    if len({run.row['dataset'] for run in runs}) > 1:
-        raise InputError(f'--workdirs: of several data sets: {", ".join(sorted({run.row["dataset"] for run in runs}))}')
-    groups, out = by_module(runs), pathlib.Path(OUT.value).expanduser()
-    for run in runs:
-        folder = out / f'{run.module.replace(" ", "_")}_seed{run.seed}'
+def write(modules: Modules, folder: pathlib.Path) -> list[pathlib.Path]:
+    """Everything, into `folder`."""
+    for run in (run for seeds in modules.values() for run in seeds.values()):
+        place = folder / 'rows' / run.name
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(run.row.path, place / rows.METRICS)
+        training_pictures.curves(run.records).savefig(place / 'curves.png', dpi=100)
+    records = {name: [run.records for run in seeds.values()] for name, seeds in modules.items()}
+    training_pictures.comparison(records).savefig(folder / 'curves.png', dpi=150)
+    (folder / 'comparison.md').write_text(markdown(modules), encoding='utf-8')
+    (folder / 'rows.csv').write_text(as_csv(modules), encoding='utf-8')
+    return [folder / name for name in ('comparison.md', 'rows.csv', 'curves.png', 'rows')]
+
+
+def make_folder(folder: pathlib.Path) -> pathlib.Path:
+    """Makes it if it is missing; InputError where that cannot be."""
+    try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in KEPT:
-            if (run.workdir / name).is_file():
-                shutil.copyfile(run.workdir / name, folder / pathlib.PurePath(name).name)
-    (out / 'table.md').write_text(table(groups), encoding='utf-8')
-    (out / 'runs.csv').write_text(as_csv(groups), encoding='utf-8')
-    picture = training_pictures.comparison({name: [run.records for run in group] for name, group in groups.items()})
-    picture.savefig(out / 'curves.png', dpi=150)
-    print(table(groups))
-    print('\n'.join(str(out / name) for name in ('table.md', 'runs.csv', 'curves.png')))
+    except OSError as error:
+        raise InputError(f"--out '{folder}' cannot be made: {error.strerror}") from error
+    return folder
+
+
+def compare(workdirs: Sequence[str], out: str) -> None:
+    """Reads, compares, writes."""
+    if not workdirs or not out:
+        raise InputError('both --workdirs and --out are needed; --help explains them')
+    modules = by_module([read(pathlib.Path(workdir).expanduser()) for workdir in workdirs])
+    paths = write(modules, make_folder(pathlib.Path(out).expanduser()))
+    print(markdown(modules))
+    print('\n'.join(map(str, paths)))
+
+
+def main(argv: Sequence[str]) -> None:
+    """Does what the flags say."""
+    del argv
+    compare(flags.FLAGS.workdirs, flags.FLAGS.out)
 
 
 if __name__ == '__main__':
-    app.run(common.one_line_errors(main), flags_parser=command_line.parse_flags)
+    flags.DEFINE_list('workdirs', [], 'Work folders of finished trainings.')
+    flags.DEFINE_string('out', '', 'Folder for what is written.')
+    app.run(entry.one_line_errors(main), flags_parser=command_line.parse_flags)

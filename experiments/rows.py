@@ -1,132 +1,282 @@
-"""Rows of results, and the paper's tables beside them: what the scripts of the tables share.
+"""Rows of evaluations: read from their files, matched with rows of the paper's tables, printed beside them.
 
-A row is a `metrics.json` that an evaluation wrote. Beside it the user may put a `server.json`, `{"miou": 0.827}`, with
-what the server of a test set answered, whose labels are not public.
+A row is a `metrics.json` as an evaluation writes it. Which network it is of, and how that was evaluated, is what the
+file has recorded, never the name of its folder.
 """
 
+import collections
+import dataclasses
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+import statistics
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
-
-import numpy as np
-from absl import flags
 
 from dpc_jax.base import InputError
 
-ROWS = flags.DEFINE_list('rows', ['experiments/results', 'runs'], 'Folders in which rows are looked for.')
-MARKDOWN = flags.DEFINE_string('markdown', '', 'Write the table into this file, too.')
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+FOLDERS = ('experiments/results', 'runs')  # where rows are looked for
 
-Row = Mapping[str, Any]
-PAPER = 'Chen et al. 2018, arXiv:1809.04184'
-SINGLE_SCALE: dict[str, Any] = {'scales': [1.0], 'flip': False}
-FULL_SIZE: dict[str, Any] = {'config.backbone.width': 1.0, 'config.context.filters': 256}  # and no toy
+METRICS, SERVER = 'metrics.json', 'server.json'
 
-
-class Published(NamedTuple):
-    """A row of a table of the paper."""
-
-    name: str
-    miou: float  # %
-    source: str = PAPER
-    wanted: Mapping[str, Any] = {}  # of a row of ours: field (with dots, of the row) -> one value or several allowed
-    command: str = ''  # that makes such a row; '' is a competitor
+Json = dict[str, Any]
 
 
-def find(folders: Sequence[str]) -> tuple[list[Row], list[str]]:
-    """All rows below these folders, by path; and a line for each file that is none."""
-    found, faults = [], []
-    for folder in folders:
-        for path in sorted(pathlib.Path(folder).expanduser().rglob('metrics.json')):
-            try:
-                found.append(_read(path))
-            except (OSError, ValueError, TypeError, KeyError) as error:
-                faults.append(f'{path} is passed over: {type(error).__name__} {error}')
-    unique = {(row['config_hash'], row.get('training', {}).get('seed'), row['weights']): row for row in found}
-    return list(unique.values()), faults
+class Training(NamedTuple):
+    """How weights came about, but for the seed."""
+
+    steps: int
+    batch_size: int
+    crop_size: tuple[int, int]
+    init: str  # what it started from; '' is noise
+
+    def __str__(self) -> str:
+        crop = 'x'.join(map(str, self.crop_size))
+        return f'{self.steps} steps of {self.batch_size}, crop {crop}, from {self.init or "noise"}'
 
 
-def _read(path: pathlib.Path) -> Row:
-    row: dict[str, Any] = json.loads(path.read_text(encoding='utf-8'))
-    for field in ('dataset', 'split', 'miou', 'config', 'config_hash', 'weights', 'commit', 'device'):
-        row[field]  # KeyError names what is lacking
-    server = path.with_name('server.json')
-    if server.is_file():
-        row['server_miou'] = float(json.loads(server.read_text(encoding='utf-8'))['miou'])
-    return row
+class Settings(NamedTuple):
+    """What of a row must be as in a table: the network, its data, the protocol of the evaluation."""
+
+    dataset: str
+    split: str
+    images: int
+    backbone: str
+    width: float
+    context: str
+    genotype: str  # '' of a context that has none
+    decoder: int  # output stride of the decoder; 0: none
+    output_stride: int
+    scales: tuple[float, ...]  # in ascending order
+    flip: bool
+
+    @property
+    def module(self) -> str:
+        """Context and genotype in a word, which may be part of a file's name."""
+        return f'{self.context}-{pathlib.Path(self.genotype).stem}' if self.genotype else self.context
 
 
-def module_of(row: Row) -> str:
-    """`ASPP`, `DPC` (the released cell), `DPC of cell.json`, ..."""
-    context = row['config']['context']
-    if context['name'] != 'dpc':
-        return str(context['name']).upper() if context['name'] == 'aspp' else str(context['name'])
-    genotype = context['genotype']
-    return 'DPC' if genotype == 'dpc_top1' else f'DPC of {pathlib.PurePath(genotype).name}'
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One evaluation."""
+
+    path: pathlib.Path
+    settings: Settings
+    generated: bool  # on drawn images, as of ':toy'
+    miou: float | None  # 0..1; None: the images have no labels
+    training: Training | None  # None: nothing that was read says how the weights came about
+    seed: int | None  # of that training
+    weights: str  # digest
+    config_hash: str
+    checkpoint: str
+    export: str
+    commit: str
+    device: str
+
+    @property
+    def origin(self) -> str:
+        """Where the weights come from."""
+        return str(self.training) if self.training else f'checkpoint {self.checkpoint}'
 
 
-def matches(row: Row, wanted: Mapping[str, Any]) -> bool:
-    """Whether every wanted field of the row has the value, or one of the values."""
-    return all(
-        _value(row, field) in (value if isinstance(value, tuple) else (value,)) for field, value in wanted.items()
+class Found(NamedTuple):
+    """What folders hold."""
+
+    rows: list[Row]
+    faults: list[str]  # a line for each file that is no row
+
+
+# ---- reading --------------------------------------------------------------------------------------------------------
+
+
+def read(folders: Iterable[str] = FOLDERS) -> Found:
+    """All rows in `folders` and below; a row that is there twice (a copy) counts once.
+
+    A folder that is not there holds no rows; where it is not in the current folder, it is that of the repository.
+    """
+    rows: dict[tuple[str, str], Row] = {}
+    faults = []
+    for path in sorted({path for folder in folders for path in located(folder).rglob(METRICS)}):
+        try:
+            row = read_row(path)
+        except InputError as error:
+            faults.append(str(error))
+            continue
+        try:
+            row = with_answer(row)
+        except InputError as error:  # the row itself is sound
+            faults.append(str(error))
+        held = rows.setdefault((row.weights, row.config_hash), row)
+        if knows(row) > knows(held):
+            rows[row.weights, row.config_hash] = row
+    return Found(with_training(list(rows.values())), faults)
+
+
+def located(folder: str) -> pathlib.Path:
+    """`folder` here, or else in the repository."""
+    path = pathlib.Path(folder).expanduser()
+    return path if path.exists() else ROOT / path
+
+
+def read_row(path: pathlib.Path) -> Row:
+    """One row; InputError names the file that is damaged."""
+    held = read_json(path)
+    try:
+        return parse(held, path)
+    except (KeyError, TypeError, ValueError) as error:
+        what = f'it has no {error}' if isinstance(error, KeyError) else str(error)
+        raise InputError(f'{path} is no row of an evaluation: {what}') from error
+
+
+def with_answer(row: Row) -> Row:
+    """A row without labels gets the score that the server gave, where the user has put it beside; InputError."""
+    path = row.path.with_name(SERVER)
+    if row.miou is not None or not path.exists():
+        return row
+    return dataclasses.replace(row, miou=share(read_json(path).get('miou'), path))
+
+
+def knows(row: Row) -> tuple[bool, bool]:
+    """Of copies of a row that counts which knows more."""
+    return row.miou is not None, row.training is not None
+
+
+def read_json(path: pathlib.Path) -> Json:
+    """A file with a JSON object."""
+    try:
+        held = json.loads(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError) as error:
+        raise InputError(f'{path} cannot be read: {error}') from error
+    if not isinstance(held, dict):
+        raise InputError(f'{path} is no JSON object')
+    return held
+
+
+def share(value: Any, path: pathlib.Path) -> float:
+    """A mean IoU; InputError unless it is one."""
+    if type(value) not in (int, float) or not 0 <= value <= 1:
+        raise InputError(f'{path}: miou is {value!r}; it must be a number from 0 to 1')
+    return float(value)
+
+
+def parse(held: Json, path: pathlib.Path) -> Row:
+    """What is needed of a row; KeyError, TypeError, ValueError for what is missing or of another type."""
+    config, training = held['config'], held.get('training')
+    context, backbone, dataset = config['context'], config['backbone'], config['dataset']
+    settings = Settings(
+        dataset=_text(held['dataset']),
+        split=_text(held['split']),
+        images=int(held['images']),
+        backbone=_text(backbone['name']),
+        width=float(backbone['width']),
+        context=_text(context['name']),
+        genotype=_text(context['genotype']) if context['name'] == 'dpc' else '',
+        decoder=int(config['decoder']['output_stride']),
+        output_stride=int(backbone['output_stride']),
+        scales=tuple(sorted(map(float, held['scales']))),
+        flip=bool(held['flip']),
+    )
+    return Row(
+        path=path,
+        settings=settings,
+        generated=bool(dataset['generated']) and not dataset['root'],
+        miou=None if held['miou'] is None else share(held['miou'], path),
+        training=None if training is None else parse_training(training),
+        seed=None if training is None else int(training['seed']),
+        weights=_text(held['weights']),
+        config_hash=_text(held['config_hash']),
+        checkpoint=_text(held['checkpoint']),
+        export=_text(config['evaluate']['export']),
+        commit=_text(held['commit']),
+        device=_text(held['device']),
     )
 
 
-def _value(row: Row, field: str) -> Any:
-    value: Any = row
-    for name in field.split('.'):
-        value = value.get(name) if isinstance(value, Mapping) else None
+def parse_training(held: Json) -> Training:
+    """How a training was, as it records it."""
+    height, width = held['crop_size']
+    return Training(int(held['steps']), int(held['batch_size']), (int(height), int(width)), _text(held['init']))
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f'{value!r} stands where a text should be')
     return value
 
 
-def reached(found: Sequence[Row], published: Published) -> str:
-    """What our rows say, or how to get one; '' of a competitor."""
-    if not published.command:
-        return ''
-    ours = [row for row in found if matches(row, published.wanted)]
-    scores = [100 * score for row in ours for score in (row.get('server_miou', row['miou']),) if score is not None]
+def with_training(rows: Sequence[Row]) -> list[Row]:
+    """Rows of evaluations alone get the training of their weights, where the row of that training is among them."""
+    trained = {row.weights: row for row in rows if row.training is not None}
+    return [
+        dataclasses.replace(row, training=trained[row.weights].training, seed=trained[row.weights].seed)
+        if row.training is None and row.weights in trained
+        else row
+        for row in rows
+    ]
+
+
+# ---- many rows ------------------------------------------------------------------------------------------------------
+
+
+def matching(rows: Iterable[Row], wanted: Settings) -> list[Row]:
+    """Those of that network, data and protocol; of real images."""
+    return [row for row in rows if row.settings == wanted and not row.generated]
+
+
+def groups(rows: Iterable[Row]) -> list[list[Row]]:
+    """Rows that differ in the seed alone are together; the best group first, those without a score last."""
+    found: dict[tuple[Any, ...], list[Row]] = collections.defaultdict(list)
+    for row in rows:
+        found[row.settings, row.origin, row.miou is None].append(row)
+    return sorted(found.values(), key=lambda group: -best(group))
+
+
+def best(group: Sequence[Row]) -> float:
+    """The highest score; -1 where there is none."""
+    return max((row.miou for row in group if row.miou is not None), default=-1.0)
+
+
+def mean_and_std(values: Sequence[float]) -> str:
+    """In %, of two or more values: 75.38 ± 0.20 (sample standard deviation)."""
+    return f'{100 * statistics.fmean(values):.2f} ± {100 * statistics.stdev(values):.2f}'
+
+
+def reached(group: Sequence[Row]) -> str:
+    """The score of a group in %, or what became of one without labels."""
+    scores = [row.miou for row in group if row.miou is not None]
+    if len(scores) > 1:
+        return f'{100 * max(scores):.2f} (mean {mean_and_std(scores)})'
     if scores:
-        text = f'**{max(scores):.2f}**'
-        if len(scores) > 1:
-            text += f' (mean {np.mean(scores):.2f} ± {np.std(scores, ddof=1):.2f}, {len(scores)} runs)'
-        best = max(ours, key=lambda row: row.get('server_miou', row['miou']) or 0)
-        return f'{text}; {best["device"]}, commit {best["commit"]}'
-    if ours:
-        exported = ours[-1]['config']['evaluate']['export'] or 'nowhere: set evaluate.export'
-        return f'labels are in {exported}; the server scores them, then write server.json beside metrics.json'
-    return f'not run: `{published.command}`'
+        return f'{100 * scores[0]:.2f}'
+    exported = sorted({row.export for row in group if row.export})
+    if exported:
+        return f'labels exported to {", ".join(exported)}, the server scores them'
+    return 'no score: the images have no labels, and none were exported'
 
 
-def table(title: str, published: Sequence[Published], found: Sequence[Row], notes: Sequence[str] = ()) -> str:
-    """Markdown: paper and reached side by side."""
-    lines = [f'## {title}', '', '| method | published mIoU % | source | reached |', '|:--|--:|:--|:--|']
-    for row in published:
-        lines.append(f'| {row.name} | {row.miou:.2f} | {row.source} | {reached(found, row)} |')
-    return '\n'.join([*lines, *(f'\n{note}' for note in notes), ''])
+def facts(group: Sequence[Row]) -> list[str]:
+    """Number of runs, where the weights come from, commits, devices."""
+    commits, devices = (sorted({getattr(row, name) for row in group}) for name in ('commit', 'device'))
+    return [str(len(group)), group[0].origin, ', '.join(commits), ', '.join(devices)]
 
 
-def show(text: str, faults: Sequence[str]) -> None:
-    """Prints the table and what was passed over, and writes the table where --markdown says."""
-    print(text)
-    print('\n'.join(faults), end='\n' * bool(faults))
-    if MARKDOWN.value:
-        path = pathlib.Path(MARKDOWN.value).expanduser()
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding='utf-8')
-        except OSError as error:
-            raise InputError(f"--markdown: '{path}' cannot be written: {error.strerror}") from error
-        print(path)
+FACTS = ('runs', 'weights', 'commit', 'device')
+"""Heads of the columns that `facts` fills."""
 
 
-def train_command(config: str, workdir: str, *more: str) -> str:
-    """How a training is started."""
-    name = config.partition(':')[0]
-    argv = (f'python run.py --config=configs/{name}.py{config[len(name) :]}', f'--workdir=runs/{workdir}')
-    return ' '.join([*argv, f'--config.dataset.root=/data/{name}', *more])
+def warn(faults: Iterable[str]) -> None:
+    """A line to standard error for each file that was skipped."""
+    for fault in faults:
+        print(f'skipped: {fault}', file=sys.stderr)
 
 
-def evaluate_command(config: str, checkpoint: str, workdir: str, *more: str) -> str:
-    """How its weights are evaluated in another way."""
-    journey = ('--config.journey=evaluate', f'--config.checkpoint=runs/{checkpoint}/weights')
-    return train_command(config, workdir, *journey, *more)
+def markdown_table(heads: Sequence[str], lines: Iterable[Sequence[str]], *, left: int = 1) -> str:
+    """Markdown; the first `left` columns are words, the others numbers."""
+    rule = [':--'] * left + ['--:'] * (len(heads) - left)
+    return '\n'.join(_lines(heads, rule, lines))
+
+
+def _lines(heads: Sequence[str], rule: Sequence[str], lines: Iterable[Sequence[str]]) -> Iterator[str]:
+    for cells in (heads, rule, *lines):
+        yield f'| {" | ".join(cell.replace("|", "/") for cell in cells)} |'

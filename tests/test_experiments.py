@@ -87,6 +87,27 @@ def test_reach_is_listed_from_no_context_to_the_released_cell(toy_search, tmp_pa
     assert said == (best, f'{means[best] - means["no context"]:.1f}')
 
 
+@pytest.mark.slow
+def test_the_bench_of_the_input_pipeline_says_what_bounds_it(tmp_path):
+    code, out, err = finish(
+        'experiments/bench_input.py',
+        '--config=configs/camvid.py:toy',
+        f'--workdir={tmp_path}',
+        '--images=3',
+        '--steps=1',
+    )
+    assert (code, err) == (0, '')
+    rates = {name: float(rate) for name, rate in re.findall(r'^\| (\S.+) \| ([\d.]+) \|$', out, re.MULTILINE)}
+    assert set(rates) == {
+        *('decoding, one thread', 'decoding and augmentation, one thread'),
+        *('pipeline, from the folder', 'pipeline, from a pack', 'training step'),
+    }
+    times = float(re.search(r'pipeline, from a pack: ([\d.]+) times', out)[1])
+    assert times == pytest.approx(rates['pipeline, from a pack'] / rates['training step'], abs=0.1, rel=0.01)
+    assert sum(map(int, re.findall(r' (\d+) %', out))) in (99, 100, 101)
+    assert 'The pipeline is bound by' in out
+
+
 def test_the_yardstick_in_pytorch_is_the_cell_that_is_counted():
     torch = pytest.importorskip('torch')
     from experiments import torch_cell
@@ -107,6 +128,13 @@ def test_the_yardstick_in_pytorch_is_the_cell_that_is_counted():
         ('report_study', ('--storage=sqlite:///absent.db', '--out=x'), 'there is no storage'),
         ('proxy_noise', (TOY, '--workdir=absent', '--seeds=1'), '--seeds is 1'),
         ('scenes_reach', (), 'both --config and --workdir are needed'),
+        ('bench_input', (), 'both --config and --workdir are needed'),
+        (
+            'bench_input',
+            ('--config=configs/camvid.py:toy', '--workdir=x', '--steps=0'),
+            '--steps 0; both must be at least 1',
+        ),
+        ('pack_data', ('--dataset=camvid',), '--root and --out are needed'),
         ('bench_population', ('--sise=5x5',), "Unknown command line flag 'sise'"),
         ('bench_population', ('--dtype=float64',), 'flag --dtype=float64'),
         ('bench_population', ('--size=5',), "--size is '5'"),
