@@ -47,7 +47,7 @@ def save(path: Path, variables: PyTree, *, replace: bool = False) -> None:
         if not (replace and (path / SUMS).is_file()):
             check_target(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with quiet(), ocp.PyTreeCheckpointer() as checkpointer:
+        with quiet(), _of_this_process() as checkpointer:
             checkpointer.save(unfinished, jax.tree.map(np.asarray, variables))
         write_sums(unfinished)
         if (path / SUMS).is_file():
@@ -88,6 +88,16 @@ def read(path: Path) -> PyTree:
         held = checkpointer.metadata(path).item_metadata.tree
         args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), held)
         return checkpointer.restore(path, restore_args=args)
+
+
+def _of_this_process() -> ocp.Checkpointer:
+    """One that waits for no other process: of several the first alone writes weights."""
+    here = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(
+        primary_host=here, active_processes={here}, barrier_sync_key_prefix=f'process{here}'
+    )
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=options)
+    return ocp.Checkpointer(handler, multiprocessing_options=options)
 
 
 def load_network(

@@ -91,6 +91,8 @@ class Evaluator:
     ) -> Iterator[tuple[Sequence[SegmentationExample], Int[np.ndarray, 'L L'], jax.Array]]:
         """Batch by batch: its examples, the counts of their pixels, the classes in the padded images."""
         size = self.config.evaluate.batch_size * self.mesh.size
+        if jax.process_count() > 1:  # what lies on the devices of all goes to those of this process by way of the host
+            variables = jax.tree.map(np.asarray, variables)
         held = jax.device_put(variables, sharding.replicated(self.mesh))
         indices = range(jax.process_index(), len(self.dataset), jax.process_count())
         batches = read_ahead(make_batches(self.dataset, indices, self.crop_size, size))

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 from jax.experimental import multihost_utils
 
 from dpc_jax import datasets, evaluate, input_pipeline, networks
@@ -82,10 +83,17 @@ def step_settings(config: ml_collections.ConfigDict) -> StepSettings:
 
 def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict, dataset: Dataset) -> None:
     """Writes the config into a new folder; InputError where the folder is of another config or other data."""
+    fault = None
     if jax.process_index() == 0:
-        _claim(workdir, {**json.loads(config.to_json_best_effort()), 'train_images': images_of(dataset)})
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices('claimed')
+        try:
+            _claim(workdir, {**json.loads(config.to_json_best_effort()), 'train_images': images_of(dataset)})
+        except InputError as error:
+            fault = error
+    # The others would wait for the first for ever.
+    if jax.process_count() > 1 and not multihost_utils.broadcast_one_to_all(np.int32(fault is None)):
+        fault = fault or InputError(f"process 0 does not take the workdir '{workdir}'; it says why")
+    if fault is not None:
+        raise fault
 
 
 def _claim(workdir: pathlib.Path, wanted: Mapping[str, Any]) -> None:

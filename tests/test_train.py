@@ -16,12 +16,11 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from tensorboardX.proto import event_pb2
-from tensorboardX.record_writer import RecordWriter  # noqa: F401  (the format that `events` reads)
 
 from configs import camvid
 from dpc_jax import checkpoint, evaluate, networks, sharding, tf_import, train, train_config, train_log
 from dpc_jax.base import InputError
+from tests.test_progress import events
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 STEPS = 8
@@ -105,26 +104,13 @@ def test_every_step_and_evaluation_is_recorded(whole):
     assert records[-1]['miou'] == pytest.approx(found.row['miou'])
 
 
-def events(workdir):
-    """(step, tag, value or None of an image) of all event files, read by their framing."""
-    for path in sorted((workdir / 'events').iterdir()):
-        content, at = path.read_bytes(), 0
-        while at < len(content):
-            size = int.from_bytes(content[at : at + 8], 'little')
-            event = event_pb2.Event.FromString(content[at + 12 : at + 12 + size])
-            at += 16 + size
-            for value in event.summary.value:
-                yield event.step, value.tag, value.simple_value if value.HasField('simple_value') else None
-
-
 def test_tensorboard_has_scalars_and_pictures(whole):
-    found = list(events(whole[0]))
-    losses = {step: value for step, tag, value in found if tag == 'train/loss'}
+    found = [event for path in sorted((whole[0] / 'events').iterdir()) for event in events(path) if event.summary.value]
+    values = [(event.step, value) for event in found for value in event.summary.value]
+    losses = {step: value.simple_value for step, value in values if value.tag == 'train/loss'}
     assert losses == pytest.approx({record['step']: record['loss'] for record in lines(whole[0]) if 'loss' in record})
-    assert {tag for _, tag, _ in found} >= {'train/learning_rate', 'evaluation/miou', 'evaluation/predictions/0'} or {
-        tag for _, tag, _ in found
-    } >= {'train/learning_rate', 'evaluation/miou', 'evaluation/predictions'}
-    assert [step for step, tag, value in found if value is None] == [4, STEPS]
+    assert {value.tag for _, value in values} >= {'train/learning_rate', 'evaluation/miou', 'evaluation/predictions'}
+    assert [step for step, value in values if value.HasField('image')] == [4, STEPS]
 
 
 def test_the_weights_are_the_moving_average_and_score_what_is_said(whole, root, tmp_path):
@@ -246,25 +232,36 @@ def two_processes(root, workdir, **fields):
 
 
 @pytest.mark.slow
-def test_two_processes_train_what_one_does_and_stop_together(whole, root, tmp_path):
-    processes = two_processes(root, tmp_path)
-    wait_for_step(processes[0], tmp_path, 2)
+def test_two_processes_train_what_one_does_and_stop_together(root, tmp_path):
+    # A slow learning rate: on maps of 3x3 cells batch norms make more of rounding with every step that moves them.
+    slow = {'train__learning_rate': 1e-5, 'train__ema_decay': 0.0}
+    train.train_and_evaluate(toy(root, **slow), tmp_path / 'one')
+    theirs, workdir = lines(tmp_path / 'one'), tmp_path / 'two'
+    processes = two_processes(root, workdir, **slow)
+    wait_for_step(processes[0], workdir, 2)
     processes[1].send_signal(signal.SIGTERM)  # to one of them
     ends = [process.communicate(timeout=200) for process in processes]
     assert [process.returncode for process in processes] == [130, 130], ends
     said = [line for line in ends[1][0].splitlines() if line and not line.startswith('[Gloo]')]
     assert said == []  # the first speaks
-    assert len(lines(tmp_path)) < len(lines(whole[0]))
-    processes = two_processes(root, tmp_path)
+    assert len(lines(workdir)) < len(theirs)
+    processes = two_processes(root, workdir, **slow)
     ends = [process.communicate(timeout=200) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], ends
     assert 'goes on from step' in ends[0][0]
-    ours, theirs = lines(tmp_path), lines(whole[0])
+    ours = lines(workdir)
     assert [record['step'] for record in ours] == [record['step'] for record in theirs]
     for one, other in zip(ours, theirs, strict=True):
-        name = 'loss' if 'loss' in one else 'pixel_accuracy'
-        assert one[name] == pytest.approx(other[name], rel=1e-4), (one, other)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-3), weights(tmp_path), weights(whole[0]))
+        if 'miou' in one:
+            assert one['pixel_accuracy'] == pytest.approx(other['pixel_accuracy'], abs=0.01)
+        else:
+            assert one['loss'] == pytest.approx(other['loss'], rel=1e-4), (one, other)
+            assert one['gradient_norm'] == pytest.approx(other['gradient_norm'], rel=0.02)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-3),
+        weights(workdir)['params'],
+        weights(tmp_path / 'one')['params'],
+    )
 
 
 # ---- where it begins ------------------------------------------------------------------------------------------------
@@ -468,3 +465,13 @@ def test_a_search_has_no_coordinator(tmp_path):
     out, err = process.communicate(timeout=100)
     assert (process.returncode, out) == (2, '')
     assert 'a search needs no --coordinator' in err
+
+
+@pytest.mark.slow
+def test_two_processes_refuse_a_workdir_together(whole, root, tmp_path):
+    shutil.copy(whole[0] / 'config.json', tmp_path)
+    processes = two_processes(root, tmp_path, train__learning_rate=0.5)
+    ends = [process.communicate(timeout=100) for process in processes]
+    assert [process.returncode for process in processes] == [2, 2], ends
+    assert 'train.learning_rate was 0.003 there and is 0.5 now' in ends[0][1]
+    assert 'process 0 does not take the workdir' in ends[1][1]
