@@ -230,6 +230,15 @@ def two_processes(root, workdir, **fields):
     ]
 
 
+def ends_of(processes):
+    """What they printed; none is left behind, whatever happens."""
+    try:
+        return [process.communicate(timeout=250) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+
+
 @pytest.mark.slow
 def test_two_processes_train_what_one_does_and_stop_together(root, tmp_path):
     # A slow learning rate: on maps of 3x3 cells batch norms make more of rounding with every step that moves them.
@@ -239,13 +248,13 @@ def test_two_processes_train_what_one_does_and_stop_together(root, tmp_path):
     processes = two_processes(root, workdir, **slow)
     wait_for_step(processes[0], workdir, 2)
     processes[1].send_signal(signal.SIGTERM)  # to one of them
-    ends = [process.communicate(timeout=200) for process in processes]
+    ends = ends_of(processes)
     assert [process.returncode for process in processes] == [130, 130], ends
     said = [line for line in ends[1][0].splitlines() if line and not line.startswith('[Gloo]')]
     assert said == []  # the first speaks
     assert len(lines(workdir)) < len(theirs)
     processes = two_processes(root, workdir, **slow)
-    ends = [process.communicate(timeout=200) for process in processes]
+    ends = ends_of(processes)
     assert [process.returncode for process in processes] == [0, 0], ends
     assert 'goes on from step' in ends[0][0]
     ours = lines(workdir)
@@ -470,7 +479,7 @@ def test_a_search_has_no_coordinator(tmp_path):
 def test_two_processes_refuse_a_workdir_together(whole, root, tmp_path):
     shutil.copy(whole[0] / 'config.json', tmp_path)
     processes = two_processes(root, tmp_path, train__learning_rate=0.5)
-    ends = [process.communicate(timeout=100) for process in processes]
+    ends = ends_of(processes)
     assert [process.returncode for process in processes] == [2, 2], ends
     assert 'train.learning_rate was 0.003 there and is 0.5 now' in ends[0][1]
     assert 'process 0 does not take the workdir' in ends[1][1]
