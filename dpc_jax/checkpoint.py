@@ -23,6 +23,9 @@ from dpc_jax.tf_import import LoadReport, Scopes
 BACKBONE = 'backbone'
 SUMS = 'SHA256SUMS'  # of all other files of a checkpoint, in the format of `sha256sum`
 
+NO_SPACE = ('No space left', 'RESOURCE_EXHAUSTED', 'Disk quota exceeded')
+"""What Python, and the libraries below Orbax, say of a full disk."""
+
 Path = str | os.PathLike[str]
 Leaves = dict[str, Any]
 """The leaves of a tree by their path, joined by `/`."""
@@ -53,11 +56,20 @@ def save(path: Path, variables: PyTree, *, replace: bool = False) -> None:
         if (path / SUMS).is_file():
             path.replace(old)
         unfinished.replace(path)
-    except OSError as error:
+    except (OSError, ValueError, RuntimeError) as error:
+        if is_no_space(error):
+            raise InputError(f"checkpoint '{path}': no space is left on the disk") from error
+        if not isinstance(error, OSError):
+            raise
         raise InputError(f"checkpoint '{path}': {error.strerror or error}") from error
     finally:
         for folder in (unfinished, old):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def is_no_space(error: Exception) -> bool:
+    """Whether it says that a disk is full."""
+    return any(word in str(error) for word in NO_SPACE)
 
 
 def check_target(path: Path) -> None:

@@ -86,7 +86,8 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path)
     scorer = evaluate.make_evaluator(config, validation)
     network, settings = train_config.make_network(config), train_config.step_settings(config)
     with contextlib.ExitStack() as stack:
-        checkpoints = stack.enter_context(Checkpoints(workdir / 'checkpoints', keep=config.train.keep))
+        stack.enter_context(explained(config, workdir))
+        checkpoints = stack.enter_context(Checkpoints(workdir / train_config.CHECKPOINTS, keep=config.train.keep))
         restored = checkpoints.restore(train_step.shapes(network, settings))
         if restored is None:
             state, facts = train_step.init(initial_variables(config), network, settings), {'seconds': 0.0}
@@ -103,6 +104,26 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path)
         step = train_step.make(network, settings, mesh)
         state = take_steps(run, step, sharding.replicate(state, mesh), mesh)
         return finish(run, state)
+
+
+@contextlib.contextmanager
+def explained(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Iterator[None]:
+    """Within it a full disk and a full memory are one line."""
+    try:
+        yield
+    except (OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
+        train = config.train
+        if sharding.is_out_of_memory(error):
+            raise InputError(
+                f'out of memory with train.batch_size {train.batch_size} in train.accumulate {train.accumulate} parts and'
+                f" a crop of {tuple(train.crop_size)}; more parts, or train.dtype 'bfloat16', need less"
+            ) from error
+        if checkpoint.is_no_space(error):
+            raise InputError(
+                f"no space is left on the disk of workdir '{workdir}'; the same command goes on from the last"
+                ' checkpoint'
+            ) from error
+        raise
 
 
 def take_steps(run: Run, step: train_step.Step, state: TrainState, mesh: jax.sharding.Mesh) -> TrainState:
@@ -236,12 +257,17 @@ class Watch:
 
 def evaluate_now(run: Run, state: TrainState, taken: int) -> None:
     """Scores the split of evaluation and keeps the weights if they are the best so far; nothing if it is to stop."""
-    alone = jax.process_count() == 1
-    counted = run.scorer.count(
-        state.variables, show=run.config.evaluate.pictures, stopped=lambda: alone and run.stopped(taken)
-    )
+    counted = evaluated(run, state, taken)
     if counted is not None:
         record(run, state, taken, counted)
+
+
+def evaluated(run: Run, state: TrainState, taken: int) -> Counted | None:
+    """The counts over the split of evaluation; None if it is to stop (of several processes none is asked meanwhile)."""
+    alone = jax.process_count() == 1
+    return run.scorer.count(
+        state.variables, show=run.config.evaluate.pictures, stopped=lambda: alone and run.stopped(taken)
+    )
 
 
 def record(run: Run, state: TrainState, taken: int, counted: Counted) -> None:
@@ -261,8 +287,9 @@ def record(run: Run, state: TrainState, taken: int, counted: Counted) -> None:
 def finish(run: Run, state: TrainState) -> Evaluation:
     """The final scores, with what made them, the weights, the curves."""
     train, workdir = run.config.train, run.workdir
-    counted = run.scorer.count(state.variables, show=run.config.evaluate.pictures)
-    assert counted is not None  # nobody stopped it
+    counted = evaluated(run, state, train.steps)
+    if counted is None:
+        raise KeyboardInterrupt
     if not run.log.evaluated(train.steps):
         record(run, state, train.steps, counted)
     evaluate.make_folder(workdir / 'evaluation', 'workdir')

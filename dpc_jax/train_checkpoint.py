@@ -24,7 +24,6 @@ from dpc_jax.checkpoint import quiet
 
 STATE, FACTS = 'state', 'facts'
 POLL_SECONDS = 0.02
-NO_SPACE = ('No space left', 'RESOURCE_EXHAUSTED', 'Disk quota exceeded')
 
 T = TypeVar('T', bound=PyTree)
 
@@ -154,7 +153,7 @@ class Checkpoints:
             raise
         except Exception as error:
             text = ' '.join(str(error).split())
-            full = any(word in text for word in NO_SPACE)
+            full = checkpoint.is_no_space(error)
             if not full and not isinstance(error, OSError):
                 raise
             why = 'no space is left on the disk' if full else text

@@ -20,7 +20,7 @@ from dpc_jax.optimizer import OptimizerSettings
 from dpc_jax.segmenter import Segmenter
 from dpc_jax.train_step import StepSettings
 
-CONFIG = 'config.json'
+CONFIG, CHECKPOINTS = 'config.json', 'checkpoints'  # in a work folder
 PARTS = ('all', 'backbone')
 
 FREE_FIELDS = (
@@ -82,7 +82,10 @@ def step_settings(config: ml_collections.ConfigDict) -> StepSettings:
 
 
 def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict, dataset: Dataset) -> None:
-    """Writes the config into a new folder; InputError where the folder is of another config or other data."""
+    """Writes the config into a folder that holds no checkpoint yet.
+
+    InputError where there is one, and it is of another config or of other data.
+    """
     fault = None
     if jax.process_index() == 0:
         try:
@@ -98,17 +101,15 @@ def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict, dataset: Dat
 
 def _claim(workdir: pathlib.Path, wanted: Mapping[str, Any]) -> None:
     path = workdir / CONFIG
+    if not any((workdir / CHECKPOINTS).glob('[0-9]*')):  # an earlier start came to nothing
+        path.write_text(json.dumps(wanted, indent=2) + '\n', encoding='utf-8')
+        return
     try:
         held = json.loads(path.read_text(encoding='utf-8'))
     except FileNotFoundError:
-        held = None
+        raise InputError(f"workdir '{workdir}' has checkpoints but no {CONFIG}; give another workdir") from None
     except (OSError, ValueError) as error:
         raise InputError(f'{path} cannot be read ({error}); give another workdir') from error
-    if held is None and (workdir / 'checkpoints').exists():
-        raise InputError(f"workdir '{workdir}' has checkpoints but no {CONFIG}; give another workdir")
-    if held is None:
-        path.write_text(json.dumps(wanted, indent=2) + '\n', encoding='utf-8')
-        return
     ours, theirs = (dict(_fields(tree)) for tree in (wanted, held))
     for name in sorted(ours.keys() | theirs.keys()):
         if name not in FREE_FIELDS and ours.get(name) != theirs.get(name):

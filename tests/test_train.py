@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from configs import camvid
-from dpc_jax import checkpoint, evaluate, networks, sharding, tf_import, train, train_config, train_log
+from dpc_jax import checkpoint, datasets, evaluate, networks, sharding, tf_import, train, train_config, train_log
 from dpc_jax.base import InputError
 from tests.test_progress import events
 
@@ -212,9 +212,9 @@ def free_port():
 
 
 def two_processes(root, workdir, **fields):
-    """Started on two devices each, which makes four as in this process."""
+    """Started on one device each."""
     flags = [flag for flag in os.environ['XLA_FLAGS'].split() if 'device_count' not in flag]
-    environment = {'XLA_FLAGS': ' '.join([*flags, '--xla_force_host_platform_device_count=2'])}
+    environment = {'XLA_FLAGS': ' '.join([*flags, '--xla_force_host_platform_device_count=1'])}
     port = free_port()
     return [
         start(
@@ -242,7 +242,7 @@ def ends_of(processes):
 @pytest.mark.slow
 def test_two_processes_train_what_one_does_and_stop_together(root, tmp_path):
     # A slow learning rate: on maps of 3x3 cells batch norms make more of rounding with every step that moves them.
-    slow = {'train__learning_rate': 1e-5, 'train__ema_decay': 0.0}
+    slow = {'train__learning_rate': 1e-5, 'train__ema_decay': 0.0, 'train__steps': 5}
     train.train_and_evaluate(toy(root, **slow), tmp_path / 'one')
     theirs, workdir = lines(tmp_path / 'one'), tmp_path / 'two'
     processes = two_processes(root, workdir, **slow)
@@ -357,10 +357,39 @@ def test_what_may_change_between_two_starts_may(whole, root, tmp_path):
 
 
 def test_a_workdir_that_is_not_ours_is_refused(root, tmp_path):
-    (tmp_path / 'checkpoints').mkdir()
+    (tmp_path / 'checkpoints/3').mkdir(parents=True)
     assert refusal(toy(root), tmp_path).endswith('has checkpoints but no config.json; give another workdir')
     (tmp_path / 'config.json').write_text('{')
     assert 'config.json cannot be read' in refusal(toy(root), tmp_path)
+
+
+def test_a_start_that_came_to_nothing_claims_nothing(root, tmp_path):
+    assert '/absent' in refusal(toy(root, train__init__checkpoint='/absent'), tmp_path)
+    assert json.loads((tmp_path / 'config.json').read_text())['train']['init']['checkpoint'] == '/absent'
+    train_config.claim(tmp_path, toy(root), datasets.load('camvid', toy(root).dataset, 'train'))
+    assert json.loads((tmp_path / 'config.json').read_text())['train']['init']['checkpoint'] == ''
+
+
+@pytest.mark.parametrize(
+    ('error', 'said'),
+    [
+        (
+            OSError(28, 'No space left on device'),
+            "no space is left on the disk of workdir 'w'; the same command goes on",
+        ),
+        (
+            MemoryError('Unable to allocate'),
+            'out of memory with train.batch_size 4 in train.accumulate 1 parts and a crop',
+        ),
+        (jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory'), 'out of memory with train.batch_size 4'),
+    ],
+)
+def test_a_full_disk_and_a_full_memory_are_one_line(root, error, said):
+    with pytest.raises(InputError) as found, train.explained(toy(root), pathlib.Path('w')):
+        raise error
+    assert str(found.value).startswith(said)
+    with pytest.raises(OSError, match='other'), train.explained(toy(root), pathlib.Path('w')):
+        raise OSError('other')
 
 
 @pytest.mark.parametrize(
@@ -478,6 +507,7 @@ def test_a_search_has_no_coordinator(tmp_path):
 @pytest.mark.slow
 def test_two_processes_refuse_a_workdir_together(whole, root, tmp_path):
     shutil.copy(whole[0] / 'config.json', tmp_path)
+    (tmp_path / 'checkpoints/3').mkdir(parents=True)
     processes = two_processes(root, tmp_path, train__learning_rate=0.5)
     ends = ends_of(processes)
     assert [process.returncode for process in processes] == [2, 2], ends
