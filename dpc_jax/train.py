@@ -115,8 +115,8 @@ def explained(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Itera
         train = config.train
         if sharding.is_out_of_memory(error):
             raise InputError(
-                f'out of memory with train.batch_size {train.batch_size} in train.accumulate {train.accumulate} parts and'
-                f" a crop of {tuple(train.crop_size)}; more parts, or train.dtype 'bfloat16', need less"
+                f'out of memory with train.batch_size {train.batch_size} in train.accumulate {train.accumulate} parts'
+                f" and a crop of {tuple(train.crop_size)}; more parts, or train.dtype 'bfloat16', need less"
             ) from error
         if checkpoint.is_no_space(error):
             raise InputError(
