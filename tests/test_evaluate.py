@@ -41,6 +41,7 @@ def toy(root=None, held='', **fields):
     config.context.name = 'none'
     config.dataset.root, config.checkpoint = str(root), str(held)
     config.evaluate.pictures = 1
+    config.dataset.generated = 0
     config.update_from_flattened_dict({name.replace('__', '.'): value for name, value in fields.items()})
     return config
 

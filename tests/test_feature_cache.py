@@ -53,6 +53,12 @@ class Toy(Dataset):
         image, label = (rng.integers(0, top, (*shape, *more), np.uint8) for top, more in ((256, (3,)), (3, ())))
         return SegmentationExample(image, label, f'{self.split} {index}')
 
+    def example_name(self, index):
+        return f'{self.split} {index}'
+
+    def image_bytes(self, index):
+        return self[index].image.tobytes()
+
     def fingerprint(self):
         return hashlib.sha256(repr(self).encode()).hexdigest()
 

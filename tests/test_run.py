@@ -72,6 +72,7 @@ def run(monkeypatch, capsys):
     def call(config, workdir):
         monkeypatch.setattr(module, 'CONFIG', types.SimpleNamespace(value=config))
         monkeypatch.setattr(module, 'WORKDIR', types.SimpleNamespace(value=workdir and str(workdir)))
+        monkeypatch.setattr(module, 'COORDINATOR', types.SimpleNamespace(value=''))
         code = 0
         try:
             module.main([])
@@ -123,8 +124,8 @@ def test_both_flags_are_needed(run, tmp_path):
 
 def test_an_unknown_journey_is_refused(run, tmp_path):
     config = scenes_search.get_config('toy')
-    config.journey = 'train'
-    is_one_line(run(config, tmp_path), "journey is 'train'; allowed: search")
+    config.journey = 'rest'
+    is_one_line(run(config, tmp_path), "journey is 'rest'; allowed: search, train, evaluate")
 
 
 def no_label(root):
