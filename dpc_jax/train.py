@@ -145,6 +145,7 @@ def take_steps(run: Run, step: train_step.Step, state: TrainState, mesh: jax.sha
     with contextlib.closing(batches):
         while True:
             if due(taken, train.evaluate_every) and taken < train.steps and not run.log.evaluated(taken):
+                watch.settle()
                 evaluate_now(run, state, taken)
             stop = run.stopped(taken)
             if stop or due(taken, train.checkpoint_every) or taken == train.steps:
@@ -233,7 +234,7 @@ class Watch:
             self._look()
 
     def settle(self) -> None:
-        """Looks at all of them: what is now kept in a checkpoint is sound."""
+        """Looks at all of them, before the state is evaluated or kept."""
         while self._coming:
             self._look()
 

@@ -318,9 +318,12 @@ def refusal(config, workdir):
 
 
 def test_a_loss_that_is_no_number_names_step_and_files(root, tmp_path):
-    said = refusal(toy(root, train__learning_rate=1e30, train__steps=6), tmp_path)
+    # An evaluation and a checkpoint are due where the loss is no number any more: neither takes place.
+    said = refusal(toy(root, train__learning_rate=1e30, train__steps=6, train__evaluate_every=2), tmp_path)
     assert ' is nan at step ' in said or ' is inf at step ' in said
     report = json.loads((tmp_path / 'diverged.json').read_text())
+    assert report['step'] == 2
+    assert all('miou' not in record for record in lines(tmp_path))
     assert f'at step {report["step"]};' in said
     assert str(tmp_path / 'diverged.json') in said
     assert len(report['files']) == 4
