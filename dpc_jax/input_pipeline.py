@@ -60,6 +60,10 @@ class PipelineSettings:
     faulty_images: str
 
 
+class WorkersError(InputError):
+    """A worker was ended from outside: by want of memory, or by a signal to all processes of a job."""
+
+
 class TrainBatch(NamedTuple):
     """The rows of this process of one step's batch."""
 
@@ -78,6 +82,8 @@ class Faulty(NamedTuple):
 def pipeline_settings(config: ml_collections.ConfigDict, num_devices: int) -> PipelineSettings:
     """What `config.train` says of batches that are split over so many devices; InputError names what cannot be."""
     train, stride = config.train, config.backbone.output_stride
+    if not 0 <= config.seed < 2**32:
+        raise InputError(f'seed is {config.seed}; it must be at least 0 and below 2**32')
     for field, least in (('batch_size', 1), ('accumulate', 1), ('workers', 0), ('threads', 1)):
         if train[field] < least:
             raise InputError(f'train.{field} is {train[field]}; it must be at least {least}')
@@ -131,7 +137,7 @@ def train_batches(
     Its workers end with the iterator (`close`).
 
     Raises:
-      InputError: a faulty image that is not to be skipped, or no image at all that is whole.
+      InputError: a faulty image that is not to be skipped, or no image at all that is whole; `WorkersError`.
     """
     if start >= stop:
         return
@@ -151,7 +157,16 @@ def train_batches(
         iterator = iter(batches)
         if hasattr(iterator, 'close'):
             stack.callback(iterator.close)
-        for batch in iterator:
+        while True:
+            try:
+                batch = next(iterator, None)
+            except RuntimeError as error:  # Grain's, of a process that is gone
+                raise WorkersError(
+                    f'a worker that makes batches was killed; train.workers ({settings.workers}) times train.batch_size'
+                    f' ({settings.batch_size}) may need more memory, of /dev/shm too, than there is: {error}'
+                ) from error
+            if batch is None:
+                return
             if isinstance(batch, Faulty):
                 raise InputError(batch.why)
             yield batch

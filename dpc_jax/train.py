@@ -41,7 +41,7 @@ from dpc_jax.base import InputError, PyTree, key_from_seed
 from dpc_jax.datasets import Dataset
 from dpc_jax.evaluate import Evaluation
 from dpc_jax.evaluator import Counted, Evaluator
-from dpc_jax.input_pipeline import TrainBatch
+from dpc_jax.input_pipeline import TrainBatch, WorkersError
 from dpc_jax.train_checkpoint import Checkpoints
 from dpc_jax.train_log import TrainLog
 from dpc_jax.train_step import Means, StepSettings, Told, TrainState
@@ -156,13 +156,28 @@ def take_steps(run: Run, step: train_step.Step, state: TrainState, mesh: jax.sha
                 raise KeyboardInterrupt
             if taken == train.steps:
                 return state
-            batch, images, labels = next(batches)
+            made = next_batch(run, batches, taken)
+            if made is None:
+                continue
+            batch, images, labels = made
             state, told = step(key, state, images, labels)
             taken += 1
             watch.add(taken, batch, told)
             if due(taken, train.log_every):
                 state = log_means(run, state, taken, watch.skipped, mesh)
             run.log.went_on(taken)
+
+
+def next_batch(
+    run: Run, batches: Iterator[tuple[TrainBatch, jax.Array, jax.Array]], taken: int
+) -> tuple[TrainBatch, jax.Array, jax.Array] | None:
+    """The next batch; None if it is to stop, for a SIGTERM to a whole job ends workers, too, and perhaps first."""
+    try:
+        return next(batches)
+    except WorkersError:
+        if jax.process_count() > 1 or not run.stopped(taken):
+            raise
+        return None
 
 
 def due(step: int, every: int) -> bool:

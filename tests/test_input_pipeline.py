@@ -131,6 +131,17 @@ def test_batches_lie_along_the_devices(root):
     assert isinstance(placed[0][1], jax.Array)
 
 
+@pytest.mark.slow
+def test_a_worker_that_is_killed_is_one_line(root):
+    before = set(multiprocessing.active_children())
+    going = train_batches(load(root), settings(workers=1), start=0, stop=1000)
+    next(going)
+    for process in set(multiprocessing.active_children()) - before:
+        process.kill()
+    with pytest.raises(input_pipeline.WorkersError, match=r'was killed; train\.workers \(1\) times train\.batch_size'):
+        list(going)
+
+
 # ---- faults ---------------------------------------------------------------------------------------------------------
 
 
@@ -177,6 +188,8 @@ def test_where_no_image_is_whole_that_is_said(root, tmp_path):
     [
         ({'batch_size': 0}, 'train.batch_size is 0; it must be at least 1'),
         ({'accumulate': 0}, 'train.accumulate is 0'),
+        ({'seed': -1}, 'seed is -1; it must be at least 0 and below 2**32'),
+        ({'seed': 2**32}, 'seed is 4294967296'),
         ({'workers': -1}, 'train.workers is -1; it must be at least 0'),
         ({'threads': 0}, 'train.threads is 0; it must be at least 1'),
         (
