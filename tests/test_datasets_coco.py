@@ -4,7 +4,9 @@ The rest is in test_datasets.py.
 """
 
 import json
+import math
 import pathlib
+import pickle
 import shutil
 
 import ml_collections
@@ -208,6 +210,11 @@ def test_what_is_absent_is_named(tmp_path, fault):
         (region(1, 1, [[0, 0, 40, 0, 40, 60, 7]]), 'ValueError a polygon of 7 numbers, annotation 100'),
         (region(1, 1, {'size': [40, 60], 'counts': [1, 2]}), 'ValueError runs of 3 pixels in an image of 40x60'),
         (region(1, 1, {'size': [40, 60], 'counts': [2500, -100]}), 'runs of 2400 pixels'),
+        (region(1, 1, {'size': [40, 60], 'counts': [0.5, 2399.5]}), 'ValueError runs that are no integers'),
+        (region(1, 1, {'size': [60, 40], 'counts': [0, 2400]}), 'runs of 60x40 in image_id 1 of 40x60 pixels'),
+        (region(1, 1, {'size': [10, 10], 'counts': '0T3'}), 'runs of 10x10 in image_id 1 of 40x60 pixels'),
+        (region(1, 1, [[0, 0, 40, 0, math.nan, 60]]), 'a polygon of image_id 1 has the coordinate nan'),
+        (region(1, 1, [[0, 0, 40, 0, 1e300, 60]]), 'a polygon of image_id 1 has the coordinate inf'),
         ({'image_id': 1, 'segmentation': []}, "KeyError 'category_id'"),
         (region(1, 1, [['a', 'b', 'c', 'd', 'e', 'f']]), 'these are no COCO instances: TypeError'),
     ],
@@ -217,6 +224,25 @@ def test_faulty_annotations(tmp_path, fault, annotation, message):
     found = fault(lambda: load(tmp_path))
     assert found.startswith(f'{tmp_path}/annotations/instances_train2017.json: ')
     assert message in found
+
+
+@pytest.mark.parametrize(('height', 'said'), [(-40, '-40'), ('40', "'40'")])
+def test_an_image_of_no_size(tmp_path, fault, height, said):
+    write(tmp_path, [region(1, 1, box(0, 0, 40, 60))])
+    path = tmp_path / 'annotations/instances_train2017.json'
+    content = json.loads(path.read_text())
+    content['images'][0]['height'] = height
+    path.write_text(json.dumps(content))
+    assert f'ValueError image 000000000001.jpg of height {said} and width 60' in fault(lambda: load(tmp_path))
+
+
+def test_workers_get_it_whole_and_its_repr_is_short(tmp_path):
+    write(tmp_path, [region(1, 1, box(0, 0, 40, 60))])
+    dataset = load(tmp_path)
+    copy = pickle.loads(pickle.dumps(dataset))
+    assert copy.fingerprint() == dataset.fingerprint()
+    np.testing.assert_array_equal(copy[0].label, dataset[0].label)
+    assert repr(copy) == repr(dataset) == 'Coco(train, 1 images)'
 
 
 @pytest.mark.parametrize('text', ['', '{"images": [', '[]', '{"images": []}'])

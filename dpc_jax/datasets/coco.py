@@ -49,7 +49,7 @@ PARTS: Mapping[
 POLYGON, RUNS = range(2)  # forms of a region: x, y, x, y, ...; lengths of runs down the columns, outside first
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Coco(Dataset):
     """N images, sorted by file name within a file of annotations; R regions, crowds last within an image."""
 
@@ -63,6 +63,9 @@ class Coco(Dataset):
     rows: Int32[np.ndarray, ' N+1']  # regions of image i: rows[i]..rows[i + 1]
     regions: Int32[np.ndarray, 'R 4']  # first value, end, label (IGNORE_LABEL is a crowd), form
     values: Float32[np.ndarray, ' V']
+
+    def __repr__(self) -> str:
+        return f'Coco({self.split}, {len(self)} images)'  # Grain asks for it; all paths would be megabytes
 
     def __len__(self) -> int:
         return len(self.files)
@@ -135,6 +138,7 @@ class _Collected:
         self.labels: dict[int, int] = {}  # by id of the category
         self.regions = array.array('q')  # five each: end in `values`, image's id, category's, form, crowd
         self.areas: dict[tuple[int, int], float] = {}  # pixels, by image's and category's id
+        self.run_sizes: set[tuple[int, int, int]] = set()  # image's id, height and width that regions of runs fill
         self.values = array.array('f')  # float32 holds coordinates to 1e-4 and runs of 2^24 pixels
 
     def read(self, path: pathlib.Path, folder: pathlib.Path) -> None:
@@ -146,13 +150,29 @@ class _Collected:
                 name = OTHER_NAMES.get(item['name'], item['name'])
                 self.labels[item['id']] = VOC_CLASSES.index(name) if name in VOC_CLASSES[1:] else 0
             for item in sorted(content['images'], key=lambda item: item['file_name']):
-                self.images[item['id']] = (folder / item['file_name'], item['height'], item['width'])
+                size = (item['height'], item['width'])
+                if any(type(side) is not int or side < 1 for side in size):
+                    raise ValueError(f'image {item["file_name"]} of height {size[0]!r} and width {size[1]!r}')
+                self.images[item['id']] = (folder / item['file_name'], *size)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InputError(f'{path}: these are no COCO instances: {type(error).__name__} {error}') from None
         for what, column, known in (('image_id', 1, self.images), ('category_id', 2, self.labels)):
             wrong = set(self.regions[start + column :: 5]).difference(known)
             if wrong:
                 raise InputError(f'{path}: {what} {min(wrong)} of an annotation is none of those that the file lists')
+        self._check_regions(path)
+
+    def _check_regions(self, path: pathlib.Path) -> None:
+        """InputError unless runs fill the images that they are of, and all numbers are finite."""
+        for image, *size in sorted(self.run_sizes):
+            _, height, width = self.images[image]
+            if size != [height, width]:
+                raise InputError(f'{path}: runs of {size[0]}x{size[1]} in image_id {image} of {height}x{width} pixels')
+        wrong = np.flatnonzero(~np.isfinite(np.array(self.values)))  # a view would lock the array
+        if wrong.size:
+            region = np.searchsorted(np.array(self.regions[::5]), wrong[0], side='right')
+            image = self.regions[5 * int(region) + 1]
+            raise InputError(f'{path}: a polygon of image_id {image} has the coordinate {self.values[wrong[0]]}')
 
     def _take(self, item: dict[str, Any]) -> dict[str, Any] | None:
         """Called with every object of the file; what it returns takes the object's place."""
@@ -161,6 +181,8 @@ class _Collected:
         image, category, crowd = item['image_id'], item['category_id'], item['iscrowd']
         shapes = item['segmentation']
         polygons = isinstance(shapes, list)
+        if not polygons:
+            self.run_sizes.add((image, *shapes['size']))
         for shape in shapes if polygons else [_runs(shapes)]:
             if polygons and len(shape) % 2:
                 raise ValueError(f'a polygon of {len(shape)} numbers, annotation {item.get("id")}')
@@ -219,6 +241,8 @@ def _runs(shape: Mapping[str, Any]) -> list[int]:
     """Lengths of the runs of a region; ValueError unless they fill its size."""
     counts = decode_counts(shape['counts']) if isinstance(shape['counts'], str) else shape['counts']
     height, width = shape['size']
+    if not all(type(count) is int for count in counts):
+        raise ValueError('runs that are no integers')
     if sum(counts) != height * width or min(counts) < 0:
         raise ValueError(f'runs of {sum(counts)} pixels in an image of {height}x{width}')
     return counts
