@@ -10,7 +10,8 @@ Label images hold ids 0..33, of which 19 are classes and the others become the i
 with ids, `..._labelTrainIds.png` is read: 0..18, and 255. The labels of `test` are not public: the files that come for
 it hold no class, and may be absent. The labels of `train`, `val`, `test` and `trainval` are fine, those of
 `train_extra`, `train_coarse` and `trainval_coarse` are coarse, as the official code counts them
-(deeplab/datasets/data_generator.py).
+(deeplab/datasets/data_generator.py). One image of `train_extra`, troisdorf_000000_000073, is black in its zip file (a
+note of the download page, as others quote it); it is read and counted like the rest.
 """
 
 import dataclasses
