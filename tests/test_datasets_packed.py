@@ -106,6 +106,33 @@ def test_damage_is_found(pack, tmp_path):
         load(tmp_path, 'val')
 
 
+@pytest.mark.parametrize('content', ['', '{', '[]', '{}', 'null'])
+@pytest.mark.parametrize('file', ['metadata.json', 'features.json', 'dataset_info.json'])
+def test_a_damaged_description_is_one_line(pack, tmp_path, file, content):
+    for path in pack.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / file).write_text(content)
+    with pytest.raises(InputError, match=r'^.*(is damaged|cannot be read): .*$'):
+        load(tmp_path, 'val')
+
+
+def test_a_description_without_names_is_refused(pack, tmp_path):
+    about = json.loads((pack / 'metadata.json').read_text())
+    del about['names']
+    (tmp_path / 'metadata.json').write_text(json.dumps(about))
+    with pytest.raises(InputError, match="cannot be read: 'names'"):
+        load(tmp_path, 'val')
+
+
+def test_a_full_disk_is_one_line(folder, tmp_path):
+    def full(*_):
+        raise RuntimeError('write() failed: No space left on device; at byte 4096')
+
+    with pytest.raises(InputError, match=r'pack\' cannot be written: .*No space left on device'):
+        _packed.write({'val': load(folder, 'val')}, folder, tmp_path / 'pack', track=full)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_shorter_pack_than_it_says_is_refused(pack, tmp_path):
     for path in pack.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())

@@ -10,6 +10,7 @@ import dataclasses
 import io
 import json
 import logging
+import os
 import pathlib
 import re
 import shutil
@@ -95,8 +96,8 @@ def load(name: str, root: str | pathlib.Path, split: str) -> Packed:
     folder, kind = pathlib.Path(root).expanduser(), datasets.kind(name)
     try:
         about = json.loads((folder / PACK_INFO).read_text(encoding='utf-8'))
-        held, digests = about['source'], about['fingerprints']
-    except (OSError, ValueError, KeyError) as error:
+        held, digests, names = about['source'], about['fingerprints'], about['names']
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f'{folder / PACK_INFO} cannot be read: {_line(error)}') from None
     if held != name:
         raise InputError(f"dataset.root '{folder}' is a pack of {held}, not of {name}")
@@ -107,13 +108,13 @@ def load(name: str, root: str | pathlib.Path, split: str) -> Packed:
         with _quiet():
             builder = tfds.builder_from_directory(folder)
             source = builder.as_data_source(split=split, decoders={'image': skip, 'label': skip})
-    except (OSError, ValueError, RuntimeError, KeyError, AssertionError) as error:
-        raise InputError(f"the pack '{folder}' is damaged: {_line(error)}") from None
-    if len(source) != len(about['names'][split]):
+    except Exception as error:  # whatever the parsers of JSON, protocol buffers and features make of a damaged file
+        raise InputError(f"the pack '{folder}' is damaged: {_line(error)}") from error
+    if len(source) != len(names[split]):
         raise InputError(f"the pack '{folder}' is damaged: {len(source)} examples in {split}, not as it says")
     fields = {field: getattr(kind, field) for field in CLASS_FIELDS}
     made: Packed = type(f'Packed{kind.__name__}', (Packed,), fields)(
-        split, folder, source, tuple(about['names'][split]), digests[split]
+        split, folder, source, tuple(names[split]), digests[split]
     )
     return made
 
@@ -126,14 +127,13 @@ def write(sets: Mapping[str, Dataset], root: pathlib.Path, folder: pathlib.Path,
     """
     if folder.exists():
         raise InputError(f"'{folder}' exists already; give a folder that is not there")
-    unfinished = folder.with_name(f'{folder.name}.unfinished')
-    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished = folder.with_name(f'{folder.name}.{os.getpid()}.unfinished')
     try:
         with _quiet():
             builder = _Builder(sets, root, track, data_dir=unfinished, file_format='array_record')
             builder.download_and_prepare()
         builder.data_path.rename(folder)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # array_record says RuntimeError where a disk is full
         raise InputError(f"'{folder}' cannot be written: {_line(error)}") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
