@@ -1,12 +1,16 @@
 """Weights on disk: a network's variables as an Orbax checkpoint, a backbone's as `.npz` under the official names."""
 
 import contextlib
+import errno
+import functools
 import hashlib
 import logging
 import os
 import pathlib
+import re
 import shutil
-from collections.abc import Collection, Iterator
+import sys
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import jax
@@ -50,6 +54,7 @@ def save(path: Path, variables: PyTree, *, replace: bool = False) -> None:
         if not (replace and (path / SUMS).is_file()):
             check_target(path)
         path.parent.mkdir(parents=True, exist_ok=True)
+        check_space(path.parent, variables)
         with quiet(), _of_this_process() as checkpointer:
             checkpointer.save(unfinished, jax.tree.map(np.asarray, variables))
         write_sums(unfinished)
@@ -57,8 +62,8 @@ def save(path: Path, variables: PyTree, *, replace: bool = False) -> None:
             path.replace(old)
         unfinished.replace(path)
     except (OSError, ValueError, RuntimeError) as error:
-        if is_no_space(error):
-            raise InputError(f"checkpoint '{path}': no space is left on the disk") from error
+        if full := full_disk(error):
+            raise InputError(f"checkpoint '{path}': {full}") from error
         if not isinstance(error, OSError):
             raise
         raise InputError(f"checkpoint '{path}': {error.strerror or error}") from error
@@ -67,9 +72,12 @@ def save(path: Path, variables: PyTree, *, replace: bool = False) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def is_no_space(error: Exception) -> bool:
-    """Whether it says that a disk is full."""
-    return any(word in str(error) for word in NO_SPACE)
+def full_disk(error: Exception) -> str:
+    """How to tell it, if `error` says that a disk is full; empty if it says something else."""
+    if not any(word in str(error) for word in NO_SPACE):
+        return ''
+    room = re.search(r' \([^()]* needed, [^()]* free\)', str(error))
+    return f'no space is left on the disk{room[0] if room else ""}'
 
 
 def check_target(path: Path) -> None:
@@ -138,14 +146,34 @@ def load_network(
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Within it Orbax says only its warnings: it tells thirty lines about every checkpoint."""
-    logger = logging.getLogger('absl')
+    """Within it Orbax only raises: it logs thirty lines about every checkpoint, and hundreds about every failure."""
+    logger, hook = logging.getLogger('absl'), sys.unraisablehook
     level = logger.level
-    logger.setLevel(logging.WARNING)
+    logger.setLevel(logging.CRITICAL)
+    logging.getLogger('asyncio').addFilter(_is_waited_for)  # stays: it speaks when a failed write is garbage
+    sys.unraisablehook = functools.partial(_unraisable, hook)
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         logger.setLevel(level)
+
+
+def _is_waited_for(record: logging.LogRecord) -> bool:
+    return 'exception was never retrieved' not in record.getMessage()
+
+
+def _unraisable(hook: Callable[[Any], object], found: Any) -> None:
+    """Writes of TensorStore that end after the first of them failed find nobody who waits for them."""
+    if str(found.exc_value) != 'Event loop is closed':
+        hook(found)
+
+
+def check_space(folder: pathlib.Path, tree: PyTree) -> None:
+    """OSError, that of a full disk, if the disk of `folder` has less room than the arrays of `tree` take."""
+    needed, free = sum(leaf.nbytes for leaf in jax.tree.leaves(tree)), shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(errno.ENOSPC, f'{NO_SPACE[0]} ({needed / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free)')
 
 
 def write_sums(path: pathlib.Path) -> None:

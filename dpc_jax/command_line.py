@@ -42,6 +42,9 @@ def fail(error: Exception | str) -> NoReturn:
 def _explained(error: Exception, argv: Sequence[str]) -> str:
     """What ml_collections and absl mean, without the traceback or the advice around it."""
     text = str(error.args[0] if error.args else error).strip()
+    if 'string indices must be' in text or text.startswith('Attribute'):  # a field of a value that has none
+        deep = (arg.split('=')[0] for arg in argv if arg.split('=')[0].count('.') > 1)
+        return f'{" or ".join(deep)}: the config has no such field; configs/ lists the fields'
     if isinstance(error, AttributeError | KeyError):  # of a ConfigDict: 'name', perhaps with a second line of advice
         name = re.sub(r'[\W]*(\w+).*', r'\1', text, flags=re.DOTALL)
         given = (arg.split('=')[0] for arg in argv if name in re.split(r'[.=]', arg))

@@ -118,10 +118,9 @@ def explained(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Itera
                 f'out of memory with train.batch_size {train.batch_size} in train.accumulate {train.accumulate} parts'
                 f" and a crop of {tuple(train.crop_size)}; more parts, or train.dtype 'bfloat16', need less"
             ) from error
-        if checkpoint.is_no_space(error):
+        if full := checkpoint.full_disk(error):
             raise InputError(
-                f"no space is left on the disk of workdir '{workdir}'; the same command goes on from the last"
-                ' checkpoint'
+                f"workdir '{workdir}': {full}; the same command goes on from the last checkpoint"
             ) from error
         raise
 

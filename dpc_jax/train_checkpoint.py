@@ -23,7 +23,8 @@ from dpc_jax.base import InputError, PyTree
 from dpc_jax.checkpoint import quiet
 
 STATE, FACTS = 'state', 'facts'
-POLL_SECONDS = 0.02
+POLL_SECONDS, CLOSE_SECONDS = 0.02, 1.0
+WRITERS = 4  # threads of Orbax that write for one checkpoint; each tells its failure once
 
 T = TypeVar('T', bound=PyTree)
 
@@ -60,15 +61,34 @@ class Checkpoints:
     ) -> None:
         """Waits for what is being written; its failure is told unless something else went wrong before."""
         try:
-            self.wait()
+            try:
+                self.wait()
+            finally:
+                self._close()
         except InputError:
             if error is None:
                 raise
-        finally:
+
+    def _close(self) -> None:
+        """Ends all threads; a full disk may have stopped several of them, and Orbax raises what one of them met."""
+        first: Exception | None = None
+        try:
             self._given_up.set()
             self._thread.shutdown()
-            self._manager.close()
+            for _ in range(WRITERS + 1):
+                try:
+                    self._manager.close()
+                    break
+                except Exception as failure:
+                    first = first or failure
+            for thread in threading.enumerate():  # one that goes on when another failed would log its own failure
+                if type(thread).__module__.startswith('orbax.'):
+                    threading.Thread.join(thread, CLOSE_SECONDS)
+        finally:
             self._quiet.close()
+        if first is not None:
+            with self._explained(f'of step {self._step}'):
+                raise first
 
     def save(self, step: int, state: PyTree, facts: Mapping[str, Any]) -> None:
         """Begins to write; when it returns, `state` may be changed or given away. `facts` are what JSON can hold.
@@ -82,6 +102,7 @@ class Checkpoints:
         self._step = step
         arguments = ocp.args.Composite(state=ocp.args.StandardSave(flat(state)), facts=ocp.args.JsonSave(dict(facts)))
         with self._explained(f'of step {step}'):
+            checkpoint.check_space(self.folder, state)
             self._manager.save(step, args=arguments)
         if jax.process_index() == 0:
             self._sums = self._thread.submit(self._add_sums, self.folder / str(step))
@@ -152,17 +173,15 @@ class Checkpoints:
         except InputError:
             raise
         except Exception as error:
-            text = ' '.join(str(error).split())
-            full = checkpoint.is_no_space(error)
-            if not full and not isinstance(error, OSError):
+            why = checkpoint.full_disk(error) or ' '.join(str(error).split())
+            if not checkpoint.full_disk(error) and not isinstance(error, OSError):
                 raise
-            why = 'no space is left on the disk' if full else text
             raise InputError(
                 f'the checkpoint {which} cannot be written into {self.folder}: {why}; {self._newest()}'
             ) from error
 
     def _newest(self) -> str:
-        steps = sorted(int(path.name) for path in self.folder.glob('*') if path.name.isdecimal())
+        steps = sorted(int(path.parent.name) for path in self.folder.glob(f'*/{checkpoint.SUMS}'))
         return f'the same command goes on from step {steps[-1]}' if steps else 'there is none before it'
 
 

@@ -2,6 +2,8 @@ import hashlib
 import io
 import json
 import pathlib
+import shutil
+import types
 from collections.abc import Callable
 
 import jax
@@ -354,6 +356,15 @@ def test_a_checkpoint_that_fails_leaves_nothing(tmp_path: pathlib.Path, monkeypa
 
     monkeypatch.setattr(pathlib.Path, 'write_text', full)
     with pytest.raises(InputError, match=r"kept': no space is left on the disk$"):
+        checkpoint.save(tmp_path / 'kept', small_variables())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_too_little_room_is_seen_before_anything_is_written(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, 'disk_usage', lambda _: types.SimpleNamespace(free=0))
+    with pytest.raises(InputError, match=r"kept': no space is left on the disk \(0\.\d MB needed, 0\.0 MB free\)$"):
         checkpoint.save(tmp_path / 'kept', small_variables())
     assert list(tmp_path.iterdir()) == []
 

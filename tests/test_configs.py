@@ -230,6 +230,8 @@ def test_any_field_can_be_set_on_the_command_line(parse):
         ((TOY, '--config.dataset.root=x'), "--config.dataset.root: the config has no field 'root'; configs/ lists"),
         ((TOY, '--config.proxy.steps=many'), 'flag --config.proxy.steps=many: invalid literal for int()'),
         ((TOY, '--config.proxy.steps=1.5'), 'flag --config.proxy.steps=1.5'),
+        ((TOY, '--config.proxy.steps.x=1'), '--config.proxy.steps.x: the config has no such field'),
+        ((TOY, '--config.space.name.x=1'), '--config.space.name.x: the config has no such field'),
         ((TOY, '--config.proxy=3'), 'flag --config.proxy=3'),
         ((TOY, '--config.search.ladder=((6, 2)'), 'flag --config.search.ladder=((6, 2)'),
         (('--config=configs/absent.py',), "No such file or directory: 'configs/absent.py'"),

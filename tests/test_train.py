@@ -378,7 +378,7 @@ def test_a_start_that_came_to_nothing_claims_nothing(root, tmp_path):
     [
         (
             OSError(28, 'No space left on device'),
-            "no space is left on the disk of workdir 'w'; the same command goes on",
+            "workdir 'w': no space is left on the disk; the same command goes on",
         ),
         (
             MemoryError('Unable to allocate'),

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -188,10 +189,11 @@ def save_many(folder):
             checkpoints.save(step, tree(step), {})
 
 
-def test_a_full_disk_is_one_line_and_older_checkpoints_stay(tmp_path):
+@pytest.mark.parametrize('kilobytes', range(360, 460, 20))  # ends in several of the files of a checkpoint
+def test_a_full_disk_is_one_line_and_older_checkpoints_stay(tmp_path, kilobytes, capfd):
     small_disk = tmp_path / 'disk'
     small_disk.mkdir()
-    mount = ['mount', '-t', 'tmpfs', '-o', 'size=400k', 'tmpfs', str(small_disk)]
+    mount = ['mount', '-t', 'tmpfs', '-o', f'size={kilobytes}k', 'tmpfs', str(small_disk)]
     if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip('a file system that is small enough to be full can be mounted by root only')
     try:
@@ -203,6 +205,7 @@ def test_a_full_disk_is_one_line_and_older_checkpoints_stay(tmp_path):
         found, _ = restored(folder)
         same(found, tree(int(found['step'])))
         assert int(found['step']) >= 1
+        assert 'Traceback' not in capfd.readouterr().err
     finally:
         subprocess.run(['umount', '-l', str(small_disk)], check=True)
 
@@ -227,6 +230,15 @@ def test_what_goes_wrong_in_writing_is_one_line(folder, monkeypatch, error, said
         with pytest.raises(InputError) as found:
             checkpoints.save(5, tree(5), {})
     assert str(found.value).startswith(f'the checkpoint of step 5 cannot be written into {folder}: {said}')
+
+
+def test_too_little_room_is_seen_before_anything_is_written(folder, monkeypatch):
+    before = sorted(folder.rglob('*'))
+    monkeypatch.setattr(shutil, 'disk_usage', lambda _: types.SimpleNamespace(free=16_000))
+    with Checkpoints(folder, keep=2) as checkpoints, pytest.raises(InputError) as found:
+        checkpoints.save(5, tree(5), {})
+    assert 'no space is left on the disk (0.0 MB needed, 0.0 MB free); the same command goes' in str(found.value)
+    assert sorted(folder.rglob('*')) == before
 
 
 def test_a_fault_of_ours_is_no_full_disk(folder, monkeypatch):
