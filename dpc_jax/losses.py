@@ -20,7 +20,7 @@ class LossSettings:
       hard_pixels_step: steps over which the share shrinks from 1 to `hard_pixels`; 0 is at once.
 
     Raises:
-      InputError: a weight below 0 or not finite, a share outside 0..1 or 0, a negative number of steps.
+      InputError: a weight below 0 or not finite, no weight above 0, a share outside 0..1 or 0, a negative number of steps.
     """
 
     class_weights: tuple[float, ...] = ()
@@ -28,8 +28,9 @@ class LossSettings:
     hard_pixels_step: int = 0
 
     def __post_init__(self) -> None:
-        if not all(0 <= weight < math.inf for weight in self.class_weights):
-            raise InputError(f'train.class_weights is {self.class_weights}; it must be numbers of at least 0')
+        weights = self.class_weights
+        if not all(0 <= weight < math.inf for weight in weights) or (weights and not any(weights)):
+            raise InputError(f'train.class_weights is {weights}; it must be numbers of at least 0, not all of them 0')
         if not 0 < self.hard_pixels <= 1:
             raise InputError(f'train.hard_pixels is {self.hard_pixels}; it must be above 0 and at most 1')
         if self.hard_pixels_step < 0:

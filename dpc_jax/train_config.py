@@ -24,9 +24,9 @@ CONFIG, CHECKPOINTS = 'config.json', 'checkpoints'  # in a work folder
 PARTS = ('all', 'backbone')
 
 FREE_FIELDS = (
-    *('journey', 'checkpoint', 'dataset.root', 'train.workers', 'train.threads', 'train.keep'),
+    *('journey', 'dataset.root', 'train.workers', 'train.threads', 'train.keep'),
     *('train.log_every', 'train.evaluate_every', 'train.checkpoint_every'),
-    *('evaluate.batch_size', 'evaluate.export', 'evaluate.pictures'),
+    *('evaluate.batch_size', 'evaluate.pictures'),
 )
 """Fields that may change between two starts of one run. Of the data, the names of the images are compared."""
 
@@ -34,6 +34,12 @@ FREE_FIELDS = (
 def check(config: ml_collections.ConfigDict, num_devices: int) -> None:
     """Makes everything that costs nothing, so that a bad value is refused before any work; InputError."""
     train = config.train
+    for field, value in (('checkpoint', config.checkpoint), ('evaluate.export', config.evaluate.export)):
+        if value:
+            raise InputError(
+                f"{field} is '{value}', but belongs to --config.journey=evaluate;"
+                ' a training starts from train.init.checkpoint and exports no labels'
+            )
     evaluate.check(config)
     datasets.check_split(config.dataset.name, train.split)
     make_network(config)

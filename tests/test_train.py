@@ -411,6 +411,12 @@ def test_a_full_disk_and_a_full_memory_are_one_line(root, error, said):
             'train.class_weights is (1.0, 2.0); it must be a number for each of the 11',
         ),
         ({'train__class_weights': ('1',) * 11}, "train.class_weights is ('1',"),
+        ({'train__class_weights': (0.0,) * 11}, 'it must be numbers of at least 0, not all of them 0'),
+        (
+            {'checkpoint': 'runs/w'},
+            "checkpoint is 'runs/w', but belongs to --config.journey=evaluate; a training starts",
+        ),
+        ({'evaluate__export': 'labels'}, "evaluate.export is 'labels', but belongs to --config.journey=evaluate"),
         ({'train__init__parts': 'head'}, "train.init.parts is 'head'; allowed: all, backbone"),
         ({'train__keep': 0}, 'train.keep is 0; it must be at least 1'),
         ({'train__log_every': -1}, 'train.log_every is -1; it must be at least 0'),
