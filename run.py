@@ -59,6 +59,8 @@ def main(argv: Sequence[str]) -> None:
             raise InputError(f"journey is '{config.get('journey')}'; allowed: {', '.join(JOURNEYS)}")
         if config.journey not in config:
             raise InputError(f"journey is '{config.journey}', but the config has no fields config.{config.journey}.*")
+        if not COORDINATOR.value and max(NUM_PROCESSES.value, PROCESS_ID.value) >= 0:
+            raise InputError('--num_processes and --process_id need a --coordinator: host:port of process 0')
         if COORDINATOR.value:  # behind the line on SIGTERM, which JAX now hears itself
             if config.journey == 'search':
                 raise InputError('a search needs no --coordinator: its workers share a storage (README)')

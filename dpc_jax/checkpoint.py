@@ -99,13 +99,17 @@ def restore(path: Path, shapes: PyTree) -> PyTree:
 
 
 def read(path: Path) -> PyTree:
-    """What `save` wrote, as NumPy arrays; InputError: no such folder, no checkpoint, damaged files."""
+    """What `save` wrote, as NumPy arrays; InputError: no such folder, no checkpoint of weights, damaged files."""
     path = pathlib.Path(path).absolute()
     if not path.is_dir():
         raise InputError(f"checkpoint '{path}': no such folder")
     verify(path)
     with quiet(), ocp.PyTreeCheckpointer() as checkpointer:
-        held = checkpointer.metadata(path).item_metadata.tree
+        held = getattr(checkpointer.metadata(path).item_metadata, 'tree', None)
+        if held is None:
+            raise InputError(
+                f"checkpoint '{path}' has no weights alone; a training writes them into weights/ and best/"
+            )
         args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), held)
         return checkpointer.restore(path, restore_args=args)
 

@@ -20,7 +20,7 @@ class LossSettings:
       hard_pixels_step: steps over which the share shrinks from 1 to `hard_pixels`; 0 is at once.
 
     Raises:
-      InputError: a weight below 0 or not finite, no weight above 0, a share outside 0..1 or 0, a negative number of steps.
+      InputError: a weight below 0 or not finite, all weights 0, a share outside 0..1 or 0, a negative number of steps.
     """
 
     class_weights: tuple[float, ...] = ()

@@ -1,5 +1,7 @@
 """One mesh for the whole project: axis "data" for images of a batch, axis "population" for candidates."""
 
+import re
+
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
@@ -23,14 +25,15 @@ def start_distributed(coordinator: str, num_processes: int, process_id: int) -> 
       InputError: the others did not come, or the numbers make no sense.
     """
     address = None if coordinator == 'auto' else coordinator
+    flags = f"--coordinator='{coordinator}' --num_processes={num_processes} --process_id={process_id}"
+    if address is not None and not re.fullmatch(r'.+:\d+', address):
+        raise InputError(f"{flags}: a coordinator is host:port of process 0, or 'auto'")
     number, place = (None if value < 0 else value for value in (num_processes, process_id))
     try:
         jax.distributed.initialize(address, number, place)
     except (RuntimeError, ValueError) as error:
         why = ' '.join(str(error).split())
-        raise InputError(
-            f"--coordinator='{coordinator}' --num_processes={num_processes} --process_id={process_id}: {why}"
-        ) from error
+        raise InputError(f'{flags}: {why}') from error
 
 
 def population_mesh(num_devices: int | None = None) -> Mesh:

@@ -73,6 +73,8 @@ def run(monkeypatch, capsys):
         monkeypatch.setattr(module, 'CONFIG', types.SimpleNamespace(value=config))
         monkeypatch.setattr(module, 'WORKDIR', types.SimpleNamespace(value=workdir and str(workdir)))
         monkeypatch.setattr(module, 'COORDINATOR', types.SimpleNamespace(value=''))
+        for name in ('NUM_PROCESSES', 'PROCESS_ID'):
+            monkeypatch.setattr(module, name, types.SimpleNamespace(value=-1))
         code = 0
         try:
             module.main([])
@@ -226,6 +228,7 @@ def test_help_explains_both_flags():
     ('argv', 'said'),
     [
         ((TOY, '--workdir=w', '--config.proxy.stepz=3'), "--config.proxy.stepz: the config has no field 'stepz'"),
+        ((TOY, '--workdir=w', '--num_processes=2'), '--num_processes and --process_id need a --coordinator'),
         ((TOY,), 'both --config and --workdir are needed'),
     ],
 )

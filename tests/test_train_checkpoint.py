@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpc_jax import sharding, train_checkpoint, train_step
+from dpc_jax import checkpoint, sharding, train_checkpoint, train_step
 from dpc_jax.base import InputError
 from dpc_jax.checkpoint import SUMS
 from dpc_jax.train_checkpoint import Checkpoints
@@ -253,3 +253,8 @@ def test_a_fault_of_ours_is_no_full_disk(folder, monkeypatch):
 
 def test_leaves_are_named_by_their_paths():
     assert list(train_checkpoint.flat(tree(1))) == ['params.b', 'params.w', 'step']
+
+
+def test_a_state_is_no_weights(folder):
+    with pytest.raises(InputError, match=r"/4' has no weights alone; a training writes them into weights/ and best/$"):
+        checkpoint.read(folder / '4')
