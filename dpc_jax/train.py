@@ -46,6 +46,7 @@ from dpc_jax.train_checkpoint import Checkpoints
 from dpc_jax.train_log import TrainLog
 from dpc_jax.train_step import Means, StepSettings, Told, TrainState
 
+LOST = ('Gloo ', 'NCCL', 'coordination service', 'heartbeat')  # what JAX says where another process was lost
 LAG = 2  # steps that the devices may be ahead of the look at their losses
 
 
@@ -117,6 +118,11 @@ def explained(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Itera
             raise InputError(
                 f'out of memory with train.batch_size {train.batch_size} in train.accumulate {train.accumulate} parts'
                 f" and a crop of {tuple(train.crop_size)}; more parts, or train.dtype 'bfloat16', need less"
+            ) from error
+        if jax.process_count() > 1 and any(word in str(error) for word in LOST):
+            raise InputError(
+                'another process of this training is gone, its own output may say why; the same commands go on from'
+                f" the last checkpoint in '{workdir}'"
             ) from error
         if full := checkpoint.full_disk(error):
             raise InputError(

@@ -441,6 +441,16 @@ def test_a_wrong_field_is_refused(root, tmp_path, fields, said):
     assert said in refusal(config, tmp_path / 'run')
 
 
+def test_a_process_that_is_gone_is_one_line(root, monkeypatch):
+    monkeypatch.setattr(jax, 'process_count', lambda: 2)
+    error = jax.errors.JaxRuntimeError('INTERNAL: Gloo all-reduce failed: Connection reset by peer')
+    with (
+        pytest.raises(InputError, match=r"^another process .* checkpoint in 'w'$"),
+        train.explained(toy(root), pathlib.Path('w')),
+    ):
+        raise error
+
+
 def test_a_faulty_image_of_the_middle_is_named_or_skipped(root, tmp_path, caplog):
     data = shutil.copytree(root, tmp_path / 'data')
     (data / 'train3.png').write_bytes((data / 'train3.png').read_bytes()[:70])
