@@ -21,18 +21,20 @@ from jaxtyping import Array, Float
 
 from dpc_jax import (
     backbones,
-    checkpoint,
+    checks,
     counting,
     datasets,
     feature_cache,
+    files,
     ops,
     preprocess,
     pretrain,
     provenance,
     samplers,
     sharding,
+    weights,
 )
-from dpc_jax.base import Genotype, InputError, PyTree, Size
+from dpc_jax.base import Genotype, InputError, PyTree
 from dpc_jax.cell import CellSettings, rate_multiplier
 from dpc_jax.counting import Counts
 from dpc_jax.datasets import Dataset
@@ -42,7 +44,7 @@ from dpc_jax.pretrain import PretrainSettings
 from dpc_jax.progress import track
 from dpc_jax.proxy import ProxyData, ProxySettings
 from dpc_jax.spaces.dpc import Space
-from dpc_jax.study import RunInfo, Study, make_pruner, settings_hash
+from dpc_jax.study import RunInfo, Study, make_pruner
 
 CHUNKS = (1, 2, 4, 8, 16, 32, 64)
 """Candidates within one vmap that are tried when the config leaves the choice open, as far as `search.population`
@@ -83,8 +85,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     for name in config.search.references:
         space.named(name)
     for field in ('num_candidates', 'population'):
-        if config.search[field] < 1:
-            raise InputError(f'search.{field} is {config.search[field]}; it must be at least 1')
+        checks.at_least(1, **{f'search.{field}': config.search[field]})
     if config.proxy.chunk < 0 or config.proxy.at_once < 0 or config.proxy.steps_per_call < 1:
         raise InputError(
             'proxy.chunk and proxy.at_once must be 0 (chosen by measuring) or more, steps_per_call at least 1'
@@ -128,7 +129,7 @@ def backbone_variables(config: ml_collections.ConfigDict, workdir: pathlib.Path,
     """Weights from the file that the config names, else trained here and kept in `workdir` for the next start."""
     model = make_backbone(config)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 65, 65, 3)))
-    load = functools.partial(checkpoint.load_backbone, shapes, scope=model.official_scope)
+    load = functools.partial(weights.load_backbone, shapes, scope=model.official_scope)
     if config.backbone.weights:
         variables, loaded = load(config.backbone.weights)
         print(loaded)
@@ -141,7 +142,7 @@ def backbone_variables(config: ml_collections.ConfigDict, workdir: pathlib.Path,
             logging.warning('%s; training it anew', fault)
     settings = pretrain_settings(config)
     trained, loss = pretrain.train_backbone(jax.random.key(settings.seed), model, train, settings, track=track)
-    checkpoint.save_backbone(trained, path, scope=model.official_scope)
+    weights.save_backbone(trained, path, scope=model.official_scope)
     print(f'backbone trained: loss {loss:.3f} over the last tenth of {settings.steps} steps; kept in {path}')
     return load(path)[0]
 
@@ -152,13 +153,13 @@ def _pretrained_path(config: ml_collections.ConfigDict, workdir: pathlib.Path, t
         'backbone': [config.backbone.name, config.backbone.width, config.backbone.output_stride],
         'pretrain': dataclasses.asdict(pretrain_settings(config)),
     }
-    return workdir / f'backbone-{settings_hash(made_of)}.npz'
+    return workdir / f'backbone-{provenance.settings_hash(made_of)}.npz'
 
 
 def pretrain_settings(config: ml_collections.ConfigDict) -> PretrainSettings:
     """How a backbone without published weights is trained."""
     fields = dict(config.backbone.pretrain)
-    crop_size = _pair(fields.pop('crop_size'), 'backbone.pretrain.crop_size')
+    crop_size = checks.pair(fields.pop('crop_size'), 'backbone.pretrain.crop_size')
     return PretrainSettings(**fields, crop_size=crop_size, seed=config.seed)
 
 
@@ -167,7 +168,7 @@ def cache_settings(config: ml_collections.ConfigDict) -> CacheSettings:
     if any(not isinstance(scale, int | float) for scale in config.cache.scales):
         raise InputError(f'cache.scales is {config.cache.scales}; it must be numbers')
     return CacheSettings(
-        crop_size=_pair(config.cache.crop_size, 'cache.crop_size'),
+        crop_size=checks.pair(config.cache.crop_size, 'cache.crop_size'),
         views=config.cache.views,
         scales=tuple(config.cache.scales),
         flip_probability=config.cache.flip_probability,
@@ -191,7 +192,7 @@ def build_cache(
     description = {
         'name': config.backbone.name,
         'width': config.backbone.width,
-        'weights': feature_cache.digest(leaf.tobytes() for leaf in leaves),
+        'weights': files.digest(leaf.tobytes() for leaf in leaves),
     }
     directory = pathlib.Path(config.cache.directory or workdir / 'cache').expanduser()
     run: Backbone = features
@@ -281,7 +282,7 @@ def study_settings(config: ml_collections.ConfigDict, sets: Datasets) -> dict[st
     for field in FREE_FIELDS:
         *parents, last = field.split('.')
         functools.reduce(dict.__getitem__, parents, settings).pop(last, None)
-    weights = config.backbone.weights
+    file = config.backbone.weights
     size = preprocess.next_crop(sets[1][0].label.shape, config.backbone.output_stride)
     made = jax.eval_shape(make_backbone(config).init_with_output, jax.random.key(0), jnp.zeros((1, *size, 3)))
     endpoints: dict[str, jax.ShapeDtypeStruct] = made[0]
@@ -292,7 +293,7 @@ def study_settings(config: ml_collections.ConfigDict, sets: Datasets) -> dict[st
         'content': {
             'train': sets[0].fingerprint(),
             'val': sets[1].fingerprint(),
-            'weights': checkpoint.fingerprint(weights) if weights else 'trained here',
+            'weights': weights.fingerprint(file) if file else 'trained here',
         },
     }
 
@@ -316,7 +317,7 @@ def open_study(
         settings=settings,
         run=RunInfo(
             seed=config.seed,
-            config_hash=settings_hash(settings),
+            config_hash=provenance.settings_hash(settings),
             commit=provenance.commit(),
             device=provenance.device(),
             rung=rung,
@@ -334,10 +335,3 @@ def cost_of(settings: Mapping[str, Any]) -> Callable[[Genotype], Counts]:
         filters=cell['filters'],
         pooling=cell['pooling'],
     )
-
-
-def _pair(value: Any, name: str) -> Size:
-    pair = tuple(value)
-    if len(pair) != 2 or any(type(side) is not int for side in pair):
-        raise InputError(f'{name} is {pair}; it must be (height, width), two integers')
-    return pair[0], pair[1]

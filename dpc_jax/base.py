@@ -20,12 +20,12 @@ are `output_stride * k + 1`, so that align-corners resizing keeps the corner pix
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 IGNORE_LABEL = 255
 """Label value of pixels that take no part in loss or score, in every data set after loading."""
@@ -98,6 +98,13 @@ class SegmentationExample(NamedTuple):
     image: np.ndarray  # uint8 [H, W, 3], RGB
     label: np.ndarray  # uint8 [H, W], 0..L-1 or IGNORE_LABEL
     name: str  # the image's file, or a description for generated ones; used in messages
+
+
+Shown = tuple[SegmentationExample, UInt8[np.ndarray, '_ _']]
+"""An example and what was predicted, of the size of the example."""
+
+Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
+"""`(items, description, total)`: the items again, with a progress bar."""
 
 
 def key_from_seed(seed: int) -> jax.Array:

@@ -19,7 +19,7 @@ from flax.linen.module import InterceptorContext
 from dpc_jax import ops
 from dpc_jax.base import FEATURES, Genotype, PyTree, Size
 from dpc_jax.convolution import ConvUnit
-from dpc_jax.heads import Logits
+from dpc_jax.decoder import Logits
 from dpc_jax.ops import Pooling
 from dpc_jax.spaces import dpc
 

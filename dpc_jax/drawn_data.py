@@ -5,9 +5,7 @@ PASCAL VOC. The ground is class 0 where that is the background, and else a class
 """
 
 import json
-import os
 import pathlib
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, UInt8
 from PIL import Image
 
-from dpc_jax import datasets
+from dpc_jax import datasets, files
 from dpc_jax.base import IGNORE_LABEL, InputError, Size
 from dpc_jax.canvas import Canvas, Colour, Point
 from dpc_jax.datasets import camvid, coco
@@ -85,12 +83,10 @@ def prepared(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> ml_col
         return config
     folder = workdir / 'data' / config.name
     if not folder.is_dir():
-        unfinished = folder.with_name(f'{config.name}.{os.getpid()}')
-        write(config.name, unfinished, count)
         try:
-            unfinished.rename(folder)
+            with files.whole(folder) as draft:
+                write(config.name, draft, count)
         except OSError:
-            shutil.rmtree(unfinished)
             if not folder.is_dir():  # else another process was faster, with the same data
                 raise
     drawn = config.copy_and_resolve_references()

@@ -13,12 +13,10 @@ import contextlib
 import dataclasses
 import fcntl
 import functools
-import hashlib
 import json
 import logging
 import os
 import pathlib
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -27,17 +25,14 @@ import ml_dtypes
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from dpc_jax import preprocess
-from dpc_jax.base import InputError, Size
+from dpc_jax import checks, files, preprocess
+from dpc_jax.base import InputError, Size, Track
 from dpc_jax.datasets import Dataset
 
 FORMAT = 1  # of the folder; a change makes older caches unknown
 
 Backbone = Callable[[Float[Array, 'B H W 3']], Mapping[int, Float[Array, 'B _ _ _']]]
 """Images in 0..255 -> features by output stride. Jitted, weights inside."""
-
-Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
-"""`(items, description, total)`: the items again, with a progress bar."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,17 +47,14 @@ class CacheSettings:
     batch_size: int = 8  # of the backbone's pass; no part of the key
 
     def __post_init__(self) -> None:
-        for name in ('views', 'batch_size'):
-            if getattr(self, name) < 1:
-                raise InputError(f'cache.{name} is {getattr(self, name)}; it must be at least 1')
+        checks.fields_at_least(1, self, ('views', 'batch_size'), 'cache')
         if min(self.crop_size) < 1:
             raise InputError(f'cache.crop_size is {self.crop_size}; both sides must be at least 1')
         if not self.scales or not all(scale > 0 for scale in self.scales):
             raise InputError(f'cache.scales is {self.scales}; at least one, all above 0')
         if not 0 <= self.flip_probability <= 1:
             raise InputError(f'cache.flip_probability is {self.flip_probability}; it must be in 0..1')
-        if self.seed < 0:
-            raise InputError(f'seed is {self.seed}; it must be at least 0')
+        checks.at_least(0, seed=self.seed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +94,7 @@ def load_or_build(
     """
     check_crop(settings.crop_size, output_strides)
     full = _describe(datasets, description, settings, output_strides)
-    key = hashlib.sha256(json.dumps(full, sort_keys=True).encode()).hexdigest()
+    key = files.digest([json.dumps(full, sort_keys=True).encode()])
     folder = directory / f'features-{key[:16]}'
     if find_fault(folder, full) is not None:
         with _lock(folder):
@@ -122,35 +114,25 @@ def check_crop(crop_size: Size, output_strides: tuple[int, ...]) -> None:
             raise InputError(f'crop size {tuple(crop_size)} is not {stride} * k + 1; the next that is: {fitting}')
 
 
-def digest(parts: Iterable[bytes]) -> str:
-    """SHA-256 of all parts together, hexadecimal."""
-    total = hashlib.sha256()
-    for part in parts:
-        total.update(part)
-    return total.hexdigest()
-
-
 def find_fault(folder: pathlib.Path, description: Mapping[str, Any]) -> str | None:
     """What is wrong with a cache that should be of `description`, in words; None if every byte is as it was written."""
     try:
         meta = json.loads((folder / 'meta.json').read_text())
-        found, files = (
-            meta['description'],
-            {name: (int(of['bytes']), of['sha256']) for name, of in meta['files'].items()},
-        )
+        found = meta['description']
+        listed = {name: (int(of['bytes']), of['sha256']) for name, of in meta['files'].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f'meta.json cannot be read ({type(error).__name__})'
     if found != description:
         return f'it was made of something else ({_difference(found, description)})'
     names = {f'{name}.npy' for name in _arrays(description['backbone']['output_strides'])}
-    if set(files) != names:
-        return f'meta.json lists {", ".join(sorted(files)) or "no file"} instead of {", ".join(sorted(names))}'
-    for name, (size, checksum) in files.items():
+    if set(listed) != names:
+        return f'meta.json lists {", ".join(sorted(listed)) or "no file"} instead of {", ".join(sorted(names))}'
+    for name, (size, checksum) in listed.items():
         try:
             found_size = (folder / name).stat().st_size
             if found_size != size:
                 return f'{name} has {found_size} bytes, not {size}'
-            if _sha256(folder / name) != checksum:
+            if files.sha256(folder / name) != checksum:
                 return f'{name} is corrupt (its checksum differs)'
         except OSError as error:
             return f'{name} cannot be read ({type(error).__name__})'
@@ -220,26 +202,25 @@ def _build(
     *,
     track: Track,
 ) -> None:
-    unfinished = folder.with_name(f'{folder.name}.unfinished')
+    draft = folder.with_name(f'{folder.name}.unfinished')
     with _writing(folder):
-        for old in (folder, unfinished):  # one that is not used, and what a killed process has left
-            if old.exists():
-                shutil.rmtree(old)
-        unfinished.mkdir()
+        for old in (folder, draft):  # one that is not used, and what a killed process has left
+            files.remove(old)
+        draft.mkdir()
     train, val = datasets
     strides = tuple(description['backbone']['output_strides'])
     count, size = len(train) * settings.views, _val_size(val, strides)
     run = functools.partial(_run, backbone, strides, settings.batch_size)
     views = track(_train_views(train, settings), 'features of train', count)
-    _write(unfinished, 'train', _batches(views, settings.batch_size), run, count)
+    _write(draft, 'train', _batches(views, settings.batch_size), run, count)
     whole = track((preprocess.pad_to(example, size) for example in val), 'features of val', len(val))
-    _write(unfinished, 'val', _batches(whole, settings.batch_size), run, len(val))
+    _write(draft, 'val', _batches(whole, settings.batch_size), run, len(val))
     with _writing(folder):
-        files = {
-            path.name: {'bytes': path.stat().st_size, 'sha256': _sha256(path)} for path in sorted(unfinished.iterdir())
+        listed = {
+            path.name: {'bytes': path.stat().st_size, 'sha256': files.sha256(path)} for path in sorted(draft.iterdir())
         }
-        (unfinished / 'meta.json').write_text(json.dumps({'description': description, 'files': files}, indent=1))
-        unfinished.replace(folder)
+        (draft / 'meta.json').write_text(json.dumps({'description': description, 'files': listed}, indent=1))
+        draft.replace(folder)
 
 
 def _train_views(dataset: Dataset, settings: CacheSettings) -> Iterator[preprocess.Crop]:
@@ -321,8 +302,3 @@ def _open(folder: pathlib.Path, key: str, output_strides: tuple[int, ...]) -> Fe
         return Split(features, read(f'{name}_labels'))
 
     return FeatureCache(split('train'), split('val'), key)
-
-
-def _sha256(path: pathlib.Path) -> str:
-    with open(path, 'rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()

@@ -28,7 +28,7 @@ from jaxtyping import Array, Float, Float32, Int, Integer, UInt8
 from dpc_jax import preprocess, sharding
 from dpc_jax.base import InputError, SegmentationExample, Size
 from dpc_jax.datasets import Dataset
-from dpc_jax.evaluator import read_ahead
+from dpc_jax.read_ahead import read_ahead
 
 FAULTY_IMAGES = ('stop', 'skip')
 WORKER_BATCHES = 2  # that each worker holds ready

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import ml_collections
 
 from dpc_jax import backbones, ops
+from dpc_jax.aspp import ASPP, scaled_rate
 from dpc_jax.base import Genotype, InputError, PyTree
 from dpc_jax.cell import CellSettings, DensePredictionCell, rate_multiplier
-from dpc_jax.heads import ASPP, Decoder, scaled_rate
+from dpc_jax.decoder import Decoder
 from dpc_jax.segmenter import Segmenter
 from dpc_jax.spaces import dpc
 

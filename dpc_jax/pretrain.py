@@ -5,7 +5,6 @@ trained to label small crops: it learns what can be told locally, and leaves con
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -15,8 +14,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from dpc_jax import losses, ops, preprocess
-from dpc_jax.base import InputError, PyTree, Size
+from dpc_jax import checks, losses, ops, preprocess
+from dpc_jax.base import InputError, PyTree, Size, Track
 from dpc_jax.datasets import Dataset
 
 BN_DECAY = 0.9  # for the `bn_decay` of a backbone trained here; slim's 0.997 is for runs a hundred times as long
@@ -35,17 +34,14 @@ class PretrainSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ('steps', 'batch_size', 'loss_stride'):
-            if getattr(self, name) < 1:
-                raise InputError(f'backbone.pretrain.{name} is {getattr(self, name)}; it must be at least 1')
+        checks.fields_at_least(1, self, ('steps', 'batch_size', 'loss_stride'), 'backbone.pretrain')
         if not self.learning_rate > 0:
             raise InputError(f'backbone.pretrain.learning_rate is {self.learning_rate}; it must be greater than 0')
         if min(self.crop_size) < 1 or any((side - 1) % self.loss_stride for side in self.crop_size):
             raise InputError(
                 f'backbone.pretrain.crop_size is {self.crop_size}; it must be loss_stride ({self.loss_stride}) * k + 1'
             )
-        if self.seed < 0:
-            raise InputError(f'seed is {self.seed}; it must be at least 0')
+        checks.at_least(0, seed=self.seed)
 
 
 class LinearHead(nn.Module):
@@ -75,7 +71,7 @@ def train_backbone(
     dataset: Dataset,
     settings: PretrainSettings,
     *,
-    track: Callable[[Iterable[Any], str, int], Iterable[Any]] = lambda items, _, __: items,
+    track: Track = lambda items, _, __: items,
 ) -> tuple[PyTree, float]:
     """Variables (`params`, `batch_stats`) of the backbone, and the mean loss over the last tenth of the steps.
 

@@ -12,8 +12,8 @@ import os
 import pathlib
 import time
 import types
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -26,8 +26,6 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.summary import image, scalar
 
-from dpc_jax.study import Candidate
-
 PLAIN_INTERVAL_SECONDS = 30.0  # between two plain lines
 BAR_WIDTH = 30
 REFRESHES_PER_SECOND = 2  # of the bar; each takes a little of the processor that the search needs
@@ -36,86 +34,22 @@ T = TypeVar('T')
 Clock = Callable[[], float]
 
 
-class Progress:
-    """How far a search is: `with Progress(total, done, best, logdir) as progress: progress.update(candidates)`.
+@runtime_checkable
+class Work(Protocol):
+    """What a screen asks of the work that it shows."""
 
-    `total` is the number of candidates to sample, `done` and `best` what an earlier start of the same search has
-    already (`best` None where nothing has a score). References are logged and take no part in any of the counts.
-    The scalars, at the candidate's number as the step, so that a later start goes on where this one ends:
-
-        candidate/score, candidate/best_score   mIoU in 0..1; a candidate that failed has no score
-        candidate/loss, candidate/seconds       last mean training loss; seconds that it took
-        reference/<name>                        mIoU of a reference
-
-    `console` is that of standard output unless given; `clock` counts seconds.
-    """
-
-    def __init__(
-        self,
-        total: int,
-        done: int = 0,
-        best: Candidate | None = None,
-        logdir: pathlib.Path | str | None = None,
-        *,
-        console: Console | None = None,
-        clock: Clock = time.monotonic,
-    ) -> None:
-        self.total, self.done, self.best = total, done, best
-        self.failed = 0
-        self._before, self._clock, self._start = done, clock, clock()
-        self._logdir = None if logdir is None else pathlib.Path(logdir)
-        self._events: _Events | None = None
-        self._screen = _Screen(self, 'candidates', console, clock)
-
-    def __enter__(self) -> 'Progress':
-        if self._logdir is not None:
-            self._events = _Events(self._logdir)
-        self._screen.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
-    ) -> None:
-        self._screen.stop()
-        if self._events is not None:
-            self._events.close()
-
-    def update(self, candidates: Sequence[Candidate]) -> None:
-        """Takes in candidates that were finished, in any order and number."""
-        for candidate in sorted(candidates, key=lambda candidate: candidate.number):
-            if not candidate.reference:
-                self._take(candidate)
-            if self._events is not None:
-                self._events.add(candidate.number, _scalars(candidate, self.best))
-        if self._events is not None:
-            self._events.flush()
-        self._screen.show()
-
-    def _take(self, candidate: Candidate) -> None:
-        self.done += 1
-        self.failed += candidate.state == 'failed'
-        if candidate.state == 'complete' and (self.best is None or candidate.score > self.best.score):
-            self.best = candidate
+    total: int
+    done: int
 
     def facts(self) -> list[str]:
-        """Rate, time left and failures, as far as they are known."""
-        here, minutes = self.done - self._before, (self._clock() - self._start) / 60
-        facts = []
-        if here and minutes:
-            facts.append(f'{here / minutes:.3g} candidates/min')
-            if self.done < self.total:
-                facts.append(f'{duration((self.total - self.done) * 60 * minutes / here)} left')
-        if self.failed:
-            facts.append(f'{self.failed} failed')
-        return facts
+        """Rate, time left and the like, as far as they are known."""
 
     def note(self) -> str:
-        """The best candidate so far."""
-        return '' if self.best is None else f'best {100 * self.best.score:.2f} % mIoU: {self.best.key}'
+        """What is said after the numbers."""
 
 
 class StepProgress:
-    """How far a training is: `with StepProgress(total, done, logdir) as progress: progress.went_on(step)`.
+    """How far a training is: `with StepProgress(total, done, logdir) as progress: progress.advance(step)`.
 
     `total` steps, of which an earlier start took `done`. Scalars and images go to event files in `logdir`.
     """
@@ -132,8 +66,8 @@ class StepProgress:
         self.total, self.done = total, done
         self._before, self._clock, self._start = done, clock, clock()
         self._said, self._compiled = '', False
-        self._logdir, self._events = logdir, None if logdir is None else _Events(logdir)
-        self._screen = _Screen(self, 'step', console, clock)
+        self._logdir, self._events = logdir, None if logdir is None else Events(logdir)
+        self._screen = Screen(self, 'step', console, clock)
 
     def __enter__(self) -> 'StepProgress':
         self._screen.start()
@@ -146,7 +80,7 @@ class StepProgress:
         if self._events is not None:
             self._events.close()
 
-    def went_on(self, step: int) -> None:
+    def advance(self, step: int) -> None:
         """`step` steps are taken."""
         if not self._compiled:  # the first step compiles: rates are of those behind it
             self._compiled, self._before, self._start = True, step, self._clock()
@@ -193,8 +127,8 @@ def track(
     clock: Clock = time.monotonic,
 ) -> Iterator[T]:
     """Yields `items` and shows how many of them are done, of `total` where they have no length themselves."""
-    work = _Work(operator.length_hint(items) if total is None else total, clock)
-    screen = _Screen(work, description, console, clock)
+    work = Counted(operator.length_hint(items) if total is None else total, clock)
+    screen = Screen(work, description, console, clock)
     screen.start()
     try:
         for item in items:
@@ -205,7 +139,7 @@ def track(
         screen.stop()
 
 
-class _Work:
+class Counted:
     """Counted work of any kind: what `track` shows."""
 
     def __init__(self, total: int, clock: Clock) -> None:
@@ -222,12 +156,10 @@ class _Work:
         return ''
 
 
-class _Screen:
+class Screen:
     """A bar on a terminal, plain lines elsewhere; both say the same."""
 
-    def __init__(
-        self, work: 'Progress | StepProgress | _Work', description: str, console: Console | None, clock: Clock
-    ) -> None:
+    def __init__(self, work: 'Work', description: str, console: Console | None, clock: Clock) -> None:
         self._work, self._description, self._clock = work, description, clock
         self._console = Console() if console is None else console
         self._live: Live | None = None
@@ -276,7 +208,7 @@ class _Screen:
         return duration(self._clock() - self._start)
 
 
-class _Events:
+class Events:
     """One event file; a name of its own for each, as the library's have the second as their finest part."""
 
     def __init__(self, logdir: pathlib.Path) -> None:
@@ -296,19 +228,6 @@ class _Events:
 
     def close(self) -> None:
         self._writer.close()
-
-
-def _scalars(candidate: Candidate, best: Candidate | None) -> dict[str, float]:
-    if candidate.reference:
-        scalars = {f'reference/{candidate.reference}': candidate.score}
-    else:
-        scalars = {
-            'candidate/score': candidate.score,
-            'candidate/best_score': math.nan if best is None else best.score,
-            'candidate/loss': next((loss for loss in reversed(candidate.losses) if math.isfinite(loss)), math.nan),
-            'candidate/seconds': candidate.seconds,
-        }
-    return {tag: value for tag, value in scalars.items() if math.isfinite(value)}
 
 
 def duration(seconds: float) -> str:

@@ -16,7 +16,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from dpc_jax import cell, losses, metrics, ops
+from dpc_jax import cell, checks, losses, metrics, ops
 from dpc_jax.base import IGNORE_LABEL, Genotype, InputError, PyTree, Size
 from dpc_jax.cell import CellParams, CellSettings, CellStats
 
@@ -45,21 +45,16 @@ class ProxySettings:
     dtype: str = 'float32'
 
     def __post_init__(self) -> None:
-        for name in ('steps', 'batch_size', 'evaluations', 'eval_batch_size'):
-            if getattr(self, name) < 1:
-                raise InputError(f'proxy.{name} is {getattr(self, name)}; it must be at least 1')
+        checks.fields_at_least(1, self, ('steps', 'batch_size', 'evaluations', 'eval_batch_size'), 'proxy')
         if self.evaluations > self.steps:
             raise InputError(f'proxy.evaluations is {self.evaluations}; it may be at most proxy.steps ({self.steps})')
         for name, value in (('momentum', self.momentum), ('bn_decay', self.cell.decay)):
             if not 0 <= value < 1:
                 raise InputError(f'proxy.{name} is {value}; it must be at least 0 and below 1')
-        for name in ('power', 'weight_decay'):
-            if not getattr(self, name) >= 0:
-                raise InputError(f'proxy.{name} is {getattr(self, name)}; it must be at least 0')
+        checks.fields_at_least(0, self, ('power', 'weight_decay'), 'proxy')
         if not self.learning_rate > 0:
             raise InputError(f'proxy.learning_rate is {self.learning_rate}; it must be greater than 0')
-        if self.dtype not in ('float32', 'bfloat16'):
-            raise InputError(f"proxy.dtype is '{self.dtype}'; allowed: float32, bfloat16")
+        checks.one_of('proxy.dtype', self.dtype, ('float32', 'bfloat16'))
 
     def stops(self) -> list[int]:
         """The step at which each evaluation takes place; the last is `steps`."""

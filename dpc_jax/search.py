@@ -17,12 +17,11 @@ import ml_collections
 import numpy as np
 from jaxtyping import Bool, Float
 
-from dpc_jax import assembly, datasets, provenance, report
+from dpc_jax import assembly, datasets, figures, provenance
 from dpc_jax.base import Genotype, InputError, KeepGoing, ProxyResult, Rung
 from dpc_jax.datasets import Dataset
-from dpc_jax.progress import Progress
 from dpc_jax.spaces.dpc import Space
-from dpc_jax.study import Candidate, Proposal, Study, ranking
+from dpc_jax.study import Candidate, Progress, Proposal, Study, ranking
 
 WAIT_SECONDS = 2.0  # between two looks at what other workers still do
 PRINTED = 5  # of the ranking, at the end
@@ -165,7 +164,7 @@ def write_report(
 ) -> None:
     """Tables and pictures into `workdir/report`; prints the head of the ranking and where the files are."""
     count = assembly.cost_of(settings)
-    paths = report.write(candidates, workdir / 'report', space=space, settings=settings, count=count)
+    paths = figures.write_report(candidates, workdir / 'report', space=space, settings=settings, count=count)
     for place, candidate in enumerate(best(candidates, PRINTED), 1):
         print(f'{place}. {100 * candidate.score:.2f} % mIoU  {candidate.key}')
     for candidate in candidates:

@@ -6,9 +6,10 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
 
+from dpc_jax.aspp import ASPP
 from dpc_jax.base import Size
 from dpc_jax.cell import DensePredictionCell
-from dpc_jax.heads import ASPP, Decoder, Logits
+from dpc_jax.decoder import Decoder, Logits
 
 
 class Segmenter(nn.Module):

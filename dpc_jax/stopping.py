@@ -10,7 +10,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextlib.contextmanager
-def held_back() -> Iterator[None]:
+def defer_signals() -> Iterator[None]:
     """Within it SIGINT and SIGTERM wait, and are handled as ever when it ends; also a decorator.
 
     Python raises KeyboardInterrupt between any two instructions. In the middle of a transaction that leaves a

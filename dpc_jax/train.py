@@ -23,28 +23,22 @@ from clu import parameter_overview
 from jax.experimental import multihost_utils
 
 from dpc_jax import (
-    checkpoint,
     datasets,
     drawn_data,
-    evaluate,
-    evaluation_report,
+    evaluation,
+    files,
     input_pipeline,
     networks,
-    optimizer,
     sharding,
     stopping,
-    train_config,
-    train_step,
-    training_pictures,
+    training,
+    weights,
 )
 from dpc_jax.base import InputError, PyTree, key_from_seed
 from dpc_jax.datasets import Dataset
-from dpc_jax.evaluate import Evaluation
-from dpc_jax.evaluator import Counted, Evaluator
+from dpc_jax.evaluation import Counted, Evaluation, Scorer
 from dpc_jax.input_pipeline import TrainBatch, WorkersError
-from dpc_jax.train_checkpoint import Checkpoints
-from dpc_jax.train_log import TrainLog
-from dpc_jax.train_step import Means, StepSettings, Told, TrainState
+from dpc_jax.training import Checkpoints, Means, StepReport, StepSettings, TrainLog, TrainState
 
 LOST = ('Gloo ', 'NCCL', 'coordination service', 'heartbeat')  # what JAX says where another process was lost
 LAG = 2  # steps that the devices may be ahead of the look at their losses
@@ -56,7 +50,7 @@ class Run(NamedTuple):
     config: ml_collections.ConfigDict
     workdir: pathlib.Path
     dataset: Dataset
-    scorer: Evaluator
+    scorer: Scorer
     settings: StepSettings
     checkpoints: Checkpoints
     log: TrainLog
@@ -77,21 +71,21 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path)
       KeyboardInterrupt: it was asked to stop, and everything is in a checkpoint.
     """
     mesh = sharding.data_mesh()
-    train_config.check(config, mesh.size)
+    training.check(config, mesh.size)
     place = drawn_data.prepared(config.dataset, workdir)
     dataset, validation = (
         datasets.load(config.dataset.name, place, split) for split in (config.train.split, config.evaluate.split)
     )
-    evaluate.make_folder(workdir, 'workdir')
-    train_config.claim(workdir, config, dataset)
-    scorer = evaluate.make_evaluator(config, validation)
-    network, settings = train_config.make_network(config), train_config.step_settings(config)
+    files.make_folder(workdir, 'workdir')
+    training.claim(workdir, config, dataset)
+    scorer = evaluation.make_scorer(config, validation)
+    network, settings = training.make_network(config), training.step_settings(config)
     with contextlib.ExitStack() as stack:
         stack.enter_context(explained(config, workdir))
-        checkpoints = stack.enter_context(Checkpoints(workdir / train_config.CHECKPOINTS, keep=config.train.keep))
-        restored = checkpoints.restore(train_step.shapes(network, settings))
+        checkpoints = stack.enter_context(Checkpoints(workdir / training.CHECKPOINTS, keep=config.train.keep))
+        restored = checkpoints.restore(training.state_shapes(network, settings))
         if restored is None:
-            state, facts = train_step.init(initial_variables(config), network, settings), {'seconds': 0.0}
+            state, facts = training.init_state(initial_variables(config), network, settings), {'seconds': 0.0}
         else:
             state, facts = restored
             print(f'goes on from step {int(state.step)} of {config.train.steps}')
@@ -102,7 +96,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path)
             *(config, workdir, dataset, scorer, settings, checkpoints, log, stopped),
             started=time.monotonic() - facts['seconds'],
         )
-        step = train_step.make(network, settings, mesh)
+        step = training.make_step(network, settings, mesh)
         state = take_steps(run, step, sharding.replicate(state, mesh), mesh)
         return finish(run, state)
 
@@ -124,14 +118,14 @@ def explained(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Itera
                 'another process of this training is gone, its own output may say why; the same commands go on from'
                 f" the last checkpoint in '{workdir}'"
             ) from error
-        if full := checkpoint.full_disk(error):
+        if full := weights.full_disk(error):
             raise InputError(
                 f"workdir '{workdir}': {full}; the same command goes on from the last checkpoint"
             ) from error
         raise
 
 
-def take_steps(run: Run, step: train_step.Step, state: TrainState, mesh: jax.sharding.Mesh) -> TrainState:
+def take_steps(run: Run, step: training.Step, state: TrainState, mesh: jax.sharding.Mesh) -> TrainState:
     """All steps that are left, and what is due between them."""
     train, key, taken = run.config.train, key_from_seed(run.config.seed), int(state.step)
     pipeline = input_pipeline.pipeline_settings(run.config, mesh.size)
@@ -165,12 +159,12 @@ def take_steps(run: Run, step: train_step.Step, state: TrainState, mesh: jax.sha
             if made is None:
                 continue
             batch, images, labels = made
-            state, told = step(key, state, images, labels)
+            state, report = step(key, state, images, labels)
             taken += 1
-            watch.add(taken, batch, told)
+            watch.add(taken, batch, report)
             if due(taken, train.log_every):
                 state = log_means(run, state, taken, watch.skipped, mesh)
-            run.log.went_on(taken)
+            run.log.advance(taken)
 
 
 def next_batch(
@@ -192,7 +186,7 @@ def due(step: int, every: int) -> bool:
 
 def log_means(run: Run, state: TrainState, taken: int, skipped: int, mesh: jax.sharding.Mesh) -> TrainState:
     """Records the means since the record before and begins new ones."""
-    rate = optimizer.learning_rate(state.step - 1, run.settings.optimizer)  # of the last step
+    rate = training.learning_rate(state.step - 1, run.settings.optimizer)  # of the last step
     values = {**state.means.values(), 'learning_rate': float(rate)}
     run.log.train(taken, {**values, 'skipped_images': skipped} if skipped else values)
     return state._replace(means=sharding.replicate(Means.empty(), mesh))
@@ -213,12 +207,12 @@ def stop_requests() -> Iterator[Callable[[int], bool]]:
 
 def initial_variables(config: ml_collections.ConfigDict) -> PyTree:
     """What the first step starts from: noise, and over it what of `train.init.checkpoint` fits; prints what that is."""
-    network, init = train_config.make_network(config), config.train.init
+    network, init = training.make_network(config), config.train.init
     variables = networks.init_variables(jax.random.fold_in(key_from_seed(config.seed), 0), network)
     if not init.checkpoint:
         return variables
     only = None if init.parts == 'all' else ('backbone',)
-    variables, report = checkpoint.load_network(variables, init.checkpoint, network.scopes, only=only)
+    variables, report = weights.load_network(variables, init.checkpoint, network.scopes, only=only)
     print(f'{init.checkpoint}:\n{report}')
     return variables
 
@@ -242,14 +236,14 @@ class Watch:
     def __init__(self, run: Run) -> None:
         self.skipped = 0  # images in whose place others came
         self._run = run
-        self._coming: collections.deque[tuple[int, TrainBatch, Told]] = collections.deque()
+        self._coming: collections.deque[tuple[int, TrainBatch, StepReport]] = collections.deque()
 
-    def add(self, step: int, batch: TrainBatch, told: Told) -> None:
+    def add(self, step: int, batch: TrainBatch, report: StepReport) -> None:
         """What step `step` was given and said."""
         for fault in batch.faults:
             self.skipped += 1
             logging.warning('step %d: %s; another image takes its place (%d so far)', step, fault, self.skipped)
-        self._coming.append((step, batch, told))
+        self._coming.append((step, batch, report))
         if len(self._coming) > LAG:
             self._look()
 
@@ -259,8 +253,8 @@ class Watch:
             self._look()
 
     def _look(self) -> None:
-        step, batch, told = self._coming.popleft()
-        values = {name: float(value) for name, value in told._asdict().items()}
+        step, batch, report = self._coming.popleft()
+        values = {name: float(value) for name, value in report._asdict().items()}
         wrong = [name for name, value in values.items() if not math.isfinite(value)]
         if not wrong:
             return
@@ -294,12 +288,12 @@ def evaluated(run: Run, state: TrainState, taken: int) -> Counted | None:
 def record(run: Run, state: TrainState, taken: int, counted: Counted) -> None:
     """Scores and pictures into the log, the weights into `workdir/best` if none before them were better."""
     dataset = run.scorer.dataset
-    found = evaluation_report.scores(counted.confusion, dataset.classes)
+    found = evaluation.scores(counted.confusion, dataset.classes)
     before = [old['miou'] for old in run.log.evaluations if old['miou'] is not None]
-    panels = evaluation_report.panels(counted.shown, dataset.classes, dataset.palette) if counted.shown else None
+    panels = evaluation.panels(counted.shown, dataset.classes, dataset.palette) if counted.shown else None
     run.log.evaluation(taken, {name: found[name] for name in ('miou', 'pixel_accuracy', 'class_accuracy')}, panels)
     if jax.process_index() == 0 and all(found['miou'] > old for old in before):
-        checkpoint.save(run.workdir / 'best', state.variables, replace=True)
+        weights.save(run.workdir / 'best', state.variables, replace=True)
 
 
 # ---- behind the last step -------------------------------------------------------------------------------------------
@@ -313,8 +307,8 @@ def finish(run: Run, state: TrainState) -> Evaluation:
         raise KeyboardInterrupt
     if not run.log.evaluated(train.steps):
         record(run, state, train.steps, counted)
-    evaluate.make_folder(workdir / 'evaluation', 'workdir')
-    training = {
+    files.make_folder(workdir / 'evaluation', 'workdir')
+    facts = {
         'steps': train.steps,
         'seed': run.config.seed,
         'seconds': run.seconds(),
@@ -323,7 +317,7 @@ def finish(run: Run, state: TrainState) -> Evaluation:
         'crop_size': list(train.crop_size),
     }
     if jax.process_index() == 0:
-        checkpoint.save(workdir / 'weights', state.variables, replace=True)
-        training_pictures.curves(run.log.records).savefig(workdir / 'curves.png', dpi=150)
+        weights.save(workdir / 'weights', state.variables, replace=True)
+        training.curves(run.log.records).savefig(workdir / 'curves.png', dpi=150)
     print(f'weights: {workdir / "weights"}, the best on {run.scorer.dataset.split}: {workdir / "best"}')
-    return evaluate.write(workdir / 'evaluation', run.scorer, state.variables, counted, training=training)
+    return evaluation.write(workdir / 'evaluation', run.scorer, state.variables, counted, training=facts)

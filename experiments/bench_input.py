@@ -16,17 +16,7 @@ import ml_collections
 import numpy as np
 from absl import app, flags
 
-from dpc_jax import (
-    command_line,
-    datasets,
-    drawn_data,
-    input_pipeline,
-    networks,
-    preprocess,
-    sharding,
-    train_config,
-    train_step,
-)
+from dpc_jax import command_line, datasets, drawn_data, input_pipeline, networks, preprocess, sharding, training
 from dpc_jax.base import InputError, key_from_seed
 from dpc_jax.datasets import Dataset, _packed
 from dpc_jax.input_pipeline import PipelineSettings
@@ -80,11 +70,11 @@ def pipeline_rate(dataset: Dataset, settings: PipelineSettings, steps: int) -> f
 
 def step_rate(config: ml_collections.ConfigDict, dataset: Dataset, settings: PipelineSettings, steps: int) -> float:
     """Images per second of the compiled step on one batch over and over."""
-    mesh, network = sharding.data_mesh(), train_config.make_network(config)
-    what = train_config.step_settings(config)
-    step = train_step.make(network, what, mesh)
+    mesh, network = sharding.data_mesh(), training.make_network(config)
+    what = training.step_settings(config)
+    step = training.make_step(network, what, mesh)
     key = key_from_seed(config.seed)
-    state = sharding.replicate(train_step.init(networks.init_variables(key, network), network, what), mesh)
+    state = sharding.replicate(training.init_state(networks.init_variables(key, network), network, what), mesh)
     (_, images, labels), *_ = input_pipeline.on_devices(
         input_pipeline.train_batches(dataset, settings, start=0, stop=1), mesh
     )
@@ -135,7 +125,7 @@ def main(argv: Sequence[str]) -> None:
     common.check_whole_network(config)
     if IMAGES.value < 1 or STEPS.value < 1:
         raise InputError(f'--images is {IMAGES.value} and --steps {STEPS.value}; both must be at least 1')
-    train_config.check(config, jax.device_count())
+    training.check(config, jax.device_count())
     place = drawn_data.prepared(config.dataset, workdir)
     dataset = datasets.load(config.dataset.name, place, config.train.split)
     settings = input_pipeline.pipeline_settings(config, jax.device_count())

@@ -12,7 +12,7 @@ from absl import flags
 from matplotlib.figure import Figure
 from ml_collections import config_flags
 
-from dpc_jax import assembly, provenance, search
+from dpc_jax import assembly, palette, provenance, search
 from dpc_jax.base import Genotype, InputError, Rung
 from experiments.entry import one_line_errors as one_line_errors
 
@@ -96,7 +96,7 @@ def draw(scores: Scores, path: pathlib.Path) -> None:
     figure = Figure(figsize=(8, 0.32 * len(scores) + 1.4), layout='constrained')
     axes = figure.add_subplot()
     for row, values in enumerate(scores.values()):
-        axes.plot(100 * np.array(values), [row] * len(values), 'o', color='#0072b2', alpha=0.6)
+        axes.plot(100 * np.array(values), [row] * len(values), 'o', color=palette.BLUE, alpha=0.6)
         axes.plot(100 * np.mean(values), row, '|', color='black', markersize=14)
     axes.set_yticks(range(len(scores)), list(scores))
     axes.invert_yaxis()

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from absl import app, flags
 
-from dpc_jax import command_line, train_log, training_pictures
+from dpc_jax import command_line, training
 from dpc_jax.base import InputError
 from experiments import entry, rows
 from experiments.rows import Row
@@ -36,7 +36,7 @@ class Run(NamedTuple):
     workdir: pathlib.Path
     row: Row
     held: Mapping[str, Any]  # all of the row's file
-    records: list[train_log.Record]
+    records: list[training.Record]
 
     @property
     def module(self) -> str:
@@ -66,7 +66,7 @@ def read(workdir: pathlib.Path) -> Run:
         raise InputError(f"--workdirs has '{workdir}': {path} is of an evaluation alone, not of a training")
     if row.miou is None or not isinstance(held.get('iou'), dict):
         raise InputError(f"--workdirs has '{workdir}': {path} has no scores")
-    return Run(workdir, row, held, train_log.read(workdir / train_log.METRICS))
+    return Run(workdir, row, held, training.read_records(workdir / training.METRICS))
 
 
 def by_module(runs: Sequence[Run]) -> Modules:
@@ -198,9 +198,9 @@ def write(modules: Modules, folder: pathlib.Path) -> list[pathlib.Path]:
         place = folder / 'rows' / run.name
         place.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(run.row.path, place / rows.METRICS)
-        training_pictures.curves(run.records).savefig(place / 'curves.png', dpi=100)
+        training.curves(run.records).savefig(place / 'curves.png', dpi=100)
     records = {name: [run.records for run in seeds.values()] for name, seeds in modules.items()}
-    training_pictures.comparison(records).savefig(folder / 'curves.png', dpi=150)
+    training.comparison(records).savefig(folder / 'curves.png', dpi=150)
     (folder / 'comparison.md').write_text(markdown(modules), encoding='utf-8')
     (folder / 'rows.csv').write_text(as_csv(modules), encoding='utf-8')
     return [folder / name for name in ('comparison.md', 'rows.csv', 'curves.png', 'rows')]

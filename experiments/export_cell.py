@@ -17,10 +17,10 @@ import jax
 import ml_collections
 from absl import app, flags
 
-from dpc_jax import checkpoint, command_line, datasets, evaluate, export, networks, provenance, report, study_archive
+from dpc_jax import command_line, datasets, evaluation, export, figures, files, networks, provenance, study, weights
 from dpc_jax.base import Genotype, InputError, PyTree, Size, key_from_seed
 from dpc_jax.cell import DensePredictionCell
-from dpc_jax.pictures import is_scored, percent
+from dpc_jax.figures import is_scored, percent
 from dpc_jax.segmenter import Segmenter
 from dpc_jax.spaces.dpc import Space
 from dpc_jax.study import ranking
@@ -58,9 +58,9 @@ def main(argv: Sequence[str]) -> None:
     network = network_around(genotype, config, len(classes))
     size = size_of_images(config)
     export.check_size(size, network.output_stride)
-    pool_crop = evaluate.inference_settings(config, size).pool_crop
-    variables, origin = weights(config, network)
-    evaluate.make_folder(out, '--out')
+    pool_crop = evaluation.inference_settings(config, size).pool_crop
+    variables, origin = load_weights(config, network)
+    files.make_folder(out, '--out')
     program = export.program(network, variables, size=size, dtype=IMAGE_DTYPE.value, pool_crop=pool_crop)
     facts = {'cell': f'{Space(len(genotype.ops)).canonical_key(genotype)} ({title})', 'weights': origin}
     write(out, genotype, title=title, program=program, text=readme(facts, config, size, classes))
@@ -85,7 +85,7 @@ def chosen_cell() -> tuple[Genotype, str]:
         return networks.read_genotype(GENOTYPE.value), pathlib.Path(GENOTYPE.value).stem
     workdir = pathlib.Path(common.WORKDIR.value).expanduser().resolve()
     url = STORAGE.value or f'sqlite:///{workdir / "study.db"}'
-    candidates, _ = study_archive.read(url, STUDY.value, lambda settings: Space(int(settings['space']['num_branches'])))
+    candidates, _ = study.read(url, STUDY.value, lambda settings: Space(int(settings['space']['num_branches'])))
     ranked = ranking(candidate for candidate in candidates if is_scored(candidate) and not candidate.reference)
     if not 1 <= PLACE.value <= len(ranked):
         raise InputError(f"--place is {PLACE.value}; '{STUDY.value}' has {len(ranked)} ranked cells, the best is 1")
@@ -111,19 +111,19 @@ def size_of_images(config: ml_collections.ConfigDict) -> Size:
     return height, width
 
 
-def weights(config: ml_collections.ConfigDict, network: Segmenter) -> tuple[PyTree, str]:
+def load_weights(config: ml_collections.ConfigDict, network: Segmenter) -> tuple[PyTree, str]:
     """The network's variables, and where they come from."""
     path = CHECKPOINT.value or config.checkpoint
     if path and BACKBONE.value:
         raise InputError('give either --checkpoint, which has the backbone in it, or --backbone')
     if path:
-        variables = checkpoint.restore(pathlib.Path(path).expanduser(), networks.variable_shapes(network))
+        variables = weights.restore(pathlib.Path(path).expanduser(), networks.variable_shapes(network))
         return variables, f'checkpoint {path}'
     drawn = f'drawn from seed {config.seed}, not trained'
     if not BACKBONE.value:
         return networks.init_variables(key_from_seed(config.seed), network), drawn
     shapes = {collection: parts['backbone'] for collection, parts in networks.variable_shapes(network).items()}
-    held, _ = checkpoint.load_backbone(
+    held, _ = weights.load_backbone(
         shapes, pathlib.Path(BACKBONE.value).expanduser(), scope=network.backbone.official_scope
     )
     fresh = networks.init_variables(key_from_seed(config.seed), network)
@@ -138,7 +138,7 @@ def write(out: pathlib.Path, genotype: Genotype, *, title: str, program: bytes, 
     """All of `FILES`."""
     (out / 'cell.json').write_text(Space(len(genotype.ops)).to_json(genotype))
     for suffix in ('svg', 'png'):
-        report.draw_cell(genotype, out / f'cell.{suffix}', title=title)
+        figures.draw_cell(genotype, out / f'cell.{suffix}', title=title)
     (out / 'network.jaxexport').write_bytes(program)
     (out / LOADER).write_text(pathlib.Path(__file__).with_name(LOADER).read_text())
     (out / 'README.txt').write_text(text)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import jax
 from absl import app, flags
 
-from dpc_jax import checkpoint, command_line, datasets, networks, tf_import
+from dpc_jax import command_line, datasets, networks, weights
 from dpc_jax.base import InputError, PyTree, key_from_seed
 from dpc_jax.segmenter import Segmenter
 from experiments import common
@@ -35,11 +35,11 @@ def main(argv: Sequence[str]) -> None:
         raise InputError('--config, --checkpoint and --out are needed; --help explains them')
     common.check_whole_network(config)
     source, out = (pathlib.Path(flag.value).expanduser() for flag in (CHECKPOINT, OUT))
-    checkpoint.check_target(out)
+    weights.check_target(out)
     classes = datasets.classes(config.dataset.name)
     network = networks.make(config, len(classes))
-    stored = tf_import.read(source)
-    variables, report = tf_import.assign(
+    stored = weights.read_official(source)
+    variables, report = weights.assign_official(
         networks.variable_shapes(network),
         stored,
         network.scopes,
@@ -55,10 +55,10 @@ def main(argv: Sequence[str]) -> None:
         held = stored[name].shape[-1]
         print(f'logits left out: the checkpoint has {held} classes, {config.dataset.name} has {len(classes)}')
     variables = filled(variables, network, config.seed)
-    checkpoint.save(out, variables)
+    weights.save(out, variables)
     print(out)
     if NPZ.value:
-        tf_import.save_npz(pathlib.Path(NPZ.value).expanduser(), tf_import.to_official(variables, network.scopes))
+        weights.save_npz(pathlib.Path(NPZ.value).expanduser(), weights.to_official(variables, network.scopes))
         print(NPZ.value)
 
 

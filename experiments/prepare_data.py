@@ -23,7 +23,7 @@ from jaxtyping import UInt8
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from dpc_jax import command_line, datasets
+from dpc_jax import command_line, datasets, palette
 from dpc_jax.base import IGNORE_LABEL, InputError, Size
 from dpc_jax.datasets import Dataset
 from dpc_jax.progress import track
@@ -147,7 +147,7 @@ def contact_sheet(dataset: Dataset, count: int) -> Figure | None:
         axes[2 * row + 1, column].imshow(overlay(dataset, example.image, example.label))
     colours = [*dataset.palette / 255, np.array(DARK) / 255]
     patches = [
-        Patch(facecolor=colour, edgecolor='#8C8C8C', lw=0.5, label=name)
+        Patch(facecolor=colour, edgecolor=palette.GREY, lw=0.5, label=name)
         for colour, name in zip(colours, (*dataset.classes, 'not labelled'), strict=True)
     ]
     figure.legend(handles=patches, loc='outside lower center', ncols=6, frameon=False, fontsize=8)

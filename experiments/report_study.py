@@ -10,7 +10,7 @@ from typing import Any
 
 from absl import app, flags
 
-from dpc_jax import assembly, command_line, report, study_archive
+from dpc_jax import assembly, command_line, figures, study
 from dpc_jax.base import InputError
 from dpc_jax.spaces.dpc import Space
 from experiments import common
@@ -35,9 +35,9 @@ def main(argv: Sequence[str]) -> None:
     if not out:
         raise InputError('--out is needed with --storage: the folder for the report')
     url = STORAGE.value or f'sqlite:///{workdir / "study.db"}'
-    candidates, settings = study_archive.read(url, STUDY.value, space_of)
+    candidates, settings = study.read(url, STUDY.value, space_of)
     count = assembly.cost_of(settings)
-    paths = report.write(candidates, out, space=space_of(settings), settings=settings, count=count)
+    paths = figures.write_report(candidates, out, space=space_of(settings), settings=settings, count=count)
     print('\n'.join(str(path) for path in paths))
 
 

@@ -8,8 +8,9 @@ import shlex
 
 import numpy as np
 
-from dpc_jax import evaluate, evaluation_report
+from dpc_jax import evaluation
 from dpc_jax.datasets import Dataset
+from dpc_jax.evaluation import report as evaluation_report
 
 CLASSES = ('road', 'sky', 'bus')
 
@@ -56,7 +57,7 @@ def row(config, images, miou, *, seed=0, weights=None):
         **evaluation_report.scores(np.zeros((3, 3), np.int64), CLASSES),
         **({} if miou is None else scores(miou)),
         **{'images': images, 'seconds': 1.0, 'crop_size': [33, 33]},
-        **evaluate.cause(config, kind(config.evaluate.split), variables),
+        **evaluation.cause(config, kind(config.evaluate.split), variables),
     }
     if config.journey == 'train':
         train = config.train

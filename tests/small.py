@@ -5,10 +5,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpc_jax import networks, ops, train_step
+from dpc_jax import networks, ops
+from dpc_jax.aspp import ASPP
 from dpc_jax.convolution import ConvUnit, separable
-from dpc_jax.heads import ASPP
 from dpc_jax.segmenter import Segmenter
+from dpc_jax.training import step as train_step
 
 CLASSES = 5
 
@@ -45,4 +46,4 @@ def batch(count, side=13, seed=0, parts=1):
 
 
 def state(net, settings):
-    return train_step.init(networks.init_variables(jax.random.key(0), net), net, settings)
+    return train_step.init_state(networks.init_variables(jax.random.key(0), net), net, settings)

@@ -11,8 +11,9 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs import common, scenes_search
-from dpc_jax import assembly, command_line, evaluate, train_config
+from dpc_jax import assembly, command_line, evaluation
 from dpc_jax.base import InputError
+from dpc_jax.training import config as train_config
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NAMES = sorted(path.stem for path in (ROOT / 'configs').glob('*.py') if path.stem not in ('__init__', 'common'))
@@ -62,7 +63,7 @@ def test_a_config_builds_and_is_accepted(name, arg):
     config = config_of(name, arg)
     CHECKS[config.journey](config)
     if config.journey == 'train':
-        evaluate.check(config)
+        evaluation.check(config)
 
 
 @pytest.mark.parametrize(('name', 'arg'), ARGS)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from configs import common
-from dpc_jax import networks, ops, tf_import
+from dpc_jax import networks, ops
 from dpc_jax.base import FEATURES, Genotype
 from dpc_jax.cell import CellSettings, DensePredictionCell
 from dpc_jax.convolution import ConvUnit
@@ -27,8 +27,9 @@ from dpc_jax.counting import (
     totals,
     without_projection,
 )
-from dpc_jax.heads import Decoder, Logits
+from dpc_jax.decoder import Decoder, Logits
 from dpc_jax.spaces import dpc
+from dpc_jax.weights import tf_import
 
 CITYSCAPES = (65, 129)  # 1025x2049 at output stride 16
 MOBILENET_V2, XCEPTION = 320, 2048  # channels of the features

@@ -16,8 +16,11 @@ import pytest
 from PIL import Image
 
 from configs import camvid, cityscapes
-from dpc_jax import checkpoint, datasets, evaluate, evaluator, inference, metrics, networks, preprocess
+from dpc_jax import datasets, evaluate, evaluation, files, inference, metrics, networks, preprocess
 from dpc_jax.base import IGNORE_LABEL, InputError
+from dpc_jax.evaluation import scorer as evaluator
+from dpc_jax.read_ahead import read_ahead
+from dpc_jax.weights import checkpoint
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SIZES = ((40, 57), (33, 65), (40, 64), (40, 57), (21, 50))  # of the images of val; (49, 65) is the crop for all
@@ -50,7 +53,7 @@ def toy(root=None, held='', **fields):
 def held(tmp_path_factory):
     """The folder of a checkpoint of `toy`."""
     path = tmp_path_factory.mktemp('checkpoints') / 'toy'
-    checkpoint.save(path, filled(evaluate.make_network(toy())))
+    checkpoint.save(path, filled(evaluation.make_network(toy())))
     return path
 
 
@@ -100,7 +103,7 @@ def test_the_counts_are_those_of_the_exported_labels(whole, root):
 
 def test_the_classes_are_those_of_the_padded_image(whole, root, held):
     config = toy(root, held)
-    network, dataset = evaluate.make_network(config), datasets.load('camvid', config.dataset, 'val')
+    network, dataset = evaluation.make_network(config), datasets.load('camvid', config.dataset, 'val')
     variables = checkpoint.restore(held, networks.variable_shapes(network))
     for number in (0, 4):
         padded = preprocess.pad_to(dataset[number], (49, 65)).image
@@ -144,7 +147,7 @@ def test_bfloat16_finds_nearly_the_same_and_its_scores_are_told_apart(whole, roo
     shutil.copytree(whole[0] / 'evaluation', tmp_path / 'evaluation')
     export = str(tmp_path / 'export')
     config = toy(root, held, evaluate__dtype='bfloat16', evaluate__export=export, evaluate__pictures=0)
-    assert evaluate.make_network(config).backbone.dtype == jnp.bfloat16
+    assert evaluation.make_network(config).backbone.dtype == jnp.bfloat16
     found = evaluate.run(config, tmp_path)
     pairs = zip(exported(tmp_path / 'export'), exported(whole[0] / 'export'), strict=True)
     different = np.concatenate([(one != other).ravel() for one, other in pairs]).mean()
@@ -164,7 +167,7 @@ def test_labels_are_not_needed(held, tmp_path):
     config = cityscapes.get_config('toy')
     config.update_from_flattened_dict({'context.name': 'none', 'backbone.name': 'mobilenet_v2'})
     config.decoder.output_stride = 0
-    checkpoint.save(tmp_path / 'held', filled(evaluate.make_network(config)))
+    checkpoint.save(tmp_path / 'held', filled(evaluation.make_network(config)))
     config.dataset.root, config.checkpoint = str(tmp_path / 'data'), str(tmp_path / 'held')
     config.evaluate.split, config.evaluate.export = 'test', str(tmp_path / 'export')
     found = evaluate.run(config, tmp_path)
@@ -209,20 +212,20 @@ def test_reading_ahead_changes_nothing_but_the_time():
             made.append(number)
             yield number
 
-    ahead = evaluator.read_ahead(items())
+    ahead = read_ahead(items())
     assert next(ahead) == 0
     assert [0, *ahead] == made == [0, 1, 2, 3]
-    assert list(evaluator.read_ahead(iter(()))) == []
+    assert list(read_ahead(iter(()))) == []
 
     def broken():
         yield 1
         raise InputError('cannot decode')
 
-    ahead = evaluator.read_ahead(broken())
+    ahead = read_ahead(broken())
     assert next(ahead) == 1
     with pytest.raises(InputError, match='cannot decode'):
         next(ahead)
-    stopped = evaluator.read_ahead(items())
+    stopped = read_ahead(items())
     next(stopped)
     stopped.close()
 
@@ -234,7 +237,7 @@ def refusal(config, workdir=None):
     """What is said, in one line; nothing is written."""
     there = workdir is not None and workdir.exists()
     with pytest.raises(InputError) as error:
-        _ = evaluate.check(config) if workdir is None else evaluate.run(config, workdir)
+        _ = evaluation.check(config) if workdir is None else evaluate.run(config, workdir)
     assert '\n' not in str(error.value)
     assert workdir is None or workdir.exists() == there
     return str(error.value)
@@ -372,9 +375,9 @@ def test_a_folder_that_cannot_be_made_is_refused(root, held, tmp_path, place):
 
 
 def test_a_folder_that_is_not_writable_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate.os, 'access', lambda *_: False)  # root may write everywhere
+    monkeypatch.setattr(files.os, 'access', lambda *_: False)  # root may write everywhere
     with pytest.raises(InputError, match=r'^workdir .* is not writable$'):
-        evaluate.make_folder(tmp_path, 'workdir')
+        files.make_folder(tmp_path, 'workdir')
 
 
 def test_a_checkpoint_that_gives_no_numbers_is_refused(root, held, tmp_path, monkeypatch):
@@ -446,7 +449,7 @@ def frames(tmp_path_factory):
         Image.fromarray(draw.integers(0, 34, (32, 64), np.uint8)).save(label)
     config = cityscapes.get_config('toy')
     config.backbone.name = 'mobilenet_v2'
-    checkpoint.save(folder / 'held', filled(evaluate.make_network(config)))
+    checkpoint.save(folder / 'held', filled(evaluation.make_network(config)))
     return folder
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from dpc_jax import evaluation_report
 from dpc_jax.base import IGNORE_LABEL, SegmentationExample
+from dpc_jax.evaluation import report as evaluation_report
 
 CLASSES = ('road', 'sky', 'tree', 'bus')
 # 10 pixels of road, of which 6 are found; 4 of sky, of which 3; 6 of tree, of which none; no bus, but one is predicted.

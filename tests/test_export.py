@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 
 from configs import camvid
-from dpc_jax import checkpoint, export, networks, ops
+from dpc_jax import export, networks, ops
 from dpc_jax.base import InputError
 from dpc_jax.spaces import dpc
+from dpc_jax.weights import checkpoint
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SIZE = (33, 49)

@@ -12,73 +12,41 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 FLOORS = (
-    ('base', 'command_line', 'stopping', 'metrics', 'losses', 'preprocess', 'spaces'),  # words: these import base alone
+    # Words: these import base alone.
     (
-        'ops',
-        'convolution',
-        'backbones',
-        'canvas',
-        'datasets',
-        'drawn_data',
-        'heads',
-        'cell_drawing',
-        'tf_bundle',
-    ),  # parts
+        *('base', 'checks', 'files', 'command_line', 'stopping', 'palette', 'read_ahead'),
+        *('metrics', 'losses', 'preprocess', 'spaces'),
+    ),
+    # Parts.
     (
-        *('cell', 'cell_transfer', 'segmenter', 'counting', 'networks', 'sharding'),
-        *('tf_import', 'checkpoint', 'train_checkpoint', 'inference'),
-        *(
-            'study_workers',
-            'study_storage',
-            'study_batch',
-            'study_rows',
-            'study_archive',
-            'study',
-            'progress',
-            'provenance',
-        ),
-    ),  # wholes
+        *('progress', 'provenance', 'sharding', 'ops', 'convolution', 'aspp', 'decoder', 'backbones'),
+        *('canvas', 'datasets', 'drawn_data', 'weights'),
+    ),
+    # Wholes.
+    ('cell', 'cell_transfer', 'segmenter', 'counting', 'networks', 'inference', 'study', 'samplers'),
+    # Makers.
     (
-        'feature_cache',
-        'pretrain',
-        'optimizer',
-        'train_step',
-        'evaluator',
-        'input_pipeline',
-        'proxy',
-        'population',
-        'samplers',
-        'pictures',
-        'training_pictures',
-    ),  # makers
-    (
-        'report',
-        'assembly',
-        'search',
-        'evaluation_report',
-        'evaluate',
-        'train_log',
-        'train_config',
-        'train',
-        'export',
-    ),  # journeys
+        *('feature_cache', 'pretrain', 'input_pipeline', 'evaluation', 'training'),
+        *('proxy', 'population', 'figures', 'export', 'assembly'),
+    ),
+    # Journeys.
+    ('search', 'evaluate', 'train'),
 )
 MENUS = ('spaces', 'backbones', 'datasets', 'samplers')
+ROOMS = {
+    'weights': ('tf_bundle', 'tf_import', 'checkpoint'),
+    'study': ('workers', 'storage', 'batch', 'rows', 'progress', 'study', 'archive'),
+    'evaluation': ('scorer', 'report', 'results', 'config'),
+    'training': ('optimizer', 'step', 'log', 'checkpoint', 'pictures', 'config'),
+    'figures': ('cell_drawing', 'pictures', 'report'),
+}
+"""Packages with one door, and their files; each may import those listed before it. Others in `dpc_jax` import what the
+door names."""
+
 OF_A_CONFIG = ('ml_collections', 'configs.common')
-STUDY = ('study', 'study_archive', 'study_storage', 'study_workers')
 TOUCH_FILES = (
-    *(
-        'datasets',
-        'drawn_data',
-        'networks',
-        'tf_bundle',
-        'tf_import',
-        'checkpoint',
-        'train_checkpoint',
-        'feature_cache',
-        *STUDY,
-    ),
-    *('report', 'evaluate', 'evaluation_report', 'train_log', 'train_config', 'train', 'export'),
+    *('files', 'datasets', 'drawn_data', 'networks', 'weights', 'feature_cache', 'study'),
+    *('figures', 'evaluation', 'training', 'search', 'evaluate', 'train', 'export'),
 )
 
 TENSORFLOW = (
@@ -97,6 +65,7 @@ FILE_CALLS = (
     'sqlite3.connect',
     'cv2.imread',
     'cv2.imwrite',
+    *(f'dpc_jax.files.{name}' for name in ('write', 'whole', 'remove', 'make_folder', 'sha256')),
 )
 OF_THE_ROOM = ('dpc_jax.study.Study.open',)  # the file is opened in study, whoever asks for it
 FILE_METHODS = ('open', 'read_text', 'read_bytes', 'write_text', 'write_bytes', 'tofile', 'savefig')
@@ -141,6 +110,8 @@ def import_faults(module: str, target: str) -> Iterator[str]:
         yield f'{module} imports {target}; a config may import {" and ".join(OF_A_CONFIG)} only'
     elif under(module, ('dpc_jax.spaces',)) and under(target, ('flax',)):
         yield f'{module} imports {target}: a space builds no layer'
+    elif under(module, ('dpc_jax',)) and past_the_door(module, target):
+        yield f'{module} imports {target}, past the door: a room is imported by what its __init__ names'
     elif under(module, ('dpc_jax',)) and under(target, ('dpc_jax', 'configs')) and not downward(module, target):
         yield f'{module} (floor {floor(module)}) imports {target} (floor {floor(target)}), which is not below it'
 
@@ -155,14 +126,22 @@ def floor(module: str) -> int | None:
 
 
 def rank_of(module: str) -> tuple[int, int, int] | None:
-    """(floor, place on the floor, 1 in a file of a menu and 0 in its `__init__`); None where there is no such room."""
+    """(floor, place on the floor, place in the room); None where there is no such room.
+
+    The `__init__` of a menu comes before its files, which are equals; that of a room after all of its files.
+    """
     house, *inside = module.split('.')
     rank = next(
         ((level, rooms.index(inside[0])) for level, rooms in enumerate(FLOORS) if inside and inside[0] in rooms), None
     )
-    if house != 'dpc_jax' or rank is None or len(inside) > (2 if inside[0] in MENUS else 1):
+    if house != 'dpc_jax' or rank is None or len(inside) > (2 if inside[0] in (*MENUS, *ROOMS) else 1):
         return None
-    return (*rank, len(inside) - 1)
+    room, file = inside[0], inside[1] if len(inside) == 2 else ''
+    if room not in ROOMS:
+        return (*rank, bool(file))
+    if file and file not in ROOMS[room]:
+        return None
+    return (*rank, ROOMS[room].index(file) if file else len(ROOMS[room]))
 
 
 def downward(module: str, target: str) -> bool:
@@ -172,6 +151,14 @@ def downward(module: str, target: str) -> bool:
     if above[0] == 0 and target != 'dpc_jax.base':
         return False
     return below < above
+
+
+def past_the_door(module: str, target: str) -> bool:
+    """Whether `target` is a file of a room that `module` is not in."""
+    house, *inside = target.split('.')
+    return (
+        house == 'dpc_jax' and len(inside) == 2 and inside[0] in ROOMS and not under(module, (f'dpc_jax.{inside[0]}',))
+    )
 
 
 def imports(tree: ast.Module) -> Iterator[str]:
@@ -239,6 +226,7 @@ def test_floors(module):
 
 KNOWN = {'dpc_jax', 'dpc_jax.utils', 'run', 'experiments.table_1', 'configs.common', 'configs.scenes_search'}
 KNOWN |= {f'dpc_jax.{room}' for rooms in FLOORS for room in rooms}
+KNOWN |= {f'dpc_jax.{room}.{file}' for room, files in ROOMS.items() for file in files}
 KNOWN |= {'dpc_jax.datasets.camvid', 'dpc_jax.datasets.scenes', 'dpc_jax.spaces.dpc', 'dpc_jax.spaces.aux_cells'}
 
 
@@ -260,6 +248,13 @@ KNOWN |= {'dpc_jax.datasets.camvid', 'dpc_jax.datasets.scenes', 'dpc_jax.spaces.
         ('dpc_jax.datasets', 'from dpc_jax.datasets import camvid', 'which is not below it'),
         ('dpc_jax.datasets.scenes', 'from dpc_jax.datasets import camvid', 'which is not below it'),
         ('dpc_jax.study', 'from dpc_jax import study', 'which is not below it'),
+        ('dpc_jax.study.rows', 'from dpc_jax.study import study', 'which is not below it'),
+        ('dpc_jax.study.rows', 'from dpc_jax.study import Study', 'which is not below it'),
+        ('dpc_jax.search', 'from dpc_jax.study import rows', 'past the door'),
+        ('dpc_jax.search', 'from dpc_jax.study.rows import Candidate', 'past the door'),
+        ('dpc_jax.weights.checkpoint', 'from dpc_jax.study.rows import Candidate', 'past the door'),
+        ('dpc_jax.study.notes', '', 'give it a floor'),
+        ('dpc_jax.ops', 'from dpc_jax import files\nfiles.write("x", "")', 'touches a file: dpc_jax.files.write'),
         ('dpc_jax.utils', '', 'give it a floor'),
         ('dpc_jax.datasets.voc.read', '', 'give it a floor'),
         ('dpc_jax.cell.tree', '', 'give it a floor'),
@@ -298,6 +293,9 @@ def test_a_forged_fault_is_found(module, source, fault):
         ('dpc_jax.datasets.camvid', 'from dpc_jax.datasets import Dataset\nopen("x")'),
         ('dpc_jax.datasets.camvid', 'from PIL import Image\nImage.open("x")'),
         ('dpc_jax.segmenter', 'from dpc_jax.cell import Cell'),
+        ('dpc_jax.search', 'from dpc_jax.study import Study\nfrom dpc_jax import study'),
+        ('dpc_jax.study.study', 'from dpc_jax.study.rows import Candidate\nfrom dpc_jax.study import batch'),
+        ('experiments.table_1', 'from dpc_jax.study.rows import Candidate'),
         ('dpc_jax.search', 'import importlib\nimportlib.import_module(f"dpc_jax.datasets.{name}")'),
         ('dpc_jax.search', 'import tensorflow_datasets as tfds\nfrom dpc_jax.datasets.camvid import load\nload("x")'),
         ('configs.scenes_search', 'import ml_collections\nfrom configs import common\nfrom configs.common import toy'),

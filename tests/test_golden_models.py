@@ -17,13 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpc_jax import backbones, ops, tf_import
+from dpc_jax import backbones, ops
+from dpc_jax.aspp import ASPP
 from dpc_jax.base import PyTree
 from dpc_jax.cell import CellSettings, DensePredictionCell
 from dpc_jax.convolution import ConvUnit
-from dpc_jax.heads import ASPP, Decoder
+from dpc_jax.decoder import Decoder
 from dpc_jax.segmenter import Segmenter
 from dpc_jax.spaces import dpc
+from dpc_jax.weights import tf_import
 
 Find = Callable[[str], pathlib.Path]
 

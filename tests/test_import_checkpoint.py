@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from configs import camvid, cityscapes
-from dpc_jax import checkpoint, networks, tf_import
+from dpc_jax import networks
 from dpc_jax.base import PyTree
 from dpc_jax.segmenter import Segmenter
+from dpc_jax.weights import checkpoint, tf_import
 
 Find = Callable[[str], pathlib.Path]
 

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 from configs import common
-from dpc_jax import inference, networks, ops, sharding, tf_import
+from dpc_jax import inference, networks, ops, sharding
 from dpc_jax.base import IGNORE_LABEL, InputError
 from dpc_jax.cell import CellSettings, DensePredictionCell
 from dpc_jax.inference import InferenceSettings
 from dpc_jax.segmenter import Segmenter, scale_size
 from dpc_jax.spaces import dpc
+from dpc_jax.weights import tf_import
 
 CROP = (33, 49)
 SINGLE = InferenceSettings()

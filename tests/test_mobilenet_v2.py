@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from dpc_jax import checkpoint
 from dpc_jax.backbones import OUTPUT_STRIDES, mobilenet_v2
 from dpc_jax.base import InputError, PyTree
+from dpc_jax.weights import checkpoint
 
 Find = Callable[[str], pathlib.Path]
 

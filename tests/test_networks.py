@@ -10,9 +10,9 @@ import pytest
 
 from configs import camvid, common
 from dpc_jax import networks
+from dpc_jax.aspp import ASPP
 from dpc_jax.base import InputError
 from dpc_jax.cell import DensePredictionCell
-from dpc_jax.heads import ASPP
 from dpc_jax.segmenter import scale_size
 from dpc_jax.spaces import dpc
 

@@ -15,8 +15,8 @@ from tensorboardX.crc32c import crc32c
 from tensorboardX.proto.event_pb2 import Event
 
 from dpc_jax.base import Genotype
-from dpc_jax.progress import Progress, StepProgress, duration, track
-from dpc_jax.study import Candidate
+from dpc_jax.progress import StepProgress, duration, track
+from dpc_jax.study import Candidate, Progress
 
 ESCAPE = '\x1b'
 HIDE_CURSOR, SHOW_CURSOR = '\x1b[?25l', '\x1b[?25h'
@@ -308,12 +308,12 @@ def test_durations_are_said_in_words(seconds, text):
 def test_steps_have_a_rate_without_the_first_which_compiles(plain, clock):
     with StepProgress(10, console=plain, clock=clock) as progress:
         clock.seconds += 100
-        progress.went_on(1)
+        progress.advance(1)
         clock.seconds += 20
         progress.say('loss 1.5')
-        progress.went_on(6)
+        progress.advance(6)
         clock.seconds += 16
-        progress.went_on(10)
+        progress.advance(10)
     lines = plain.file.getvalue().splitlines()
     assert lines[0] == 'step 1/10 | 2 min'
     assert lines[-1] == 'step 10/10 | 2 min | 0.25 steps/s | loss 1.5'
@@ -321,9 +321,9 @@ def test_steps_have_a_rate_without_the_first_which_compiles(plain, clock):
 
 def test_a_later_start_rates_only_its_own_steps(plain, clock):
     with StepProgress(100, 50, console=plain, clock=clock) as progress:
-        progress.went_on(51)
+        progress.advance(51)
         clock.seconds += 40
-        progress.went_on(61)
+        progress.advance(61)
     assert 'step 61/100 | 40 s | 0.25 steps/s | 3 min left' in plain.file.getvalue()
 
 

@@ -20,8 +20,8 @@ from absl import flags
 from PIL import Image
 
 from configs import camvid_search, scenes_search
-from dpc_jax import study_archive
 from dpc_jax.spaces.dpc import Space
+from dpc_jax.study import archive as study_archive
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TOY = '--config=configs/scenes_search.py:toy'

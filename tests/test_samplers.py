@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from dpc_jax import samplers
 from dpc_jax.base import FEATURES, Genotype, InputError
 from dpc_jax.spaces.dpc import OP_NAMES, OPS, Space
-from dpc_jax.study_batch import REDRAW, distributions
+from dpc_jax.study.batch import REDRAW, distributions
 
 STRATEGIES = ('uniform', 'near_best', 'optuna.TPESampler')
 

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from dpc_jax.stopping import held_back, noted
+from dpc_jax.stopping import defer_signals, noted
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +22,7 @@ def handlers():
 def test_a_signal_waits_until_the_end(sent):
     done = []
 
-    @held_back()
+    @defer_signals()
     def work():
         signal.raise_signal(sent)
         done.append('all')
@@ -36,8 +36,8 @@ def test_the_outermost_decides():
     done = []
 
     def work():
-        with held_back():
-            with held_back():
+        with defer_signals():
+            with defer_signals():
                 signal.raise_signal(signal.SIGINT)
             done.append('after the inner one')
 
@@ -50,7 +50,7 @@ def test_many_signals_are_one():
     done = []
 
     def work():
-        with held_back():
+        with defer_signals():
             for _ in range(3):
                 signal.raise_signal(signal.SIGINT)
         done.append('never')
@@ -61,7 +61,7 @@ def test_many_signals_are_one():
 
 
 def test_without_a_signal_errors_and_results_pass():
-    @held_back()
+    @defer_signals()
     def divide(by):
         return 1 / by
 
@@ -73,7 +73,7 @@ def test_without_a_signal_errors_and_results_pass():
 def test_other_threads_are_left_alone():
     done = []
 
-    @held_back()
+    @defer_signals()
     def work():
         done.append(signal.getsignal(signal.SIGINT))
 

@@ -23,13 +23,15 @@ import pytest
 import sqlalchemy
 from optuna.trial import TrialState
 
-from dpc_jax import samplers, study_workers
-from dpc_jax import study as study_module
+from dpc_jax import samplers
 from dpc_jax.base import Genotype, InputError
+from dpc_jax.provenance import settings_hash
 from dpc_jax.spaces.dpc import Space
-from dpc_jax.study import Candidate, Proposal, RunInfo, Study, make_pruner, ranking, settings_hash
-from dpc_jax.study_batch import members
-from dpc_jax.study_workers import Worker
+from dpc_jax.study import Candidate, Proposal, RunInfo, Study, make_pruner, ranking
+from dpc_jax.study import study as study_module
+from dpc_jax.study import workers as study_workers
+from dpc_jax.study.batch import members
+from dpc_jax.study.workers import Worker
 
 RUN = RunInfo(seed=7, config_hash='abc', commit='def', device='cpu')
 SPACE = Space(3)

@@ -18,8 +18,11 @@ import pytest
 from PIL import Image
 
 from configs import camvid
-from dpc_jax import checkpoint, datasets, evaluate, networks, sharding, tf_import, train, train_config, train_log
+from dpc_jax import datasets, evaluate, networks, sharding, train
 from dpc_jax.base import InputError
+from dpc_jax.training import config as train_config
+from dpc_jax.training import log as train_log
+from dpc_jax.weights import checkpoint, tf_import
 from tests.test_progress import events
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -156,7 +159,7 @@ def wait_for_step(process, workdir, step):
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline:
         assert process.poll() is None, process.communicate()
-        records = train_log.read(workdir / 'metrics.jsonl') if (workdir / 'metrics.jsonl').exists() else []
+        records = train_log.read_records(workdir / 'metrics.jsonl') if (workdir / 'metrics.jsonl').exists() else []
         if any(record['step'] >= step for record in records):
             return
         time.sleep(0.005)
@@ -467,15 +470,15 @@ def test_a_faulty_image_of_the_middle_is_named_or_skipped(root, tmp_path, caplog
 def test_a_log_that_is_no_json_is_named(tmp_path):
     path = tmp_path / 'metrics.jsonl'
     path.write_text('{"step": 1}\n{"st')  # a kill while it was written
-    assert train_log.read(path) == [{'step': 1}]
+    assert train_log.read_records(path) == [{'step': 1}]
     path.write_text('{"st\n{"step": 1}\n')
     with pytest.raises(InputError, match=r'line 1: .* is not JSON'):
-        train_log.read(path)
+        train_log.read_records(path)
     path.unlink()
-    assert train_log.read(path) == []
+    assert train_log.read_records(path) == []
     path.mkdir()
     with pytest.raises(InputError, match='cannot read'):
-        train_log.read(path)
+        train_log.read_records(path)
 
 
 # ---- every config ---------------------------------------------------------------------------------------------------

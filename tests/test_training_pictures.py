@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from dpc_jax import provenance, training_pictures
+from dpc_jax import provenance
 from dpc_jax.base import InputError
+from dpc_jax.training import pictures as training_pictures
 from experiments import camvid_rows, compare_runs, rows
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent

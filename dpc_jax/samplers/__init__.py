@@ -20,7 +20,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from dpc_jax.base import Genotype, InputError
-from dpc_jax.study_batch import REDRAW, SearchSpace, distributions
+from dpc_jax.study import REDRAW, SearchSpace, distributions
 
 TRIES = 256
 """Cells that a strategy of this project draws for one proposal before it accepts one that is known already."""

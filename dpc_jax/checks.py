@@ -1,0 +1,33 @@
+"""Values of a config that several rooms refuse in the same words."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from dpc_jax.base import InputError, Size
+
+
+def at_least(minimum: int, **named: Any) -> None:
+    """InputError unless each value is at least `minimum`; `name__of__field` is said as `name.of.field`."""
+    for name, value in named.items():
+        if not value >= minimum:  # also for NaN
+            raise InputError(f'{name.replace("__", ".")} is {value}; it must be at least {minimum}')
+
+
+def fields_at_least(minimum: int, settings: Any, names: Iterable[str], prefix: str) -> None:
+    """`at_least` for attributes of `settings`, which are called `prefix.name`."""
+    at_least(minimum, **{f'{prefix}.{name}': getattr(settings, name) for name in names})
+
+
+def one_of(name: str, value: Any, allowed: Iterable[Any]) -> None:
+    """InputError unless the value is one of those allowed."""
+    allowed = tuple(allowed)
+    if value not in allowed:
+        raise InputError(f"{name} is '{value}'; allowed: {', '.join(map(str, allowed))}")
+
+
+def pair(value: Any, name: str) -> Size:
+    """(height, width) of a field; InputError unless it is two integers."""
+    sides = tuple(value)
+    if len(sides) != 2 or any(type(side) is not int for side in sides):
+        raise InputError(f'{name} is {sides}; it must be (height, width), two integers')
+    return sides[0], sides[1]

@@ -1,0 +1,52 @@
+"""What follows the context: the decoder of DeepLabv3+ and the logits (official model.py; arXiv:1802.02611 §3)."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from dpc_jax import ops
+from dpc_jax.base import Size
+from dpc_jax.convolution import ConvUnit, separable
+
+FILTERS = 256  # official refine_by_decoder
+LOW_LEVEL_FILTERS = 48  # official refine_by_decoder
+LOGITS_STDDEV = 0.01  # official get_branch_logits
+
+
+class Decoder(nn.Module):
+    """The decoder of DeepLabv3+: the context, resized, refined with a finer endpoint of the backbone.
+
+    In [B, h, w, D] and [B, *, *, C], out [B, *size, filters].
+    """
+
+    filters: int = FILTERS
+    low_level_filters: int = LOW_LEVEL_FILTERS
+    output_stride: int = 4
+    decay: float = ops.BN_DECAY
+
+    @nn.compact
+    def __call__(
+        self, context: Float[Array, 'B h w D'], low_level: Float[Array, 'B _ _ C'], size: Size, train: bool = False
+    ) -> Float[Array, 'B H2 W2 F']:
+        """`size`: of the image at this output stride."""
+        project = ConvUnit(self.low_level_filters, ops.xavier_init, decay=self.decay, name='feature_projection0')
+        parts = [context, project(low_level, train)]
+        x = jnp.concatenate([ops.resize_bilinear(part, size) for part in parts], -1)
+        for index in range(2):
+            x = separable(x, train, self.filters, name=f'decoder_conv{index}', decay=self.decay)
+        return x
+
+
+class Logits(nn.Module):
+    """1x1 convolution with bias, float32 out: [B, h, w, C] -> [B, h, w, L]."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'B h w C']) -> Float[Array, 'B h w L']:
+        shape = (1, 1, x.shape[-1], self.num_classes)
+        kernel = self.param('kernel', ops.truncated_normal(LOGITS_STDDEV), shape)
+        bias = self.param('bias', nn.initializers.zeros, (self.num_classes,))
+        y = x @ kernel[0, 0].astype(x.dtype)
+        return y.astype(np.promote_types(x.dtype, np.float32)) + bias[None, None, None, :]

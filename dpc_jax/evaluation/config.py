@@ -1,0 +1,115 @@
+"""What the config of an evaluation says, made and checked."""
+
+import collections
+import pathlib
+import re
+from concurrent.futures import ThreadPoolExecutor
+
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from dpc_jax import checks, datasets, networks, preprocess
+from dpc_jax.base import InputError, SegmentationExample, Size
+from dpc_jax.datasets import Dataset
+from dpc_jax.evaluation import scorer
+from dpc_jax.evaluation.scorer import Scorer
+from dpc_jax.inference import InferenceSettings
+from dpc_jax.progress import track
+from dpc_jax.segmenter import Segmenter
+
+DTYPES = ('float32', 'bfloat16')
+MOST_PICTURES = 100  # they are one picture, which grows with each
+FOLLOWS = (0, 0)  # a size that is to be found out
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Makes everything that costs nothing, so that a bad value is refused before any work; InputError."""
+    evaluate, stride = config.evaluate, config.backbone.output_stride
+    datasets.check_split(config.dataset.name, evaluate.split)
+    make_network(config)
+    crop_size = _size(config, 'crop_size')
+    if crop_size != FOLLOWS and any((side - 1) % stride for side in crop_size):
+        raise InputError(
+            f'evaluate.crop_size is {crop_size}; it must be output stride ({stride}) * k + 1, such as'
+            f' {preprocess.next_crop(crop_size, stride)}, or {FOLLOWS} to fit the largest image'
+        )
+    inference_settings(config, crop_size)
+    checks.at_least(1, evaluate__batch_size=evaluate.batch_size)
+    if not 0 <= evaluate.pictures <= MOST_PICTURES:
+        raise InputError(f'evaluate.pictures is {evaluate.pictures}; it must be 0 to {MOST_PICTURES}')
+
+
+def make_network(config: ml_collections.ConfigDict) -> Segmenter:
+    """The network for the classes of the data set, computing in the dtype that is asked for."""
+    dtype = config.evaluate.dtype
+    checks.one_of('evaluate.dtype', dtype, DTYPES)
+    network = networks.make(config, len(datasets.classes(config.dataset.name)))
+    return network.clone(backbone=network.backbone.clone(dtype=jnp.dtype(dtype)))
+
+
+def make_scorer(config: ml_collections.ConfigDict, dataset: Dataset) -> Scorer:
+    """The scorer of the config's network on `dataset`, whose images were all decoded once; see `choose_crop`."""
+    crop_size = choose_crop(config, dataset)
+    settings = inference_settings(config, crop_size)
+    return scorer.make(config, dataset, make_network(config), settings, crop_size=crop_size)
+
+
+def inference_settings(config: ml_collections.ConfigDict, crop_size: Size) -> InferenceSettings:
+    """Passes and pooling windows, for images of that size if it is known."""
+    scales = tuple(config.evaluate.scales)
+    if any(type(scale) not in (int, float) for scale in scales):
+        raise InputError(f'evaluate.scales is {scales}; it must be one or more numbers greater than 0')
+    pool_crop = _size(config, 'image_pooling_crop_size')
+    if pool_crop != FOLLOWS and crop_size != FOLLOWS and any(np.greater(pool_crop, crop_size)):
+        raise InputError(
+            f'evaluate.image_pooling_crop_size is {pool_crop}; it must not be larger than the crop {crop_size}'
+        )
+    if pool_crop != FOLLOWS and config.context.pooling != 'sliding':
+        raise InputError(
+            f"evaluate.image_pooling_crop_size is {pool_crop}; that needs context.pooling 'sliding', bins cover the"
+            f' whole map: {FOLLOWS}'
+        )
+    return InferenceSettings(
+        tuple(map(float, scales)), config.evaluate.flip, None if pool_crop == FOLLOWS else pool_crop
+    )
+
+
+def choose_crop(config: ml_collections.ConfigDict, dataset: Dataset) -> Size:
+    """The crop that is asked for, or the smallest that holds every image; decodes each once, so that faults show now.
+
+    Raises:
+      InputError: a faulty file, an image larger than the crop, two images that would be exported to one file.
+    """
+    with ThreadPoolExecutor() as pool:
+        seen = pool.map(lambda index: _size_and_name(dataset[index]), range(len(dataset)))
+        found = list(track(seen, 'checking the images', len(dataset)))
+    largest = max(height for (height, _), _ in found), max(width for (_, width), _ in found)
+    fitting = preprocess.next_crop(largest, config.backbone.output_stride)
+    crop_size = _size(config, 'crop_size')
+    if crop_size != FOLLOWS and any(np.greater(largest, crop_size)):
+        raise InputError(
+            f'evaluate.crop_size is {crop_size}; the largest image has {largest[0]}x{largest[1]} pixels, that needs'
+            f' {fitting}, or {FOLLOWS} to fit it'
+        )
+    (name, times), *_ = collections.Counter(name for _, name in found).most_common(1)
+    if config.evaluate.export and times > 1:
+        raise InputError(f"evaluate.export is '{config.evaluate.export}': {times} images would be written to {name}")
+    return fitting if crop_size == FOLLOWS else crop_size
+
+
+def _size_and_name(example: SegmentationExample) -> tuple[Size, str]:
+    height, width = example.label.shape
+    return (height, width), export_name(example)
+
+
+def _size(config: ml_collections.ConfigDict, field: str) -> Size:
+    size = tuple(config.evaluate[field])
+    if len(size) != 2 or any(type(side) is not int for side in size) or (size != FOLLOWS and min(size) < 1):
+        raise InputError(f'evaluate.{field} is {size}; it must be (height, width), two integers above 0, or {FOLLOWS}')
+    return size[0], size[1]
+
+
+def export_name(example: SegmentationExample) -> str:
+    """The image's file name as a PNG: that of Cityscapes begins with <city>_<sequence>_<frame>, as its server wants."""
+    return re.sub(r'[^\w.-]+', '_', pathlib.Path(example.name).stem) + '.png'

@@ -1,0 +1,72 @@
+"""Files and folders that are whole or not there, and digests of what is in them.
+
+Whoever writes a file that others may look at, now or after a kill, writes it through `whole`: there is never a half of
+one under its name.
+"""
+
+import contextlib
+import hashlib
+import os
+import pathlib
+import shutil
+from collections.abc import Iterable, Iterator
+
+from dpc_jax.base import InputError
+
+Path = str | os.PathLike[str]
+
+
+def digest(parts: Iterable[bytes]) -> str:
+    """SHA-256 of all parts together, hexadecimal."""
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(part)
+    return total.hexdigest()
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal; OSError where it cannot be read."""
+    with open(path, 'rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+@contextlib.contextmanager
+def whole(path: Path, *, draft: pathlib.Path | None = None) -> Iterator[pathlib.Path]:
+    """Gives a place beside `path` for a file or a folder, which gets the name `path` when the block ends without error.
+
+    An older file of that name is replaced in one step; of folders only an empty one. What an error leaves is removed.
+    `draft` is that place where it must have a known name; by default no two processes share one, and it is hidden.
+    """
+    path = pathlib.Path(path)
+    draft = draft or path.with_name(f'.{path.name}.{os.getpid()}.unfinished')
+    try:
+        yield draft
+        draft.replace(path)
+    finally:
+        remove(draft)
+
+
+def write(path: Path, content: str | bytes) -> pathlib.Path:
+    """Writes a file that others see either as it was or whole (text as UTF-8); gives its path."""
+    path = pathlib.Path(path)
+    with whole(path) as draft:
+        draft.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def remove(path: pathlib.Path) -> None:
+    """Removes a file, or a folder with all that is in it; nothing where there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def make_folder(folder: pathlib.Path, what: str) -> None:
+    """Makes it if it is missing; InputError, which calls it `what`, where that cannot be or nothing may be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{what} '{folder}' cannot be made: {error.strerror}") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"{what} '{folder}' is not writable")

@@ -1,0 +1,52 @@
+"""A study read from its storage alone: no config, no data, nothing changed there."""
+
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import optuna
+import sqlalchemy
+
+from dpc_jax import provenance
+from dpc_jax.base import InputError
+from dpc_jax.study.batch import SearchSpace
+from dpc_jax.study.rows import Candidate, candidate_of, finished
+from dpc_jax.study.storage import JOURNAL, close_storage, open_storage, storage_faults
+
+SpaceOf = Callable[[dict[str, Any]], SearchSpace]
+"""The search space that a study's settings describe."""
+
+
+def read(url: str, name: str, space_of: SpaceOf) -> tuple[list[Candidate], dict[str, Any]]:
+    """All finished candidates and references of the study `name` in the storage at `url`, and its settings, nested.
+
+    Raises InputError for a storage that is not there or cannot be read, and for a study that it does not hold.
+    """
+    _check_exists(url)
+    storage = open_storage(url)
+    try:
+        with storage_faults(url):
+            names = [study.study_name for study in storage.get_all_studies()]
+            if name not in names:
+                raise InputError(f"no study '{name}' in this storage; there are: {', '.join(sorted(names)) or 'none'}")
+            study = optuna.load_study(study_name=name, storage=storage)
+            if 'settings' not in study.user_attrs:
+                raise InputError(f"study '{name}' was not made by this program: it has no settings")
+            settings = provenance.nested(study.user_attrs['settings'])
+            space = space_of(settings)
+            return [candidate_of(trial, space) for trial in finished(study.get_trials())], settings
+    finally:
+        close_storage(storage)
+
+
+def _check_exists(url: str) -> None:
+    """Opening would make an empty database where there is none."""
+    if url.startswith(JOURNAL):
+        path = url.removeprefix(JOURNAL)
+    elif url.startswith('sqlite'):
+        with storage_faults(url):
+            path = sqlalchemy.engine.make_url(url).database or ''
+    else:
+        return
+    if not pathlib.Path(path).is_file():
+        raise InputError(f"there is no storage '{path}'")

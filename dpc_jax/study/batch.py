@@ -1,0 +1,282 @@
+"""How a batch of proposals is made: what it may see, and what it is filled with.
+
+A batch sees the storage as it was when it was begun, with its own members shown as running and without results.
+Samplers and pruners work on that view, so what they decide for a candidate depends on earlier batches alone, and
+not on how far its own batch had come when the worker was killed. A proposal is drawn in the view and then written
+to the storage in one step: a trial there is whole.
+
+User attributes of a trial: `key` (canonical), `reference` ('' for candidates), `batch`, `owner` (the worker that is
+at it), `outcome` (all that was found out), and where they apply `duplicate_of` and `copy_of` (trial numbers).
+"""
+
+import dataclasses
+from collections.abc import Callable, Container, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from dpc_jax.base import Genotype, InputError
+from dpc_jax.study.workers import Worker
+
+REDRAWS = 20
+"""Known cells in a row after which a batch stays short: the sampler has nothing new to offer."""
+
+REDRAW = 'dpc_jax:redraw'
+"""System attribute of a trial that is drawn once more, since its first cells were known: how many there were.
+
+A sampler whose draws depend on seed and trial number takes it into account (`samplers.generator` does)."""
+
+DRAFT = -1
+"""Trial id of a proposal that is being drawn and is not in the storage yet."""
+
+
+@runtime_checkable
+class SearchSpace(Protocol):
+    """What study and samplers ask of a space; `spaces.dpc.Space` is one."""
+
+    @property
+    def size(self) -> int:
+        """Number of genotypes."""
+
+    def choices(self) -> Mapping[str, tuple[Any, ...]]:
+        """Parameter name -> allowed values, in order."""
+
+    def to_params(self, genotype: Genotype) -> Mapping[str, Any]:
+        """The genotype `[K]` as one of the `choices`."""
+
+    def from_params(self, params: dict[str, Any]) -> Genotype:
+        """Inverse of `to_params`."""
+
+    def canonical_key(self, genotype: Genotype) -> str:
+        """Equal for genotypes that are the same function, different for all others."""
+
+    def sample(self, key: jax.Array, count: int | None = None) -> Genotype:
+        """Draws uniformly: `[K]`, or `[count, K]`."""
+
+    def neighbours_by_gene(self, genotype: Genotype, reach: Any = 'adjacent') -> Mapping[str, list[Genotype]]:
+        """Gene -> the genotypes that differ from `genotype` `[K]` in that gene alone."""
+
+
+def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
+    """The space as Optuna knows it."""
+    return {name: CategoricalDistribution(values) for name, values in space.choices().items()}
+
+
+def make_pruner(name: str, settings: Mapping[str, Any]) -> optuna.pruners.BasePruner:
+    """A pruner of Optuna by its name, e.g. `optuna.MedianPruner`, with its settings; '' never prunes."""
+    if not name:
+        return optuna.pruners.NopPruner()
+    allowed = [f'optuna.{kind}' for kind in optuna.pruners.__all__ if kind != 'BasePruner']
+    if name not in allowed:
+        raise InputError(f"pruner '{name}' is not known; allowed: '', {', '.join(allowed)}")
+    try:
+        return getattr(optuna.pruners, name.removeprefix('optuna.'))(**settings)
+    except (TypeError, ValueError) as error:
+        raise InputError(f'pruner {name} does not take {dict(settings)}: {error}') from error
+
+
+def is_running(trial: FrozenTrial) -> bool:
+    """Whether a worker is, or was, at the trial (a copy waits for its reference and needs none)."""
+    return trial.state == TrialState.RUNNING and 'owner' in trial.user_attrs and 'copy_of' not in trial.user_attrs
+
+
+def rivals(trials: Sequence[FrozenTrial]) -> dict[int, int]:
+    """Number of each trial whose cell has a lower number too -> that number. Two workers were at it at once."""
+    first: dict[tuple[str, str], int] = {}
+    later: dict[int, int] = {}
+    for trial in _ours(trials):
+        mark = trial.user_attrs['reference'], trial.user_attrs['key']
+        if mark in first:
+            later[trial.number] = first[mark]
+        else:
+            first[mark] = trial.number
+    return later
+
+
+def members(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """References and candidates, without duplicates and without trials that others put into the storage."""
+    duplicates = rivals(trials)
+    return [trial for trial in _ours(trials) if trial.number not in duplicates]
+
+
+def _ours(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    return [trial for trial in trials if 'key' in trial.user_attrs and 'duplicate_of' not in trial.user_attrs]
+
+
+class Batch:
+    """One batch of proposals in the making."""
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        storage: optuna.storages.BaseStorage,
+        *,
+        space: SearchSpace,
+        trials: list[FrozenTrial],
+        name: str,
+        me: Worker,
+    ) -> None:
+        self._storage, self._space, self._me, self._name = storage, space, me, name
+        self._study = study
+        self._view = _View(storage, trials, name)
+        ours = members(trials)
+        self._here = sum(trial.user_attrs['batch'] == name for trial in ours)
+        self._references = {t.user_attrs['reference']: t for t in ours if t.user_attrs['reference']}
+        self._known = {t.user_attrs['key'] for t in ours if not t.user_attrs['reference']}
+
+    def seen(self) -> optuna.Study:
+        """The study as the batch sees it (a new object, since each remembers the trials it has read)."""
+        return optuna.Study(self._study.study_name, self._view, self._study.sampler, self._study.pruner)
+
+    def fill(
+        self, count: int, budget: int | None, references: Mapping[str, Genotype], given: Mapping[str, Genotype]
+    ) -> list[FrozenTrial]:
+        """Writes what the batch of `count` lacks: references, given cells, sampled ones (see `Study.ask`)."""
+        made: list[FrozenTrial] = []
+        for _ in range(count - self._here):
+            name = next((name for name in references if name not in self._references), '')
+            if name:
+                made.append(self._write(self._fixed(references[name]), name))
+                continue
+            if budget is not None and len(self._known) >= budget:
+                break
+            cell = next((genotype for key, genotype in given.items() if key not in self._known), None)
+            draft = self._draw() if cell is None else self._fixed(cell)
+            if draft is None:
+                break
+            made.append(self._write(draft))
+        return made
+
+    def _fixed(self, genotype: Genotype) -> FrozenTrial:
+        params = dict(self._space.to_params(genotype))
+        return create_trial(state=TrialState.RUNNING, params=params, distributions=distributions(self._space))
+
+    def _draw(self) -> FrozenTrial | None:
+        if len(self._known) == self._space.size:
+            return None
+        for redraw in range(REDRAWS):
+            draft = self._view.begin({REDRAW: redraw} if redraw else {})
+            trial = optuna.trial.Trial(self.seen(), DRAFT)
+            for name, choices in self._space.choices().items():
+                trial.suggest_categorical(name, choices)
+            self._view.end()
+            if self._key(draft) not in self._known:
+                return draft
+        return None
+
+    def _write(self, draft: FrozenTrial, reference: str = '') -> FrozenTrial:
+        key = self._key(draft)
+        attributes: dict[str, Any] = {
+            'key': key,
+            'reference': reference,
+            'batch': self._name,
+            'owner': dataclasses.asdict(self._me),
+        }
+        originals = [trial.number for trial in self._references.values() if trial.user_attrs['key'] == key]
+        if originals and not reference:
+            attributes['copy_of'] = originals[0]
+        template = create_trial(
+            state=TrialState.RUNNING,
+            params=draft.params,
+            distributions=draft.distributions,
+            system_attrs=draft.system_attrs,
+            user_attrs=attributes,
+        )
+        trial = self._storage.get_trial(self._storage.create_new_trial(self._study._study_id, template))
+        self._view.add(trial)
+        if reference:
+            self._references[reference] = trial
+        else:
+            self._known.add(key)
+        return trial
+
+    def _key(self, trial: FrozenTrial) -> str:
+        return self._space.canonical_key(self._space.from_params(trial.params))
+
+
+def _delegated(name: str) -> Callable[..., Any]:
+    def call(self: '_View', *args: Any, **kwargs: Any) -> Any:
+        return getattr(self._storage, name)(*args, **kwargs)
+
+    return call
+
+
+class _View(optuna.storages.BaseStorage):
+    """The storage as a batch sees it. The methods are those of the base class, which describes them.
+
+    Trials are read from the list it was made with. What is about other things than trials, such as what a sampler
+    remembers in the study's attributes, goes to the real storage.
+    """
+
+    def __init__(self, storage: optuna.storages.BaseStorage, trials: list[FrozenTrial], batch: str) -> None:
+        self._storage = storage
+        self._trials = [_as_running(t) if t.user_attrs.get('batch') == batch else t for t in trials]
+        self._draft: FrozenTrial | None = None
+
+    def begin(self, system_attrs: dict[str, Any]) -> FrozenTrial:
+        """Begins to draw what will be the next trial, in a draft that it returns."""
+        self._draft = create_trial(state=TrialState.RUNNING, system_attrs=system_attrs)
+        self._draft.number = self._trials[-1].number + 1 if self._trials else 0
+        return self._draft
+
+    def end(self) -> None:
+        """The draft is drawn."""
+        self._draft = None
+
+    def add(self, trial: FrozenTrial) -> None:
+        """Shows a trial that the storage has from now on."""
+        self._trials.append(trial)
+
+    create_new_study = _delegated('create_new_study')
+    delete_study = _delegated('delete_study')
+    set_study_user_attr = _delegated('set_study_user_attr')
+    set_study_system_attr = _delegated('set_study_system_attr')
+    get_study_id_from_name = _delegated('get_study_id_from_name')
+    get_study_name_from_id = _delegated('get_study_name_from_id')
+    get_study_directions = _delegated('get_study_directions')
+    get_study_user_attrs = _delegated('get_study_user_attrs')
+    get_study_system_attrs = _delegated('get_study_system_attrs')
+    get_all_studies = _delegated('get_all_studies')
+    create_new_trial = _delegated('create_new_trial')
+    set_trial_state_values = _delegated('set_trial_state_values')
+    set_trial_intermediate_value = _delegated('set_trial_intermediate_value')
+    set_trial_user_attr = _delegated('set_trial_user_attr')
+
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        if trial_id == DRAFT and self._draft is not None:
+            return self._draft
+        return self._storage.get_trial(trial_id)
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        trials = self._trials if self._draft is None else [*self._trials, self._draft]
+        return [trial for trial in trials if states is None or trial.state in states]
+
+    def set_trial_param(
+        self, trial_id: int, param_name: str, param_value_internal: float | int, distribution: BaseDistribution
+    ) -> None:
+        draft = self.get_trial(trial_id)
+        draft.params = {**draft.params, param_name: distribution.to_external_repr(param_value_internal)}
+        draft.distributions = {**draft.distributions, param_name: distribution}
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        if trial_id == DRAFT:
+            draft = self.get_trial(trial_id)
+            draft.system_attrs = {**draft.system_attrs, key: value}
+        else:
+            self._storage.set_trial_system_attr(trial_id, key, value)
+
+
+def _as_running(trial: FrozenTrial) -> FrozenTrial:
+    shown = create_trial(
+        state=TrialState.RUNNING,
+        params=trial.params,
+        distributions=trial.distributions,
+        user_attrs=trial.user_attrs,
+    )
+    shown.number, shown._trial_id = trial.number, trial._trial_id
+    return shown

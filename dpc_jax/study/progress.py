@@ -1,0 +1,103 @@
+"""How far a search is, while it goes on: a line on the screen, and scalars in TensorBoard's event files."""
+
+import math
+import pathlib
+import time
+import types
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from dpc_jax.progress import Clock, Events, Screen, duration
+from dpc_jax.study.rows import Candidate
+
+
+class Progress:
+    """How far a search is: `with Progress(total, done, best, logdir) as progress: progress.update(candidates)`.
+
+    `total` is the number of candidates to sample, `done` and `best` what an earlier start of the same search has
+    already (`best` None where nothing has a score). References are logged and take no part in any of the counts.
+    The scalars, at the candidate's number as the step, so that a later start goes on where this one ends:
+
+        candidate/score, candidate/best_score   mIoU in 0..1; a candidate that failed has no score
+        candidate/loss, candidate/seconds       last mean training loss; seconds that it took
+        reference/<name>                        mIoU of a reference
+
+    `console` is that of standard output unless given; `clock` counts seconds.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        done: int = 0,
+        best: Candidate | None = None,
+        logdir: pathlib.Path | str | None = None,
+        *,
+        console: Console | None = None,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self.total, self.done, self.best = total, done, best
+        self.failed = 0
+        self._before, self._clock, self._start = done, clock, clock()
+        self._logdir = None if logdir is None else pathlib.Path(logdir)
+        self._events: Events | None = None
+        self._screen = Screen(self, 'candidates', console, clock)
+
+    def __enter__(self) -> 'Progress':
+        if self._logdir is not None:
+            self._events = Events(self._logdir)
+        self._screen.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
+    ) -> None:
+        self._screen.stop()
+        if self._events is not None:
+            self._events.close()
+
+    def update(self, candidates: Sequence[Candidate]) -> None:
+        """Takes in candidates that were finished, in any order and number."""
+        for candidate in sorted(candidates, key=lambda candidate: candidate.number):
+            if not candidate.reference:
+                self._take(candidate)
+            if self._events is not None:
+                self._events.add(candidate.number, _scalars(candidate, self.best))
+        if self._events is not None:
+            self._events.flush()
+        self._screen.show()
+
+    def _take(self, candidate: Candidate) -> None:
+        self.done += 1
+        self.failed += candidate.state == 'failed'
+        if candidate.state == 'complete' and (self.best is None or candidate.score > self.best.score):
+            self.best = candidate
+
+    def facts(self) -> list[str]:
+        """Rate, time left and failures, as far as they are known."""
+        here, minutes = self.done - self._before, (self._clock() - self._start) / 60
+        facts = []
+        if here and minutes:
+            facts.append(f'{here / minutes:.3g} candidates/min')
+            if self.done < self.total:
+                facts.append(f'{duration((self.total - self.done) * 60 * minutes / here)} left')
+        if self.failed:
+            facts.append(f'{self.failed} failed')
+        return facts
+
+    def note(self) -> str:
+        """The best candidate so far."""
+        return '' if self.best is None else f'best {100 * self.best.score:.2f} % mIoU: {self.best.key}'
+
+
+def _scalars(candidate: Candidate, best: Candidate | None) -> dict[str, float]:
+    if candidate.reference:
+        scalars = {f'reference/{candidate.reference}': candidate.score}
+    else:
+        scalars = {
+            'candidate/score': candidate.score,
+            'candidate/best_score': math.nan if best is None else best.score,
+            'candidate/loss': next((loss for loss in reversed(candidate.losses) if math.isfinite(loss)), math.nan),
+            'candidate/seconds': candidate.seconds,
+        }
+    return {tag: value for tag, value in scalars.items() if math.isfinite(value)}

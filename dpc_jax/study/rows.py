@@ -1,0 +1,92 @@
+"""The rows of a study: what is asked for, what was found out, and their order."""
+
+import dataclasses
+import math
+import os
+import socket
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from optuna.trial import FrozenTrial, TrialState
+
+from dpc_jax.base import Genotype
+from dpc_jax.study.batch import SearchSpace, members
+
+STATES = {'complete': TrialState.COMPLETE, 'pruned': TrialState.PRUNED, 'failed': TrialState.FAIL}
+"""A candidate's states, in the order of the ranking, and Optuna's."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunInfo:
+    """What is noted with every candidate: where its score comes from."""
+
+    seed: int
+    config_hash: str
+    commit: str
+    device: str
+    rung: str = 'proxy'
+    worker: str = dataclasses.field(default_factory=lambda: f'{socket.gethostname()}:{os.getpid()}')
+
+
+class Proposal(NamedTuple):
+    """A cell to evaluate and to `tell`."""
+
+    number: int  # of the trial, unique in the study
+    genotype: Genotype  # [K]
+    key: str  # canonical
+    reference: str  # '' for candidates, else the reference's name
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A finished evaluation."""
+
+    number: int  # of the trial, unique in the study
+    reference: str  # '' for candidates, else the reference's name
+    genotype: Genotype  # [K]
+    key: str  # canonical
+    state: str  # 'complete', 'pruned' or 'failed'
+    score: float  # NaN if failed; the last one before it was stopped if pruned
+    curve: tuple[float, ...]
+    losses: tuple[float, ...]
+    steps: int
+    seed: int
+    rung: str
+    config_hash: str
+    commit: str
+    device: str
+    seconds: float
+    worker: str
+    finished: str  # ISO time with zone
+    failure: str  # '' or why
+
+
+def ranking(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """Best first: complete by score, equal scores by key; then pruned, likewise; failed last, by key."""
+    order = list(STATES)
+
+    def place(candidate: Candidate) -> tuple[int, float, str]:
+        score = candidate.score if math.isfinite(candidate.score) else -math.inf
+        return order.index(candidate.state), -score, candidate.key
+
+    return sorted(candidates, key=place)
+
+
+def finished(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Those of them that were evaluated to the end, without duplicates."""
+    return [t for t in members(trials) if t.state.is_finished() and 'outcome' in t.user_attrs]
+
+
+def proposal_of(trial: FrozenTrial, space: SearchSpace) -> Proposal:
+    """What a trial was asked as."""
+    genotype = space.from_params(trial.params)
+    return Proposal(trial.number, genotype, trial.user_attrs['key'], trial.user_attrs['reference'])
+
+
+def candidate_of(trial: FrozenTrial, space: SearchSpace) -> Candidate:
+    """What a finished trial holds."""
+    outcome = dict(trial.user_attrs['outcome'])
+    for field in ('curve', 'losses'):
+        outcome[field] = tuple(math.nan if value is None else float(value) for value in outcome[field])
+    outcome['score'] = math.nan if outcome['score'] is None else float(outcome['score'])
+    return Candidate(**proposal_of(trial, space)._asdict(), **outcome)

@@ -1,0 +1,307 @@
+"""Candidates and their scores in an Optuna storage: ask, evaluate, tell; stop at any moment and go on.
+
+A trial of a study is a *reference* (a known cell that candidates are compared with) or a *candidate*, given or
+sampled; no two candidates have the same canonical key. The laws:
+
+* A proposal is a function of the sampler, its trial number and the trials of earlier batches (`study_batch`).
+  What a killed worker left unfinished is asked for first, then the rest of its batch. So one worker that is killed
+  at any moment and started again makes the same candidates with the same scores as one that is left alone, and
+  what was told is not evaluated again.
+* Workers on one storage get disjoint candidates: each writes its proposals and then reads those of the others, and
+  of two with the same key the lower trial number stays.
+* What was found out about a trial is written before its state, so a finished trial is whole.
+* Ctrl-C waits until the storage is not in use: in the midst of a transaction it would leave it locked.
+
+To Optuna's dashboard, samplers and pruners this is a study like any other, with direction 'maximize'.
+"""
+
+import dataclasses
+import datetime
+import logging
+import math
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, SupportsFloat, SupportsInt, TypeVar
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from dpc_jax.base import Genotype
+from dpc_jax.stopping import defer_signals
+from dpc_jax.study.batch import Batch, SearchSpace, is_running, rivals
+from dpc_jax.study.rows import STATES, Candidate, Proposal, RunInfo, candidate_of, finished, proposal_of
+from dpc_jax.study.storage import check_settings, close_storage, open_storage, storage_faults
+from dpc_jax.study.workers import Worker, owner, take_over
+
+log = logging.getLogger(__name__)
+
+T = TypeVar('T')
+
+ROUNDS = 20
+"""How often a worker tries again after another one was faster."""
+
+
+class Study:
+    """The candidates of one search. Made by `open`, used in a `with`."""
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        storage: optuna.storages.BaseStorage,
+        *,
+        space: SearchSpace,
+        run: RunInfo,
+        grace_seconds: float,
+    ) -> None:
+        self._study, self._storage, self._space, self._run = study, storage, space, run
+        self._id = study._study_id
+        self._grace_seconds = grace_seconds
+        self._references: dict[str, Genotype] = {}
+        self._given: dict[str, Genotype] = {}
+        self._seen: dict[int, optuna.Study] = {}  # the study as the batch of each trial asked for here sees it
+        self._me = Worker.here()
+        self._last_beat = -math.inf
+        self.beat()
+
+    @classmethod
+    @defer_signals()
+    def open(
+        cls,
+        url: str,
+        name: str,
+        *,
+        space: SearchSpace,
+        sampler: optuna.samplers.BaseSampler,
+        settings: Mapping[str, Any],
+        run: RunInfo,
+        pruner: optuna.pruners.BasePruner | None = None,
+        grace_seconds: float = 600.0,
+    ) -> 'Study':
+        """Opens or makes the study `name` in the storage at `url` (see `study_storage.open_storage`).
+
+        `settings` are all that a score depends on, flat or nested. They are kept with the study, and an InputError
+        says which fields differ when they are not those that the study was made with. A worker on another machine
+        counts as dead after `grace_seconds` without `ask`, `report`, `should_prune`, `tell` or `beat`.
+        """
+        storage = open_storage(url)
+        with storage_faults(url):
+            study = optuna.create_study(
+                storage=storage,
+                study_name=name,
+                direction='maximize',
+                sampler=sampler,
+                pruner=pruner or optuna.pruners.NopPruner(),
+                load_if_exists=True,
+            )
+            check_settings(study, settings)
+            return cls(study, storage, space=space, run=run, grace_seconds=grace_seconds)
+
+    def __enter__(self) -> 'Study':
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    @defer_signals()
+    def close(self) -> None:
+        """Says goodbye: what this worker was asked for and has not told is free for others at once."""
+        self._me.leave()
+        self._storage.set_study_user_attr(self._id, self._me.beat_name, None)
+        close_storage(self._storage)
+
+    @defer_signals()
+    def beat(self) -> None:
+        """Gives a sign of life to other machines (of many in a grace time ten are written)."""
+        if time.monotonic() - self._last_beat > self._grace_seconds / 10:
+            self._last_beat = time.monotonic()
+            self._storage.set_study_user_attr(self._id, self._me.beat_name, time.time())
+
+    # ---- asking ----------------------------------------------------------------------------------------------
+
+    def enqueue_reference(self, name: str, genotype: Genotype) -> None:
+        """Has `genotype` `[K]` evaluated before all candidates, once in the study, as the reference `name`."""
+        self._references[name] = genotype
+
+    def enqueue(self, genotype: Genotype) -> None:
+        """Has `genotype` `[K]` evaluated before anything is sampled, as a candidate like the sampled ones."""
+        self._given[self._space.canonical_key(genotype)] = genotype
+
+    @defer_signals()
+    def ask(self, count: int, budget: int | None = None) -> list[Proposal]:
+        """The next batch: at most `count` proposals, in order of their numbers.
+
+        First what dead workers left, with the rest of that batch; else references, given cells and sampled ones, as
+        long as the study has fewer than `budget` candidates (running ones included). A candidate that equals a
+        reference gets the reference's score and is not proposed. Fewer proposals or none mean that a batch was
+        resumed, that the budget is used up, or that the sampler has nothing new.
+        """
+        self.beat()
+        self._settle_copies()
+        mine, name = self._resume(count)
+        for _ in range(ROUNDS):
+            trials = self._trials()
+            mine = self._without_duplicates(mine, rivals(trials))
+            name = name or f'{len(trials)}.{self._me.token}'
+            batch = Batch(self._study, self._storage, space=self._space, trials=trials, name=name, me=self._me)
+            made = batch.fill(count, budget, self._references, self._given)
+            mine += made
+            if not made:  # so all of `mine` have been compared with what other workers wrote
+                break
+        self._settle_copies()
+        mine = [trial for trial in mine if 'copy_of' not in trial.user_attrs]
+        self._seen |= {trial.number: batch.seen() for trial in mine}
+        return [proposal_of(trial, self._space) for trial in mine]
+
+    @defer_signals()
+    def running_elsewhere(self) -> int:
+        """How many trials other workers are at, now."""
+        beats = self._storage.get_study_user_attrs(self._id)
+        others = [owner(trial) for trial in self._trials() if is_running(trial) and owner(trial) != self._me]
+        return sum(worker.is_alive(beats, self._grace_seconds) for worker in others)
+
+    def _trials(self) -> list[FrozenTrial]:
+        return self._storage.get_all_trials(self._id, deepcopy=False)
+
+    def _resume(self, count: int) -> tuple[list[FrozenTrial], str]:
+        """Takes over at most `count` trials that a dead worker left of one batch, and the batch's name."""
+        for _ in range(ROUNDS):
+            beats = self._storage.get_study_user_attrs(self._id)
+            running = [trial for trial in self._trials() if is_running(trial)]
+            orphans = [trial for trial in running if not owner(trial).is_alive(beats, self._grace_seconds)]
+            if not orphans:
+                break
+            name = orphans[0].user_attrs['batch']
+            orphans = [trial for trial in orphans if trial.user_attrs['batch'] == name][:count]
+            grace = self._grace_seconds
+            taken = [t for t in orphans if take_over(self._storage, t, self._me, beats=beats, grace_seconds=grace)]
+            left = [trial for trial in taken if not self._was_decided(trial)]
+            if left:
+                return left, name
+            if not taken:
+                time.sleep(random.uniform(0.01, 0.1))  # another worker wants them too
+        return [], ''
+
+    def _was_decided(self, trial: FrozenTrial) -> bool:
+        """Finishes a trial whose worker was killed between writing what it found and the state."""
+        if 'duplicate_of' in trial.user_attrs:
+            self._study.tell(trial.number, state=TrialState.FAIL)
+        elif 'outcome' in trial.user_attrs:
+            self._finish(trial, trial.user_attrs['outcome'])
+        return 'duplicate_of' in trial.user_attrs or 'outcome' in trial.user_attrs
+
+    def _without_duplicates(self, mine: list[FrozenTrial], lower: Mapping[int, int]) -> list[FrozenTrial]:
+        """Gives way to other workers that had the same cell first."""
+        for trial in mine:
+            if trial.number in lower:
+                log.info('trial %d has the cell of trial %d', trial.number, lower[trial.number])
+                self._storage.set_trial_user_attr(trial._trial_id, 'duplicate_of', lower[trial.number])
+                self._study.tell(trial.number, state=TrialState.FAIL)
+        return [trial for trial in mine if trial.number not in lower]
+
+    def _settle_copies(self) -> None:
+        """Gives candidates that equal a reference the reference's outcome, once there is one."""
+        trials = {trial.number: trial for trial in self._trials()}
+        for trial in trials.values():
+            if trial.state == TrialState.RUNNING and 'copy_of' in trial.user_attrs:
+                original = trials[trial.user_attrs['copy_of']]
+                if original.state.is_finished() and 'outcome' in original.user_attrs:
+                    self._finish(trial, original.user_attrs['outcome'])
+
+    # ---- telling -----------------------------------------------------------------------------------------------
+
+    @defer_signals()
+    def report(self, number: int, evaluation: int, score: SupportsFloat) -> None:
+        """Notes one point of the curve of a running trial, for dashboards and pruners."""
+        self.beat()
+        self._storage.set_trial_intermediate_value(self._trial_id(number), evaluation, float(score))
+
+    @defer_signals()
+    def should_prune(self, number: int) -> bool:
+        """Whether the pruner stops a trial asked for here, by what it and the trials of other batches reported."""
+        if isinstance(self._study.pruner, optuna.pruners.NopPruner):
+            return False
+        self.beat()
+        trial = self._storage.get_trial(self._trial_id(number))
+        return bool(self._study.pruner.prune(self._seen[number], trial))
+
+    @defer_signals()
+    def tell(
+        self,
+        number: int,
+        *,
+        score: SupportsFloat,
+        curve: Iterable[SupportsFloat],
+        losses: Iterable[SupportsFloat],
+        steps: SupportsInt,
+        seconds: SupportsFloat,
+        pruned: bool = False,
+        failure: str = '',
+    ) -> None:
+        """Finishes a trial: 'failed' if `failure` says why or the score is not finite, else 'pruned' or 'complete'.
+
+        A trial that another worker has finished in the meantime (this one seemed dead) stays as it is.
+        """
+        self.beat()
+        if not failure and not math.isfinite(float(score)):
+            failure = 'non-finite loss'
+        outcome = {
+            **dataclasses.asdict(self._run),
+            'state': 'failed' if failure else 'pruned' if pruned else 'complete',
+            'score': None if failure else float(score),
+            'curve': [_finite(value) for value in curve],
+            'losses': [_finite(value) for value in losses],
+            'steps': int(steps),
+            'seconds': float(seconds),
+            'finished': datetime.datetime.now().astimezone().isoformat(timespec='seconds'),
+            'failure': failure,
+        }
+        self._finish(self._storage.get_trial(self._trial_id(number)), outcome)
+        self._seen.pop(number, None)
+
+    def _trial_id(self, number: int) -> int:
+        return self._storage.get_trial_id_from_study_id_trial_number(self._id, number)
+
+    def _finish(self, trial: FrozenTrial, outcome: dict[str, Any]) -> None:
+        score = outcome['score'] if outcome['state'] == 'complete' else None
+        try:
+            self._storage.set_trial_user_attr(trial._trial_id, 'outcome', outcome)
+            self._study.tell(trial.number, score, STATES[outcome['state']])
+        except (optuna.exceptions.UpdateFinishedTrialError, ValueError):
+            log.warning('trial %d was finished by another worker', trial.number)
+
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """What is noted with the study under `name` (JSON); made and noted if there is nothing yet.
+
+        Of workers that make it at the same moment the last one's is noted, and is what all later starts read.
+        """
+        if name not in self._noted():
+            made = make()
+            with defer_signals():
+                self._storage.set_study_user_attr(self._id, name, made)
+        value: T = self._noted()[name]
+        return value
+
+    @defer_signals()
+    def _noted(self) -> dict[str, Any]:
+        return self._storage.get_study_user_attrs(self._id)
+
+    # ---- reading -----------------------------------------------------------------------------------------------
+
+    @defer_signals()
+    def candidates(self) -> list[Candidate]:
+        """All that is finished, references and candidates, by number."""
+        return [candidate_of(trial, self._space) for trial in self._finished()]
+
+    @defer_signals()
+    def count(self) -> int:
+        """How many candidates are finished."""
+        return sum(not trial.user_attrs['reference'] for trial in self._finished())
+
+    def _finished(self) -> list[FrozenTrial]:
+        return finished(self._trials())
+
+
+def _finite(value: SupportsFloat) -> float | None:
+    """JSON has no NaN and some databases and dashboards insist."""
+    return float(value) if math.isfinite(float(value)) else None

@@ -1,0 +1,125 @@
+"""What the config of a training says, made and checked; and whose a work folder is."""
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jax.experimental import multihost_utils
+
+from dpc_jax import checks, datasets, evaluation, files, input_pipeline, networks, provenance
+from dpc_jax.base import InputError
+from dpc_jax.datasets import Dataset
+from dpc_jax.losses import LossSettings
+from dpc_jax.segmenter import Segmenter
+from dpc_jax.training.optimizer import OptimizerSettings
+from dpc_jax.training.step import StepSettings
+
+CONFIG, CHECKPOINTS = 'config.json', 'checkpoints'  # in a work folder
+PARTS = ('all', 'backbone')
+
+FREE_FIELDS = (
+    *('journey', 'dataset.root', 'train.workers', 'train.threads', 'train.keep'),
+    *('train.log_every', 'train.evaluate_every', 'train.checkpoint_every'),
+    *('evaluate.batch_size', 'evaluate.pictures'),
+)
+"""Fields that may change between two starts of one run. Of the data, the names of the images are compared."""
+
+
+def check(config: ml_collections.ConfigDict, num_devices: int) -> None:
+    """Makes everything that costs nothing, so that a bad value is refused before any work; InputError."""
+    train = config.train
+    for field, value in (('checkpoint', config.checkpoint), ('evaluate.export', config.evaluate.export)):
+        if value:
+            raise InputError(
+                f"{field} is '{value}', but belongs to --config.journey=evaluate;"
+                ' a training starts from train.init.checkpoint and exports no labels'
+            )
+    evaluation.check(config)
+    datasets.check_split(config.dataset.name, train.split)
+    make_network(config)
+    step_settings(config)
+    input_pipeline.pipeline_settings(config, num_devices)
+    checks.one_of('train.init.parts', train.init.parts, PARTS)
+    for field in ('log_every', 'evaluate_every', 'checkpoint_every'):
+        checks.at_least(0, **{f'train.{field}': train[field]})
+    checks.at_least(1, train__keep=train.keep)
+
+
+def make_network(config: ml_collections.ConfigDict) -> Segmenter:
+    """The network as it is trained: its moving averages, the type of its computation."""
+    train, num_classes = config.train, len(datasets.classes(config.dataset.name))
+    checks.one_of('train.dtype', train.dtype, evaluation.DTYPES)
+    if not 0 <= train.bn_decay < 1:
+        raise InputError(
+            f'train.bn_decay is {train.bn_decay}; it must be above 0 and below 1, or 0 for the official one'
+        )
+    network = networks.make(config, num_classes, bn_decay=train.bn_decay or None)
+    return network.clone(backbone=network.backbone.clone(dtype=jnp.dtype(train.dtype)))
+
+
+def step_settings(config: ml_collections.ConfigDict) -> StepSettings:
+    """What a step computes."""
+    train, num_classes = config.train, len(datasets.classes(config.dataset.name))
+    weights = tuple(train.class_weights)
+    if any(type(weight) not in (int, float) for weight in weights) or len(weights) not in (0, num_classes):
+        raise InputError(
+            f'train.class_weights is {weights}; it must be a number for each of the {num_classes} classes, or ()'
+        )
+    names = OptimizerSettings.__dataclass_fields__
+    return StepSettings(
+        LossSettings(tuple(map(float, weights)), train.hard_pixels, train.hard_pixels_step),
+        OptimizerSettings(**{name: train[name] for name in names}),
+        batch_norm=train.batch_norm,
+        ema_decay=train.ema_decay,
+    )
+
+
+# ---- the work folder ------------------------------------------------------------------------------------------------
+
+
+def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict, dataset: Dataset) -> None:
+    """Writes the config into a folder that holds no checkpoint yet.
+
+    InputError where there is one, and it is of another config or of other data.
+    """
+    fault = None
+    if jax.process_index() == 0:
+        try:
+            _claim(workdir, {**json.loads(config.to_json_best_effort()), 'train_images': images_of(dataset)})
+        except InputError as error:
+            fault = error
+    # The others would wait for the first for ever.
+    if jax.process_count() > 1 and not multihost_utils.broadcast_one_to_all(np.int32(fault is None)):
+        fault = fault or InputError(f"process 0 does not take the workdir '{workdir}'; it says why")
+    if fault is not None:
+        raise fault
+
+
+def _claim(workdir: pathlib.Path, wanted: Mapping[str, Any]) -> None:
+    path = workdir / CONFIG
+    if not any((workdir / CHECKPOINTS).glob('[0-9]*')):  # an earlier start came to nothing
+        files.write(path, json.dumps(wanted, indent=2) + '\n')
+        return
+    try:
+        held = json.loads(path.read_text(encoding='utf-8'))
+    except FileNotFoundError:
+        raise InputError(f"workdir '{workdir}' has checkpoints but no {CONFIG}; give another workdir") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f'{path} cannot be read ({error}); give another workdir') from error
+    for name, there, here in provenance.differences(provenance.flat(held), provenance.flat(wanted), free=FREE_FIELDS):
+        was, now = (json.loads(text) if text != provenance.MISSING else None for text in (there, here))
+        raise InputError(
+            f"workdir '{workdir}' is of another config: {name} was {was!r} there and is {now!r} now;"
+            ' give another workdir'
+        )
+
+
+def images_of(dataset: Dataset) -> dict[str, Any]:
+    """How many images there are, and a digest of their file names in order: their content would take minutes."""
+    names = (pathlib.Path(dataset.example_name(index)).name for index in range(len(dataset)))
+    return {'count': len(dataset), 'names': files.digest(['\n'.join(names).encode()])[:16]}
