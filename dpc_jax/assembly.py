@@ -8,7 +8,7 @@ import functools
 import json
 import logging
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -22,7 +22,6 @@ from jaxtyping import Array, Float
 from dpc_jax import (
     backbones,
     checks,
-    counting,
     datasets,
     feature_cache,
     files,
@@ -32,18 +31,18 @@ from dpc_jax import (
     provenance,
     samplers,
     sharding,
+    spaces,
     weights,
 )
-from dpc_jax.base import Genotype, InputError, PyTree
+from dpc_jax.base import InputError, PyTree
 from dpc_jax.cell import CellSettings, rate_multiplier
-from dpc_jax.counting import Counts
 from dpc_jax.datasets import Dataset
 from dpc_jax.feature_cache import Backbone, CacheSettings, FeatureCache
 from dpc_jax.population import PopulationEvaluator, fastest_chunk
 from dpc_jax.pretrain import PretrainSettings
 from dpc_jax.progress import track
 from dpc_jax.proxy import ProxyData, ProxySettings
-from dpc_jax.spaces.dpc import Space
+from dpc_jax.spaces import Space
 from dpc_jax.study import RunInfo, Study, make_pruner
 
 CHUNKS = (1, 2, 4, 8, 16, 32, 64)
@@ -94,9 +93,7 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 def make_space(config: ml_collections.ConfigDict) -> Space:
     """The search space."""
-    if config.space.name != 'dpc':
-        raise InputError(f"space.name is '{config.space.name}'; allowed: dpc")
-    return Space(config.space.num_branches)
+    return spaces.make(config.space)
 
 
 def make_sampler(config: ml_collections.ConfigDict) -> optuna.samplers.BaseSampler:
@@ -322,16 +319,4 @@ def open_study(
             device=provenance.device(),
             rung=rung,
         ),
-    )
-
-
-def cost_of(settings: Mapping[str, Any]) -> Callable[[Genotype], Counts]:
-    """Counts a genotype under a study's settings (nested): size of the features, channels, filters."""
-    features, cell = settings['features'], settings['cell']
-    return functools.partial(
-        counting.count,
-        size=tuple(features['size']),
-        channels=features['channels'],
-        filters=cell['filters'],
-        pooling=cell['pooling'],
     )

@@ -20,12 +20,12 @@ are `output_stride * k + 1`, so that align-corners resizing keeps the corner pix
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 IGNORE_LABEL = 255
 """Label value of pixels that take no part in loss or score, in every data set after loading."""
@@ -47,14 +47,13 @@ class InputError(Exception):
     """
 
 
-class Genotype(NamedTuple):
-    """A cell as integers; unbatched `[K]`, or a population `[P, K]` of the same type.
+Genotype = Any
+"""A NamedTuple of int arrays whose fields belong to its space: unbatched, or a population with a leading axis P.
 
-    It is the same pytree in NumPy (sampling, files) and in JAX (as data of the one compiled program).
-    """
-
-    inputs: Int[Array, '*P K'] | Int[np.ndarray, '*P K']  # FEATURES, or the index of an earlier branch
-    ops: Int[Array, '*P K'] | Int[np.ndarray, '*P K']  # index into the space's table of operators
+It is the same pytree in NumPy (sampling, files) and in JAX (as data of the one compiled program). What its fields mean,
+its space knows (`spaces`); others use `stack`, `unstack` and `population_size`. The type is open because each space
+has its own: a method of one space takes no genotype of another.
+"""
 
 
 class ProxyResult(NamedTuple):
@@ -110,3 +109,24 @@ Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
 def key_from_seed(seed: int) -> jax.Array:
     """A PRNG key; one place, so that every journey uses the same generator."""
     return jax.random.key(seed)
+
+
+# ---- populations ----------------------------------------------------------------------------------------------------
+
+
+def stack(genotypes: Sequence[Genotype]) -> Genotype:
+    """A population [P, genes] of genotypes [genes]."""
+    stacked: Genotype = jax.tree.map(lambda *genes: np.stack(genes), *genotypes)
+    return stacked
+
+
+def unstack(genotypes: Genotype) -> list[Genotype]:
+    """The genotypes [genes] of a population [P, genes], in NumPy."""
+    genotypes = jax.tree.map(np.asarray, genotypes)
+    return [jax.tree.map(lambda genes: genes[index], genotypes) for index in range(population_size(genotypes))]  # noqa: B023
+
+
+def population_size(genotypes: Genotype) -> int:
+    """P of a population [P, genes]."""
+    size: int = jax.tree.leaves(genotypes)[0].shape[0]
+    return size

@@ -17,10 +17,11 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from dpc_jax import ops
-from dpc_jax.base import FEATURES, Genotype, InputError, Size
+from dpc_jax.base import FEATURES, InputError, Size
 from dpc_jax.convolution import ConvUnit, separable
 from dpc_jax.ops import Moments, Pooling
 from dpc_jax.spaces import dpc
+from dpc_jax.spaces.dpc import Genotype
 
 DROPOUT_RATE = 0.1  # official dropout_keep_prob 0.9, on the concatenated branches
 

@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpc_jax.base import FEATURES, Genotype, PyTree
+from dpc_jax.base import FEATURES, PyTree
 from dpc_jax.cell import CellParams, CellStats, Unit, init
 from dpc_jax.ops import Moments
 from dpc_jax.spaces import dpc
+from dpc_jax.spaces.dpc import Genotype
 
 
 def to_static(params: CellParams, stats: CellStats, genotype: Genotype, channels: int) -> PyTree:

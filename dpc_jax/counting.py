@@ -1,7 +1,7 @@
 """What a cell or a network costs in inference, for one image: convolution weights and multiply-adds.
 
-Two ways to the same numbers (tests/test_counting.py): `count` is arithmetic on a genotype, fast enough for every
-candidate of a search; `operations` finds the convolutions of any Flax module that is built of `ConvUnit` and `Logits`.
+`operations` finds the convolutions of any Flax module that is built of `ConvUnit` and `Logits`. A space has arithmetic
+for the same numbers (`Space.cost`), fast enough for every candidate of a search.
 
 The conventions of the paper's Table 1 (arXiv:1809.04184): one multiply-add is one multiplication with its addition, and
 convolutions alone have any. Batch norms, means and resizes have none, and zeros that pad a map are multiplied too.
@@ -16,46 +16,11 @@ import flax.linen as nn
 import jax
 from flax.linen.module import InterceptorContext
 
-from dpc_jax import ops
-from dpc_jax.base import FEATURES, Genotype, PyTree, Size
+from dpc_jax.base import PyTree, Size
 from dpc_jax.convolution import ConvUnit
 from dpc_jax.decoder import Logits
-from dpc_jax.ops import Pooling
-from dpc_jax.spaces import dpc
 
 PROJECTION = 'concat_projection'  # official name, of the cell's as of ASPP's
-
-# ---- a genotype -----------------------------------------------------------------------------------------------------
-
-
-class Counts(NamedTuple):
-    """Convolution weights and multiply-adds of a cell for one image; no batch norm, no bias (there is none)."""
-
-    branch_params: int  # what Table 1 of the paper calls Params
-    branch_macs: int  # and MAdds, within 0.5 %
-    projection_params: int
-    projection_macs: int
-
-
-def count(genotype: Genotype, *, size: Size, channels: int, filters: int, pooling: Pooling) -> Counts:
-    """Counts an unbatched genotype on features of `size` (h, w) with C `channels`.
-
-    A pooled branch multiplies at the positions of its pooled map. Table 1 prints the branches without the projection.
-    """
-    positions = size[0] * size[1]
-    params = macs = 0
-    for source, index in zip(genotype.inputs, genotype.ops, strict=True):
-        op, entering = dpc.OPS[index], channels if source == FEATURES else filters
-        weights = entering * filters + (9 * entering if op.rate is not None else 0)
-        params += weights
-        if op.grid is None:
-            macs += weights * positions
-        else:
-            extents = [ops.pool_tables(n, (g,), pooling).extent[0] for n, g in zip(size, op.grid, strict=True)]
-            macs += weights * int(extents[0]) * int(extents[1])
-    projection = len(genotype.ops) * filters * filters
-    return Counts(params, macs, projection, projection * positions)
-
 
 # ---- any module -----------------------------------------------------------------------------------------------------
 

@@ -12,15 +12,14 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import ml_collections
 import numpy as np
 from jaxtyping import Bool, Float
 
 from dpc_jax import assembly, datasets, figures, provenance
-from dpc_jax.base import Genotype, InputError, KeepGoing, ProxyResult, Rung
+from dpc_jax.base import InputError, KeepGoing, ProxyResult, Rung, stack
 from dpc_jax.datasets import Dataset
-from dpc_jax.spaces.dpc import Space
+from dpc_jax.spaces import Space
 from dpc_jax.study import Candidate, Progress, Proposal, Study, ranking
 
 WAIT_SECONDS = 2.0  # between two looks at what other workers still do
@@ -150,11 +149,6 @@ def best(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
     return ranking(complete)[:count]
 
 
-def stack(genotypes: Sequence[Genotype]) -> Genotype:
-    """A population [P, K] of genotypes [K]."""
-    return jax.tree.map(lambda *genes: np.stack(genes), *genotypes)
-
-
 def _groups(proposals: Sequence[Proposal], size: int) -> list[Sequence[Proposal]]:
     return [proposals[start : start + size] for start in range(0, len(proposals), size)]
 
@@ -163,8 +157,7 @@ def write_report(
     workdir: pathlib.Path, candidates: Sequence[Candidate], settings: Mapping[str, Any], space: Space
 ) -> None:
     """Tables and pictures into `workdir/report`; prints the head of the ranking and where the files are."""
-    count = assembly.cost_of(settings)
-    paths = figures.write_report(candidates, workdir / 'report', space=space, settings=settings, count=count)
+    paths = figures.write_report(candidates, workdir / 'report', space=space, settings=settings)
     for place, candidate in enumerate(best(candidates, PRINTED), 1):
         print(f'{place}. {100 * candidate.score:.2f} % mIoU  {candidate.key}')
     for candidate in candidates:

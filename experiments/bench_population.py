@@ -22,8 +22,8 @@ import optax
 from absl import app, flags
 
 from dpc_jax import cell, command_line, losses, population, proxy
-from dpc_jax.base import Genotype, InputError, PyTree, Size
-from dpc_jax.spaces.dpc import Space
+from dpc_jax.base import InputError, PyTree, Size
+from dpc_jax.spaces.dpc import Genotype, Space
 from experiments import common
 
 SIZE = flags.DEFINE_string('size', '21x21', 'Feature map, height x width.')

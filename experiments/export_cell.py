@@ -85,7 +85,7 @@ def chosen_cell() -> tuple[Genotype, str]:
         return networks.read_genotype(GENOTYPE.value), pathlib.Path(GENOTYPE.value).stem
     workdir = pathlib.Path(common.WORKDIR.value).expanduser().resolve()
     url = STORAGE.value or f'sqlite:///{workdir / "study.db"}'
-    candidates, _ = study.read(url, STUDY.value, lambda settings: Space(int(settings['space']['num_branches'])))
+    candidates, _ = study.read(url, STUDY.value)
     ranked = ranking(candidate for candidate in candidates if is_scored(candidate) and not candidate.reference)
     if not 1 <= PLACE.value <= len(ranked):
         raise InputError(f"--place is {PLACE.value}; '{STUDY.value}' has {len(ranked)} ranked cells, the best is 1")

@@ -5,24 +5,17 @@ python experiments/report_study.py --storage=postgresql://user@host/db --study=d
 """
 
 import pathlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from absl import app, flags
 
-from dpc_jax import assembly, command_line, figures, study
+from dpc_jax import command_line, figures, spaces, study
 from dpc_jax.base import InputError
-from dpc_jax.spaces.dpc import Space
 from experiments import common
 
 STORAGE = flags.DEFINE_string('storage', '', 'Or any Optuna URL.')
 STUDY = flags.DEFINE_string('study', 'dpc-proxy', 'Name of the study there.')
 OUT = flags.DEFINE_string('out', '', 'Folder for the report.')
-
-
-def space_of(settings: Mapping[str, Any]) -> Space:
-    """The space of a study's settings."""
-    return Space(int(settings['space']['num_branches']))
 
 
 def main(argv: Sequence[str]) -> None:
@@ -35,9 +28,8 @@ def main(argv: Sequence[str]) -> None:
     if not out:
         raise InputError('--out is needed with --storage: the folder for the report')
     url = STORAGE.value or f'sqlite:///{workdir / "study.db"}'
-    candidates, settings = study.read(url, STUDY.value, space_of)
-    count = assembly.cost_of(settings)
-    paths = figures.write_report(candidates, out, space=space_of(settings), settings=settings, count=count)
+    candidates, settings = study.read(url, STUDY.value)
+    paths = figures.write_report(candidates, out, space=spaces.make(settings['space']), settings=settings)
     print('\n'.join(str(path) for path in paths))
 
 

@@ -13,8 +13,9 @@ import numpy as np
 from absl import app, flags
 
 from dpc_jax import assembly, command_line
-from dpc_jax.base import Genotype, InputError
+from dpc_jax.base import InputError
 from dpc_jax.spaces import dpc
+from dpc_jax.spaces.dpc import Genotype
 from experiments import common
 
 SEEDS = flags.DEFINE_integer('seeds', 2, 'Seeds per cell.')

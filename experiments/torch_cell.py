@@ -12,8 +12,9 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812 (the name that PyTorch's users know)
 
 from dpc_jax import ops
-from dpc_jax.base import FEATURES, Genotype, Size
+from dpc_jax.base import FEATURES, Size
 from dpc_jax.spaces import dpc
+from dpc_jax.spaces.dpc import Genotype
 
 
 def _unit(convolution: nn.Module, channels: int) -> nn.Sequential:

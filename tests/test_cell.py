@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from dpc_jax import cell, cell_transfer
-from dpc_jax.base import FEATURES, Genotype, InputError, PyTree
+from dpc_jax.base import FEATURES, InputError, PyTree
 from dpc_jax.cell import CellSettings, DensePredictionCell
 from dpc_jax.spaces import dpc
+from dpc_jax.spaces.dpc import Genotype
 
 Find = Callable[[str], pathlib.Path]
 

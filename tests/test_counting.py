@@ -11,7 +11,7 @@ import pytest
 
 from configs import common
 from dpc_jax import networks, ops
-from dpc_jax.base import FEATURES, Genotype
+from dpc_jax.base import FEATURES
 from dpc_jax.cell import CellSettings, DensePredictionCell
 from dpc_jax.convolution import ConvUnit
 from dpc_jax.counting import (
@@ -29,6 +29,7 @@ from dpc_jax.counting import (
 )
 from dpc_jax.decoder import Decoder, Logits
 from dpc_jax.spaces import dpc
+from dpc_jax.spaces.dpc import Genotype
 from dpc_jax.weights import tf_import
 
 CITYSCAPES = (65, 129)  # 1025x2049 at output stride 16

@@ -18,10 +18,11 @@ import numpy as np
 import pytest
 
 from dpc_jax import cell, cell_transfer
-from dpc_jax.base import FEATURES, Genotype, PyTree
+from dpc_jax.base import FEATURES, PyTree
 from dpc_jax.cell import CellParams, CellSettings, CellStats, DensePredictionCell, Unit
 from dpc_jax.ops import Moments
 from dpc_jax.spaces import dpc
+from dpc_jax.spaces.dpc import Genotype
 
 LITTLE_OPTIMISATION = {
     'xla_backend_optimization_level': 0,

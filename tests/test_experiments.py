@@ -10,7 +10,6 @@ import sys
 
 import pytest
 
-from dpc_jax import counting
 from dpc_jax.spaces import dpc
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -115,7 +114,7 @@ def test_the_yardstick_in_pytorch_is_the_cell_that_is_counted():
     for name in ('dpc_top1', 'aspp'):
         genotype = dpc.Space(5).named(name)
         module = torch_cell.Cell(genotype, channels=12, filters=8, classes=3)
-        counts = counting.count(genotype, size=(5, 7), channels=12, filters=8, pooling='sliding')
+        counts = dpc.count(genotype, size=(5, 7), channels=12, filters=8, pooling='sliding')
         kernels = sum(p.numel() for label, p in module.named_parameters() if p.dim() == 4 and 'logits' not in label)
         assert kernels == counts.branch_params + counts.projection_params
         assert module(torch.zeros(2, 12, 5, 7)).shape == (2, 3, 5, 7)

@@ -10,9 +10,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, PathPatch, Polygon
 
-from dpc_jax.base import FEATURES, Genotype
+from dpc_jax.base import FEATURES
 from dpc_jax.figures import cell_drawing
 from dpc_jax.spaces import dpc
+from dpc_jax.spaces.dpc import Genotype
 
 SEP = dpc.INDEX[dpc.Op('separable', rate=(6, 12))]
 CHAIN = range(-1, 7)

@@ -8,9 +8,9 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PathCollection
 
-from dpc_jax.base import Genotype
 from dpc_jax.figures import pictures
 from dpc_jax.spaces import dpc
+from dpc_jax.spaces.dpc import Genotype
 from dpc_jax.study import Candidate
 
 SPACE = dpc.Space(3)

@@ -13,10 +13,9 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from dpc_jax.base import Genotype
 from dpc_jax.counting import Counts
 from dpc_jax.figures import report
-from dpc_jax.spaces.dpc import Space
+from dpc_jax.spaces.dpc import Genotype, Space
 from dpc_jax.study import Candidate
 
 SPACE = Space(3)

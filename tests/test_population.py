@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from dpc_jax import population, sharding
-from dpc_jax.base import Genotype, InputError
+from dpc_jax.base import InputError
 from dpc_jax.cell import CellSettings
 from dpc_jax.population import OutOfMemoryError, PopulationEvaluator, fastest_chunk
 from dpc_jax.proxy import ProxyData, ProxySettings
 from dpc_jax.spaces import dpc
+from dpc_jax.spaces.dpc import Genotype
 
 STEPS = 6
 SETTINGS = ProxySettings(

@@ -14,8 +14,8 @@ from rich.console import Console
 from tensorboardX.crc32c import crc32c
 from tensorboardX.proto.event_pb2 import Event
 
-from dpc_jax.base import Genotype
 from dpc_jax.progress import StepProgress, duration, track
+from dpc_jax.spaces.dpc import Genotype
 from dpc_jax.study import Candidate, Progress
 
 ESCAPE = '\x1b'

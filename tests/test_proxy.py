@@ -11,10 +11,11 @@ import optax
 import pytest
 
 from dpc_jax import cell, cell_transfer, metrics, ops, proxy
-from dpc_jax.base import IGNORE_LABEL, Genotype, InputError, PyTree
+from dpc_jax.base import IGNORE_LABEL, InputError, PyTree
 from dpc_jax.cell import CellSettings, DensePredictionCell
 from dpc_jax.proxy import Candidate, Head, Plan, ProxyData, ProxySettings
 from dpc_jax.spaces import dpc
+from dpc_jax.spaces.dpc import Genotype
 
 CHANNELS, CLASSES, STEPS = 6, 3, 5
 # Learning rate and weight decay are large, so that each part of the optimiser shows within five steps.

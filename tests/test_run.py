@@ -20,7 +20,6 @@ from absl import flags
 from PIL import Image
 
 from configs import camvid_search, scenes_search
-from dpc_jax.spaces.dpc import Space
 from dpc_jax.study import archive as study_archive
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -51,7 +50,7 @@ def scores(workdir):
 def finished(workdir):
     """Number -> what the study holds of each finished candidate."""
     url = f'sqlite:///{workdir / "study.db"}'
-    found, _ = study_archive.read(url, 'dpc-proxy', lambda settings: Space(int(settings['space']['num_branches'])))
+    found, _ = study_archive.read(url, 'dpc-proxy')
     return {c.number: (c.key, c.score, c.finished, c.worker) for c in found}
 
 

@@ -10,8 +10,8 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from dpc_jax import samplers
-from dpc_jax.base import FEATURES, Genotype, InputError
-from dpc_jax.spaces.dpc import OP_NAMES, OPS, Space
+from dpc_jax.base import FEATURES, InputError
+from dpc_jax.spaces.dpc import OP_NAMES, OPS, Genotype, Space
 from dpc_jax.study.batch import REDRAW, distributions
 
 STRATEGIES = ('uniform', 'near_best', 'optuna.TPESampler')

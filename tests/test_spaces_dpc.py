@@ -8,9 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from dpc_jax.base import FEATURES, Genotype, InputError
+from dpc_jax.base import FEATURES, InputError
 from dpc_jax.spaces import dpc
-from dpc_jax.spaces.dpc import OPS, Space
+from dpc_jax.spaces.dpc import OPS, Genotype, Space
 
 # dense_prediction_cell_branch5_top1_cityscapes.json, in the order of keys of the official release.
 RELEASED = """[

@@ -24,9 +24,9 @@ import sqlalchemy
 from optuna.trial import TrialState
 
 from dpc_jax import samplers
-from dpc_jax.base import Genotype, InputError
+from dpc_jax.base import InputError
 from dpc_jax.provenance import settings_hash
-from dpc_jax.spaces.dpc import Space
+from dpc_jax.spaces.dpc import Genotype, Space
 from dpc_jax.study import Candidate, Proposal, RunInfo, Study, make_pruner, ranking
 from dpc_jax.study import study as study_module
 from dpc_jax.study import workers as study_workers

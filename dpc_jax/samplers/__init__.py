@@ -19,8 +19,9 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from dpc_jax.base import Genotype, InputError
-from dpc_jax.study import REDRAW, SearchSpace, distributions
+from dpc_jax.base import Genotype, InputError, unstack
+from dpc_jax.spaces import SearchSpace
+from dpc_jax.study import REDRAW, distributions
 
 TRIES = 256
 """Cells that a strategy of this project draws for one proposal before it accepts one that is known already."""
@@ -112,8 +113,7 @@ def candidate_key(space: SearchSpace, trial: FrozenTrial) -> str:
 def uniform_draws(space: SearchSpace, random: np.random.Generator) -> Iterator[Genotype]:
     """Uniform genotypes `[K]` without end."""
     while True:  # a chunk costs as much as one
-        population = space.sample(jax.random.key(int(random.integers(2**31))), CHUNK)
-        yield from (Genotype(*row) for row in zip(population.inputs, population.ops, strict=True))
+        yield from unstack(space.sample(jax.random.key(int(random.integers(2**31))), CHUNK))
 
 
 class OptunaSampler(optuna.samplers.BaseSampler):

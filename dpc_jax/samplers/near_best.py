@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 from dpc_jax.base import Genotype, InputError
 from dpc_jax.samplers import SpaceSampler, candidate_key, uniform_draws
-from dpc_jax.study import SearchSpace
+from dpc_jax.spaces import SearchSpace
 
 
 def make(

@@ -3,7 +3,7 @@
 import optuna
 
 from dpc_jax.samplers import SpaceSampler, uniform_draws
-from dpc_jax.study import SearchSpace
+from dpc_jax.spaces import SearchSpace
 
 
 def make(space: SearchSpace, *, seed: int) -> optuna.samplers.BaseSampler:

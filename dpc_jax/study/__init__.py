@@ -1,7 +1,7 @@
 """The door of the study: candidates and their scores in an Optuna storage (`study.study` says what it promises)."""
 
 from dpc_jax.study.archive import read
-from dpc_jax.study.batch import REDRAW, SearchSpace, distributions, make_pruner
+from dpc_jax.study.batch import REDRAW, distributions, make_pruner
 from dpc_jax.study.progress import Progress
 from dpc_jax.study.rows import Candidate, Proposal, RunInfo, ranking
 from dpc_jax.study.study import Study
@@ -12,7 +12,6 @@ __all__ = [
     'Progress',
     'Proposal',
     'RunInfo',
-    'SearchSpace',
     'Study',
     'distributions',
     'make_pruner',

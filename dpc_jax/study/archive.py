@@ -1,23 +1,18 @@
 """A study read from its storage alone: no config, no data, nothing changed there."""
 
 import pathlib
-from collections.abc import Callable
 from typing import Any
 
 import optuna
 import sqlalchemy
 
-from dpc_jax import provenance
+from dpc_jax import provenance, spaces
 from dpc_jax.base import InputError
-from dpc_jax.study.batch import SearchSpace
 from dpc_jax.study.rows import Candidate, candidate_of, finished
 from dpc_jax.study.storage import JOURNAL, close_storage, open_storage, storage_faults
 
-SpaceOf = Callable[[dict[str, Any]], SearchSpace]
-"""The search space that a study's settings describe."""
 
-
-def read(url: str, name: str, space_of: SpaceOf) -> tuple[list[Candidate], dict[str, Any]]:
+def read(url: str, name: str) -> tuple[list[Candidate], dict[str, Any]]:
     """All finished candidates and references of the study `name` in the storage at `url`, and its settings, nested.
 
     Raises InputError for a storage that is not there or cannot be read, and for a study that it does not hold.
@@ -33,7 +28,7 @@ def read(url: str, name: str, space_of: SpaceOf) -> tuple[list[Candidate], dict[
             if 'settings' not in study.user_attrs:
                 raise InputError(f"study '{name}' was not made by this program: it has no settings")
             settings = provenance.nested(study.user_attrs['settings'])
-            space = space_of(settings)
+            space = spaces.make(settings['space'])
             return [candidate_of(trial, space) for trial in finished(study.get_trials())], settings
     finally:
         close_storage(storage)

@@ -11,14 +11,14 @@ at it), `outcome` (all that was found out), and where they apply `duplicate_of` 
 
 import dataclasses
 from collections.abc import Callable, Container, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
-import jax
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from dpc_jax.base import Genotype, InputError
+from dpc_jax.spaces import SearchSpace
 from dpc_jax.study.workers import Worker
 
 REDRAWS = 20
@@ -31,33 +31,6 @@ A sampler whose draws depend on seed and trial number takes it into account (`sa
 
 DRAFT = -1
 """Trial id of a proposal that is being drawn and is not in the storage yet."""
-
-
-@runtime_checkable
-class SearchSpace(Protocol):
-    """What study and samplers ask of a space; `spaces.dpc.Space` is one."""
-
-    @property
-    def size(self) -> int:
-        """Number of genotypes."""
-
-    def choices(self) -> Mapping[str, tuple[Any, ...]]:
-        """Parameter name -> allowed values, in order."""
-
-    def to_params(self, genotype: Genotype) -> Mapping[str, Any]:
-        """The genotype `[K]` as one of the `choices`."""
-
-    def from_params(self, params: dict[str, Any]) -> Genotype:
-        """Inverse of `to_params`."""
-
-    def canonical_key(self, genotype: Genotype) -> str:
-        """Equal for genotypes that are the same function, different for all others."""
-
-    def sample(self, key: jax.Array, count: int | None = None) -> Genotype:
-        """Draws uniformly: `[K]`, or `[count, K]`."""
-
-    def neighbours_by_gene(self, genotype: Genotype, reach: Any = 'adjacent') -> Mapping[str, list[Genotype]]:
-        """Gene -> the genotypes that differ from `genotype` `[K]` in that gene alone."""
 
 
 def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:

@@ -10,7 +10,8 @@ from typing import NamedTuple
 from optuna.trial import FrozenTrial, TrialState
 
 from dpc_jax.base import Genotype
-from dpc_jax.study.batch import SearchSpace, members
+from dpc_jax.spaces import SearchSpace
+from dpc_jax.study.batch import members
 
 STATES = {'complete': TrialState.COMPLETE, 'pruned': TrialState.PRUNED, 'failed': TrialState.FAIL}
 """A candidate's states, in the order of the ranking, and Optuna's."""

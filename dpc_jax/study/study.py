@@ -28,8 +28,9 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from dpc_jax.base import Genotype
+from dpc_jax.spaces import SearchSpace
 from dpc_jax.stopping import defer_signals
-from dpc_jax.study.batch import Batch, SearchSpace, is_running, rivals
+from dpc_jax.study.batch import Batch, is_running, rivals
 from dpc_jax.study.rows import STATES, Candidate, Proposal, RunInfo, candidate_of, finished, proposal_of
 from dpc_jax.study.storage import check_settings, close_storage, open_storage, storage_faults
 from dpc_jax.study.workers import Worker, owner, take_over
