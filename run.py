@@ -27,15 +27,8 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from dpc_jax import command_line, evaluate, search, sharding, train
+from dpc_jax import command_line, journeys, sharding
 from dpc_jax.base import InputError
-
-JOURNEYS = {'search': search.run, 'train': train.train_and_evaluate, 'evaluate': evaluate.run}
-STOPPED = {
-    'search': 'everything finished is kept in {workdir}. The same command goes on from here.',
-    'train': 'everything is kept in {workdir}. The same command goes on from here.',
-    'evaluate': 'there are no scores yet. The same command begins anew.',
-}
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'What to run: a file in configs/, perhaps with :argument.')
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder for everything that is written; made if it is missing.')
@@ -55,23 +48,22 @@ def main(argv: Sequence[str]) -> None:
     try:
         if config is None or not WORKDIR.value:
             raise InputError('both --config and --workdir are needed; --help explains them')
-        if config.get('journey') not in JOURNEYS:
-            raise InputError(f"journey is '{config.get('journey')}'; allowed: {', '.join(JOURNEYS)}")
+        journey = journeys.find(config.get('journey'))
         if config.journey not in config:
             raise InputError(f"journey is '{config.journey}', but the config has no fields config.{config.journey}.*")
         if not COORDINATOR.value and max(NUM_PROCESSES.value, PROCESS_ID.value) >= 0:
             raise InputError('--num_processes and --process_id need a --coordinator: host:port of process 0')
-        if COORDINATOR.value:  # behind the line on SIGTERM, which JAX now hears itself
-            if config.journey == 'search':
-                raise InputError('a search needs no --coordinator: its workers share a storage (README)')
+        if COORDINATOR.value:  # after the line on SIGTERM, which JAX now hears itself
+            if journey.SEVERAL_PROCESSES:
+                raise InputError(journey.SEVERAL_PROCESSES)
             sharding.start_distributed(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
         with quiet_unless_first():
-            JOURNEYS[config.journey](config, workdir)
+            journey.run(config, workdir)
     except InputError as error:
         command_line.fail(error)
     except KeyboardInterrupt:
         with quiet_unless_first():
-            print(f'\nstopped; {STOPPED[config.journey].format(workdir=workdir)}')
+            print(f'\nstopped; {journey.STOPPED.format(workdir=workdir)}')
         sys.exit(130)
 
 

@@ -50,6 +50,9 @@ def search_config() -> ml_collections.ConfigDict:
     config.proxy.evaluations = 1  # scores on val during a run: the points of a curve, where a pruner may stop it
     config.proxy.eval_batch_size = 4
     config.proxy.dtype = 'float32'  # of the cell's computation; parameters are float32
+    config.proxy.precision = (
+        'float32'  # of matrix products on GPU and TPU: as in the cell that is trained; or tensorfloat32
+    )
     config.proxy.chunk = 0  # candidates within one vmap; 0 measures up to search.population and takes the fastest
     config.proxy.at_once = 0  # candidates in one call of a program; 0: chunk times devices
     config.proxy.steps_per_call = 20  # how often Ctrl-C is heard

@@ -25,7 +25,7 @@ from dpc_jax import (
     datasets,
     feature_cache,
     files,
-    ops,
+    heads,
     preprocess,
     pretrain,
     provenance,
@@ -35,7 +35,6 @@ from dpc_jax import (
     weights,
 )
 from dpc_jax.base import InputError, PyTree
-from dpc_jax.cell import CellSettings, rate_multiplier
 from dpc_jax.datasets import Dataset
 from dpc_jax.feature_cache import Backbone, CacheSettings, FeatureCache
 from dpc_jax.population import PopulationEvaluator, fastest_chunk
@@ -56,6 +55,9 @@ FREE_FIELDS = (
 """Fields that may change between two runs of one study. Data and weights are compared by content instead of by path;
 the chunk changes scores by rounding only."""
 
+ADDED_FIELDS = {'proxy.precision': 'float32'}
+"""Fields that came later than older studies, with the value that stands for what those did (on a CPU bit for bit)."""
+
 Datasets = tuple[Dataset, Dataset]
 """Train and val."""
 
@@ -68,15 +70,14 @@ def load_datasets(config: ml_collections.ConfigDict) -> Datasets:
 
 def check(config: ml_collections.ConfigDict) -> None:
     """Makes everything that costs nothing, so that a bad value is refused before any work; InputError."""
-    space, stride = make_space(config), config.backbone.output_stride
+    space = make_space(config)
     make_backbone(config)
     pretrain_settings(config)
     crop_size = cache_settings(config).crop_size
-    feature_cache.check_crop(crop_size, (stride,))
+    feature_cache.check_crop(crop_size, heads.make(config, num_classes=2).strides)
     loss_stride = config.proxy.loss_stride
     if loss_stride < 1 or any((side - 1) % loss_stride for side in crop_size):
         raise InputError(f'proxy.loss_stride is {loss_stride}; it must divide the crop {crop_size} less one pixel')
-    rate_multiplier(stride)
     for steps, _ in ladder(config):
         proxy_settings(config, num_classes=2, steps=steps)
     make_sampler(config)
@@ -178,12 +179,12 @@ def build_cache(
     config: ml_collections.ConfigDict, workdir: pathlib.Path, sets: Datasets, variables: PyTree
 ) -> FeatureCache:
     """Runs the frozen backbone over both splits, or opens what an earlier start has built."""
-    model, stride = make_backbone(config), config.backbone.output_stride
+    model, strides = make_backbone(config), heads.make(config, num_classes=2).strides
 
     @jax.jit
-    def features(images: Float[Array, 'B H W 3']) -> dict[int, Float[Array, 'B h w C']]:
+    def features(images: Float[Array, 'B H W 3']) -> dict[int, Float[Array, 'B _ _ _']]:
         endpoints: Any = model.apply(variables, images)
-        return {stride: endpoints['features']}
+        return {stride: endpoints[model.by_stride[stride]] for stride in strides}
 
     leaves = jax.tree.leaves(jax.tree.map(np.asarray, variables))
     description = {
@@ -194,7 +195,7 @@ def build_cache(
     directory = pathlib.Path(config.cache.directory or workdir / 'cache').expanduser()
     run: Backbone = features
     return feature_cache.load_or_build(
-        directory, sets, run, description, cache_settings(config), output_strides=(stride,), track=track
+        directory, sets, run, description, cache_settings(config), output_strides=strides, track=track
     )
 
 
@@ -203,17 +204,9 @@ def build_cache(
 
 def proxy_settings(config: ml_collections.ConfigDict, num_classes: int, steps: int) -> ProxySettings:
     """What scores depend on; `steps` is that of a rung."""
-    proxy, cell = config.proxy, config.cell
-    if cell.pooling not in ops.POOLINGS:
-        raise InputError(f"cell.pooling is '{cell.pooling}'; allowed: {', '.join(ops.POOLINGS)}")
-    if not 0 <= cell.dropout_rate < 1:
-        raise InputError(f'cell.dropout_rate is {cell.dropout_rate}; it must be at least 0 and below 1')
-    if cell.filters < 1:
-        raise InputError(f'cell.filters is {cell.filters}; it must be at least 1')
-    stride = config.backbone.output_stride
+    proxy = config.proxy
     return ProxySettings(
-        num_classes,
-        CellSettings(cell.filters, stride, cell.pooling, cell.dropout_rate, proxy.bn_decay),
+        heads.make(config, num_classes),
         steps=steps,
         batch_size=proxy.batch_size,
         learning_rate=proxy.learning_rate,
@@ -223,20 +216,21 @@ def proxy_settings(config: ml_collections.ConfigDict, num_classes: int, steps: i
         evaluations=proxy.evaluations,
         eval_batch_size=proxy.eval_batch_size,
         dtype=proxy.dtype,
+        precision=proxy.precision,
     )
 
 
 def proxy_data(config: ml_collections.ConfigDict, cache: FeatureCache) -> ProxyData:
     """The cache on every device. Train labels are read at the loss stride: every stride-th pixel, corners included."""
-    stride, loss_stride = config.backbone.output_stride, config.proxy.loss_stride
+    loss_stride = config.proxy.loss_stride
     arrays = (
-        cache.train.features[stride],
+        dict(cache.train.features),
         cache.train.labels[:, ::loss_stride, ::loss_stride],
-        cache.val.features[stride],
+        dict(cache.val.features),
         cache.val.labels,
     )
     everywhere = sharding.replicated(sharding.population_mesh())
-    return ProxyData(*(jax.device_put(np.asarray(array), everywhere) for array in arrays))
+    return ProxyData(*jax.tree.map(lambda array: jax.device_put(np.asarray(array), everywhere), arrays))
 
 
 def make_evaluator(
@@ -303,7 +297,10 @@ def open_study(
     rung: str,
     seed: int | None = None,
 ) -> Study:
-    """The study of one rung, in the config's storage or in `workdir/study.db`; InputError if it is another config's."""
+    """The study of one rung, in the config's storage or in `workdir/study.db`; InputError if it is another config's.
+
+    `seed` is noted with each candidate; the config's unless another is given.
+    """
     space = make_space(config)
     return Study.open(
         config.search.storage or f'sqlite:///{workdir.resolve() / "study.db"}',
@@ -312,8 +309,9 @@ def open_study(
         sampler=make_sampler(config),
         pruner=make_pruner(config.search.pruner, config.search.pruner_settings.to_dict()),
         settings=settings,
+        added=ADDED_FIELDS,
         run=RunInfo(
-            seed=config.seed,
+            seed=config.seed if seed is None else seed,
             config_hash=provenance.settings_hash(settings),
             commit=provenance.commit(),
             device=provenance.device(),

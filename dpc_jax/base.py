@@ -12,6 +12,7 @@ Letters of shapes, the same in every signature and docstring of the project:
     D  filters of every operator in the cell (256 in the paper)
     L  classes
     T  training steps of the proxy
+    S  output strides of the features that a head reads
     E  evaluations during one proxy run (the points of a curve)
 
 Contract: images are NHWC, RGB, float32 in 0..255 until a backbone scales them; labels are integers with
@@ -20,7 +21,7 @@ are `output_stride * k + 1`, so that align-corners resizing keeps the corner pix
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -70,6 +71,8 @@ class ProxyResult(NamedTuple):
     pruned: Bool[np.ndarray, ' P']  # stopped before the last evaluation by `KeepGoing`
     steps: Int[np.ndarray, ' P']  # training steps taken: fewer than T for a pruned candidate
     seconds: float
+    confusions: Int[np.ndarray, 'P E L L']  # pixels by (label, prediction) at each evaluation; 0 where not evaluated
+    extras: Mapping[str, Float[np.ndarray, ' P']]  # other scores after the last evaluation, by name; NaN if not finite
 
 
 KeepGoing = Callable[[int, Float[np.ndarray, ' P']], Bool[np.ndarray, ' P']]
@@ -89,6 +92,7 @@ class Rung:
     name: str
     evaluate: Evaluator
     keep: int  # how many candidates the rung takes: all (the search's budget) on the first, the best of the last after
+    at_once: int = 1  # candidates in one call of the evaluator
 
 
 class SegmentationExample(NamedTuple):

@@ -4,11 +4,16 @@ Pixels are counted in integers and divided once: float32 stops counting at 16.8 
 1.05 thousand million pixels (int32 holds twice that).
 """
 
+from collections.abc import Callable, Mapping
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from dpc_jax.base import IGNORE_LABEL
+
+Score = Callable[[Int[np.ndarray, '*P L L']], Float[np.ndarray, '*P']]
+"""A number in 0..1 that a confusion matrix says, or one for each of many."""
 
 
 def predict(logits: Float[Array, 'B L H W']) -> Int[Array, 'B H W']:
@@ -45,10 +50,49 @@ def class_iou(confusion: Int[np.ndarray, '*P L L']) -> Float[np.ndarray, '*P L']
 
 def mean_iou(confusion: Int[np.ndarray, '*P L L']) -> Float[np.ndarray, '*P']:
     """Mean over the classes that the labels have; NaN where they have none."""
-    ious = class_iou(confusion)
-    present = ~np.isnan(ious)
-    total = np.where(present, ious, 0).sum(-1)
+    return _mean_present(class_iou(confusion))
+
+
+def _mean_present(values: Float[np.ndarray, '*P L']) -> Float[np.ndarray, '*P']:
+    present = ~np.isnan(values)
+    total = np.where(present, values, 0).sum(-1)
     return np.where(present.any(-1), total / np.maximum(present.sum(-1), 1), np.nan)
+
+
+def pixel_accuracy(confusion: Int[np.ndarray, '*P L L']) -> Float[np.ndarray, '*P']:
+    """Share of the labelled pixels that are right; NaN where there are none."""
+    confusion = np.asarray(confusion, np.int64)
+    hits, labelled = np.trace(confusion, axis1=-2, axis2=-1), confusion.sum((-2, -1))
+    return np.where(labelled > 0, hits / np.maximum(labelled, 1), np.nan)
+
+
+def class_accuracy(confusion: Int[np.ndarray, '*P L L']) -> Float[np.ndarray, '*P L']:
+    """Share of the labelled pixels of each class that are predicted as it; NaN for a class that no label has."""
+    confusion = np.asarray(confusion, np.int64)
+    labelled = confusion.sum(-1)
+    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
+    return np.where(labelled > 0, hits / np.maximum(labelled, 1), np.nan)
+
+
+def mean_accuracy(confusion: Int[np.ndarray, '*P L L']) -> Float[np.ndarray, '*P']:
+    """Mean of `class_accuracy` over the classes that the labels have; NaN where they have none."""
+    return _mean_present(class_accuracy(confusion))
+
+
+def weighted_iou(confusion: Int[np.ndarray, '*P L L']) -> Float[np.ndarray, '*P']:
+    """Intersection over union weighted by the labelled pixels of each class; NaN where there are none."""
+    confusion = np.asarray(confusion, np.int64)
+    labelled = confusion.sum(-1)
+    total = np.nansum(class_iou(confusion) * labelled, -1)
+    return np.where(labelled.any(-1), total / np.maximum(labelled.sum(-1), 1), np.nan)
+
+
+EXTRAS: Mapping[str, Score] = {
+    'pixel_accuracy': pixel_accuracy,
+    'mean_accuracy': mean_accuracy,
+    'weighted_iou': weighted_iou,
+}
+"""What is kept with every score beside it."""
 
 
 def spearman(a: Float[np.ndarray, ' n'], b: Float[np.ndarray, ' n']) -> float:

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -19,16 +19,19 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
-from dpc_jax import cell, metrics, proxy, sharding
-from dpc_jax.base import Genotype, InputError, KeepGoing, ProxyResult, PyTree
-from dpc_jax.proxy import Candidate, Plan, ProxyData, ProxySettings
+from dpc_jax import metrics, proxy, sharding
+from dpc_jax.base import Genotype, InputError, KeepGoing, ProxyResult, PyTree, population_size
+from dpc_jax.heads import Head
+from dpc_jax.proxy import CandidateState, Plan, ProxyData, ProxySettings
 
 
 class OutOfMemoryError(InputError):
     """The device does not hold what the settings ask for: no fault of a candidate, so none is recorded as failed."""
 
 
-def _over_population(one: Callable[..., PyTree], chunk: int, mesh: Mesh, *, candidates: int) -> Callable[..., PyTree]:
+def _over_population(
+    one: Callable[..., PyTree], head: Head, chunk: int, mesh: Mesh, *, candidates: int
+) -> Callable[..., PyTree]:
     """Batches `one(*per_candidate, used, *shared)` over a population: the one seam between a candidate and many.
 
     The first `candidates` arguments get a leading axis P; the genotype must be the last of them. `alive` [P] comes in
@@ -37,7 +40,7 @@ def _over_population(one: Callable[..., PyTree], chunk: int, mesh: Mesh, *, cand
     """
 
     def on_chunk(args: tuple[PyTree, ...], shared: tuple[PyTree, ...]) -> PyTree:
-        used = cell.uses(args[-1])
+        used = head.uses(args[-1])
         if chunk == 1:  # the same without an axis of length one, which costs XLA some of its shapes
             result = one(*jax.tree.map(lambda leaf: leaf[0], args), used, *shared)
             return jax.tree.map(lambda leaf: leaf[None], result)
@@ -70,26 +73,27 @@ def _over_population(one: Callable[..., PyTree], chunk: int, mesh: Mesh, *, cand
 class Programs(NamedTuple):
     """The three compiled programs of a search; each takes `alive` [P] first."""
 
-    init: Callable[..., Candidate]
-    train: Callable[..., tuple[Candidate, Float[Array, ' P']]]
+    init: Callable[..., CandidateState]
+    train: Callable[..., tuple[CandidateState, Float[Array, ' P']]]
     confusion: Callable[..., Int[Array, 'P L L']]
 
 
 @functools.lru_cache(maxsize=8)
-def programs(channels: int, settings: ProxySettings, chunk: int, mesh: Mesh) -> Programs:
-    """Programs for populations whose size is a multiple of chunk times devices.
+def programs(channels: tuple[tuple[int, int], ...], settings: ProxySettings, chunk: int, mesh: Mesh) -> Programs:
+    """Programs for populations whose size is a multiple of chunk times devices; `channels` are pairs (stride, C).
 
     Kept, so that the evaluator of a search does not compile anew what was compiled to measure its chunk.
     """
 
-    def one_init(genotype: Genotype, used: cell.Uses, key: jax.Array) -> Candidate:
+    def one_init(genotype: Genotype, used: PyTree, key: jax.Array) -> CandidateState:
         del used
-        return proxy.init(key, genotype, channels, settings)
+        return proxy.init(key, genotype, dict(channels), settings)
 
+    train, confusion = (functools.partial(one, settings=settings) for one in (proxy.train, proxy.confusion))
     return Programs(
-        _over_population(one_init, chunk, mesh, candidates=1),
-        _over_population(functools.partial(proxy.train, settings=settings), chunk, mesh, candidates=2),
-        _over_population(functools.partial(proxy.confusion, settings=settings), chunk, mesh, candidates=2),
+        _over_population(one_init, settings.head, chunk, mesh, candidates=1),
+        _over_population(train, settings.head, chunk, mesh, candidates=2),
+        _over_population(confusion, settings.head, chunk, mesh, candidates=2),
     )
 
 
@@ -104,11 +108,13 @@ class PopulationEvaluator:
     at_once: int = 0  # 0: chunk times devices
     steps_per_call: int = 50  # the host hears of an interrupt, and of nothing else, this often
     mesh: Mesh = dataclasses.field(default_factory=sharding.population_mesh)
+    score: metrics.Score = metrics.mean_iou
+    extras: Mapping[str, metrics.Score] = dataclasses.field(default_factory=lambda: metrics.EXTRAS)
 
     @property
     def programs(self) -> Programs:
         """Compiled on first use, once."""
-        channels = self.data.train_features.shape[-1]
+        channels = tuple((stride, array.shape[-1]) for stride, array in self.data.train_features.items())
         return programs(channels, self.settings, self.chunk, self.mesh)
 
     @property
@@ -125,7 +131,7 @@ class PopulationEvaluator:
     def plan(self) -> Plan:
         """Drawn from the seed."""
         key_init, key_dropout, key_order = jax.random.split(jax.random.key(self.seed), 3)
-        order = proxy.image_order(key_order, self.data.train_features.shape[0], self.settings)
+        order = proxy.image_order(key_order, self.data.train_labels.shape[0], self.settings)
         return Plan(key_init, key_dropout, jnp.asarray(order))
 
     def __call__(self, genotypes: Genotype, keep_going: KeepGoing | None = None) -> ProxyResult:
@@ -139,33 +145,45 @@ class PopulationEvaluator:
 
     def _evaluate(self, genotypes: Genotype, keep_going: KeepGoing | None) -> ProxyResult:
         started = time.perf_counter()
-        count, stops = len(genotypes.ops), self.settings.stops()
+        count, stops = population_size(genotypes), self.settings.stops()
         if not 0 < count <= self.population:
             raise ValueError(f'{count} candidates; this evaluator takes 1 to {self.population} at once')
         genotypes = jax.tree.map(lambda genes: _pad(np.asarray(genes), self.population), genotypes)
         alive = np.arange(self.population) < count
         candidates = self.programs.init(alive, genotypes, self.plan.key_init)
         curves, losses_ = (np.full((count, len(stops)), np.nan, np.float32) for _ in range(2))
+        num_classes = self.settings.head.num_classes
+        confusions = np.zeros((count, len(stops), num_classes, num_classes), np.int64)
         finite, steps = np.ones(count, bool), np.zeros(count, np.int32)
         for evaluation, (start, stop) in enumerate(zip([0, *stops], stops, strict=False)):
             candidates, loss = self.train(alive, candidates, genotypes, (start, stop))
             counts = np.asarray(self.programs.confusion(alive, candidates, genotypes, self.data))
             here = np.flatnonzero(alive[:count])
             finite[here], steps[here] = np.asarray(candidates.finite)[here], stop
-            losses_[here, evaluation] = loss[here]
-            curves[here, evaluation] = np.where(finite[here], metrics.mean_iou(counts[here]), np.nan)
+            losses_[here, evaluation], confusions[here, evaluation] = loss[here], counts[here]
+            curves[here, evaluation] = np.where(finite[here], self.score(counts[here]), np.nan)
             alive[:count] &= finite
             if keep_going is not None and stop < self.settings.steps:
                 alive[:count] &= keep_going(evaluation, curves[:, evaluation])
             if not alive.any():
                 break
-        last = curves[np.arange(count), np.searchsorted(stops, steps)]
-        pruned = finite & (steps < self.settings.steps)
-        return ProxyResult(last, curves, losses_, finite, pruned, steps, time.perf_counter() - started)
+        last = (np.arange(count), np.searchsorted(stops, steps))
+        extras = {name: np.where(finite, extra(confusions[last]), np.nan) for name, extra in self.extras.items()}
+        return ProxyResult(
+            scores=curves[last],
+            curves=curves,
+            losses=losses_,
+            finite=finite,
+            pruned=finite & (steps < self.settings.steps),
+            steps=steps,
+            seconds=time.perf_counter() - started,
+            confusions=confusions,
+            extras=extras,
+        )
 
     def train(
-        self, alive: Bool[np.ndarray, ' P'], candidates: Candidate, genotypes: Genotype, span: tuple[int, int]
-    ) -> tuple[Candidate, Float[np.ndarray, ' P']]:
+        self, alive: Bool[np.ndarray, ' P'], candidates: CandidateState, genotypes: Genotype, span: tuple[int, int]
+    ) -> tuple[CandidateState, Float[np.ndarray, ' P']]:
         """Trains over a span of steps in calls of `steps_per_call`; gives the mean loss over the span."""
         total = np.zeros(self.population, np.float32)
         edges = [*range(span[0], span[1], self.steps_per_call), span[1]]

@@ -22,7 +22,8 @@ import optax
 from absl import app, flags
 
 from dpc_jax import cell, command_line, losses, population, proxy
-from dpc_jax.base import InputError, PyTree, Size
+from dpc_jax.base import InputError, PyTree, Size, population_size, unstack
+from dpc_jax.heads import dpc as dpc_head
 from dpc_jax.spaces.dpc import Genotype, Space
 from experiments import common
 
@@ -63,14 +64,18 @@ def random_data(size: Size) -> proxy.ProxyData:
         for n, shape in ((CACHED_IMAGES, small), (2, image))
     ]
     cached = jnp.asarray(features, jnp.bfloat16)
-    return proxy.ProxyData(cached, jnp.asarray(labels[0]), cached[:2], jnp.asarray(labels[1]))
+    return proxy.ProxyData({STRIDE: cached}, jnp.asarray(labels[0]), {STRIDE: cached[:2]}, jnp.asarray(labels[1]))
+
+
+def head() -> dpc_head.Head:
+    """A cell and its logits."""
+    return dpc_head.Head(CLASSES.value, cell.CellSettings(FILTERS.value, STRIDE))
 
 
 def settings() -> proxy.ProxySettings:
     """The work of the flags."""
     return proxy.ProxySettings(
-        CLASSES.value,
-        cell.CellSettings(FILTERS.value, STRIDE),
+        head(),
         steps=max(STEPS.value, 4),
         batch_size=IMAGES.value,
         dtype=DTYPE.value,
@@ -89,14 +94,16 @@ def time_population(data: proxy.ProxyData, genotypes: Genotype) -> tuple[Timing,
         return population.PopulationEvaluator(settings(), data, seed=0, chunk=chunk, steps_per_call=STEPS.value)
 
     chunk, measured = population.fastest_chunk(make, [int(size) for size in CHUNKS.value], sample)
-    evaluator = dataclasses.replace(make(chunk), at_once=_round_up(len(genotypes.ops), chunk * jax.device_count()))
+    evaluator = dataclasses.replace(
+        make(chunk), at_once=_round_up(population_size(genotypes), chunk * jax.device_count())
+    )
     padded = jax.tree.map(lambda genes: np.resize(genes, (evaluator.population, genes.shape[1])), genotypes)
-    alive = np.arange(evaluator.population) < len(genotypes.ops)
+    alive = np.arange(evaluator.population) < population_size(genotypes)
     candidates = evaluator.programs.init(alive, padded, evaluator.plan.key_init)
     compile_seconds, candidates = _timed(lambda: evaluator.train(alive, candidates, padded, (0, 1))[0])
     seconds, _ = _timed(lambda: evaluator.train(alive, candidates, padded, (0, STEPS.value))[0])
     compilations = population.compilations(evaluator.programs.train)
-    return Timing(seconds / STEPS.value / len(genotypes.ops), compile_seconds, compilations), chunk, measured
+    return Timing(seconds / STEPS.value / population_size(genotypes), compile_seconds, compilations), chunk, measured
 
 
 def time_static(data: proxy.ProxyData, genotypes: Sequence[Genotype]) -> Timing:
@@ -117,20 +124,20 @@ def time_static(data: proxy.ProxyData, genotypes: Sequence[Genotype]) -> Timing:
 def static_step(data: proxy.ProxyData, genotype: Genotype) -> tuple[Callable[[PyTree, int], PyTree], PyTree]:
     """The training step of one cell as a user would write it with the Flax module, and its first state."""
     work = settings()
-    module = cell.DensePredictionCell.of(genotype, work.cell)
+    module = cell.DensePredictionCell.of(genotype, head().cell)
     key = jax.random.key(0)
     order = jnp.asarray(proxy.image_order(key, CACHED_IMAGES, work))
     dtype, size = jnp.dtype(work.dtype), (data.train_labels.shape[1], data.train_labels.shape[2])
-    variables = module.init(key, data.train_features[:1].astype(dtype))
-    params = {'cell': variables['params'], 'logits': jnp.zeros((work.cell.filters, work.num_classes))}
+    variables = module.init(key, data.train_features[STRIDE][:1].astype(dtype))
+    params = {'cell': variables['params'], 'logits': jnp.zeros((FILTERS.value, CLASSES.value))}
     optimizer = optax.chain(optax.add_decayed_weights(work.weight_decay), optax.sgd(work.learning_rate, work.momentum))
 
     def loss_of(params: PyTree, stats: PyTree, index: jax.Array) -> tuple[jax.Array, PyTree]:
         batch = order[index]
-        features, labels = data.train_features[batch].astype(dtype), data.train_labels[batch]
+        features, labels = data.train_features[STRIDE][batch].astype(dtype), data.train_labels[batch]
         held = {'params': params['cell'], 'batch_stats': stats}
         y, mutated = module.apply(held, features, True, jax.random.fold_in(key, index), mutable=['batch_stats'])
-        return losses.cross_entropy(proxy.upsample(y, params['logits'], size), labels), mutated['batch_stats']
+        return losses.cross_entropy(dpc_head.upsample(y, params['logits'], size), labels), mutated['batch_stats']
 
     @jax.jit
     def step(state: PyTree, index: jax.Array) -> PyTree:
@@ -179,14 +186,14 @@ def main(argv: Sequence[str]) -> None:
     memory = peak_memory()
     print('chunk: seconds per candidate-step   ' + ', '.join(f'{k}: {v:.3f}' for k, v in measured.items()))
     rows = [('population', engine, f'chunk {chunk}, peak memory {memory}')]
-    one_by_one = [Genotype(*(genes[i] for genes in genotypes)) for i in range(min(STATIC.value, CANDIDATES.value))]
+    one_by_one = unstack(genotypes)[: STATIC.value]
     if one_by_one:
         rows.append(('static', time_static(data, one_by_one), f'{len(one_by_one)} of the cells, one at a time'))
     if TORCH.value:
         from experiments import torch_cell  # only where it is asked for: PyTorch is no requirement
 
         seconds = torch_cell.step_seconds(
-            [Genotype(*(genes[i] for genes in genotypes)) for i in range(CANDIDATES.value)],
+            unstack(genotypes),
             images=IMAGES.value,
             size=(height, width),
             channels=CHANNELS.value,

@@ -1,10 +1,9 @@
 """What the experiment scripts share."""
 
 import csv
-import functools
 import io
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import ml_collections
 import numpy as np
@@ -12,8 +11,8 @@ from absl import flags
 from matplotlib.figure import Figure
 from ml_collections import config_flags
 
-from dpc_jax import assembly, palette, provenance, search
-from dpc_jax.base import Genotype, InputError, Rung
+from dpc_jax import bench, palette
+from dpc_jax.base import Genotype, InputError
 from experiments.entry import one_line_errors as one_line_errors
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'A file in configs/, perhaps with :argument.')
@@ -37,34 +36,15 @@ def config_and_workdir() -> tuple[ml_collections.ConfigDict, pathlib.Path]:
 
 
 def scores_under_seeds(
-    config: ml_collections.ConfigDict, workdir: pathlib.Path, cells: Mapping[str, Genotype], seeds: Iterable[int]
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, cells: Mapping[str, Genotype], seeds: range
 ) -> Scores:
     """Trains each cell by the config's proxy under each seed (added to the config's own); NaN for a failed one.
 
     Every seed has a study of its own in the workdir's storage, so what was finished before is not trained again.
     """
-    assembly.check(config)
-    search.make_workdir(workdir)
-    space, sets = assembly.make_space(config), assembly.load_datasets(config)
-    settings = assembly.study_settings(config, sets)
-    cache = assembly.build_cache(config, workdir, sets, assembly.backbone_variables(config, workdir, sets[0]))
-    data = assembly.proxy_data(config, cache)
-    with assembly.open_study(config, workdir, settings, rung='proxy') as study:
-        measure = functools.partial(assembly.choose_chunk, config, data, sets[0].num_classes)
-        chunk = config.proxy.chunk or study.once(f'chunk on {provenance.device()}', measure)
-    scores: Scores = {name: [] for name in cells}
-    for seed in (config.seed + seed for seed in seeds):
-        steps = config.proxy.steps
-        evaluator = assembly.make_evaluator(config, data, sets[0].num_classes, steps=steps, chunk=chunk, seed=seed)
-        rung = Rung(f'seed{seed}', evaluator, len({*map(space.canonical_key, cells.values())}))
-        with assembly.open_study(config, workdir, settings, rung=rung.name, seed=seed) as study:
-            for genotype in cells.values():
-                study.enqueue(genotype)
-            search.climb(study, rung, at_once=evaluator.population, generation=len(cells), workdir=workdir)
-            found = {candidate.key: candidate.score for candidate in study.candidates()}
-        for name, genotype in cells.items():
-            scores[name].append(found[space.canonical_key(genotype)])
-    return scores
+    prepared = bench.prepare(config, workdir)
+    found = prepared.evaluate(list(cells.values()), seeds=range(config.seed + seeds.start, config.seed + seeds.stop))
+    return {name: row.tolist() for name, row in zip(cells, found.scores(), strict=True)}
 
 
 def write_scores(scores: Scores, directory: pathlib.Path, stem: str, summary: str) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from absl import app, flags
 
-from dpc_jax import assembly, command_line
+from dpc_jax import command_line
 from dpc_jax.base import InputError
 from dpc_jax.spaces import dpc
 from dpc_jax.spaces.dpc import Genotype
@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> None:
     if SEEDS.value < 2:
         raise InputError(f'--seeds is {SEEDS.value}; at least 2')
     config, workdir = common.config_and_workdir()
-    scores = common.scores_under_seeds(config, workdir, cells(assembly.make_space(config)), range(SEEDS.value))
+    scores = common.scores_under_seeds(config, workdir, cells(dpc.Space(config.space.num_branches)), range(SEEDS.value))
     means = {name: 100 * float(np.mean(values)) for name, values in scores.items()}
     best = max(means, key=lambda name: means[name])
     gap = means[best] - means['no context']

@@ -77,7 +77,7 @@ def command(root, workdir, *more, **fields):
 def whole(root, tmp_path_factory):
     """A training that nobody disturbed: its folder and what it gave."""
     workdir = tmp_path_factory.mktemp('whole')
-    return workdir, train.train_and_evaluate(toy(root), workdir)
+    return workdir, train.run(toy(root), workdir)
 
 
 def lines(workdir):
@@ -145,7 +145,7 @@ def test_the_row_has_its_cause(whole):
 
 def test_a_finished_run_only_evaluates_again(whole, root, tmp_path):
     workdir = shutil.copytree(whole[0], tmp_path / 'run')
-    found = train.train_and_evaluate(toy(root), workdir)
+    found = train.run(toy(root), workdir)
     np.testing.assert_array_equal(found.confusion, whole[1].confusion)
     assert lines(workdir) == lines(whole[0])
     same(weights(workdir), weights(whole[0]))
@@ -182,7 +182,7 @@ def test_kill_9_and_a_damaged_checkpoint_change_nothing(whole, root, tmp_path, c
     largest = max((p for p in (tmp_path / f'checkpoints/{held[-1]}').rglob('*') if p.is_file()), key=os.path.getsize)
     if len(held) > 1:
         largest.write_bytes(largest.read_bytes()[:-7])
-    found = train.train_and_evaluate(toy(root), tmp_path)
+    found = train.run(toy(root), tmp_path)
     if len(held) > 1:
         assert 'is passed over' in caplog.text
     assert lines(tmp_path) == lines(whole[0])
@@ -203,7 +203,7 @@ def test_a_signal_saves_and_exits_and_the_rest_is_as_ever(whole, root, tmp_path)
     assert 'everything is kept' in out
     last = max(record['step'] for record in lines(tmp_path))
     assert (tmp_path / f'checkpoints/{last}/SHA256SUMS').is_file()
-    train.train_and_evaluate(toy(root), tmp_path)
+    train.run(toy(root), tmp_path)
     assert lines(tmp_path) == lines(whole[0])
     same(weights(tmp_path), weights(whole[0]))
 
@@ -246,7 +246,7 @@ def ends_of(processes):
 def test_two_processes_train_what_one_does_and_stop_together(root, tmp_path):
     # A slow learning rate: on maps of 3x3 cells batch norms make more of rounding with every step that moves them.
     slow = {'train__learning_rate': 1e-5, 'train__ema_decay': 0.0, 'train__steps': 5}
-    train.train_and_evaluate(toy(root, **slow), tmp_path / 'one')
+    train.run(toy(root, **slow), tmp_path / 'one')
     theirs, workdir = lines(tmp_path / 'one'), tmp_path / 'two'
     processes = two_processes(root, workdir, **slow)
     wait_for_step(processes[0], workdir, 2)
@@ -315,7 +315,7 @@ def test_a_training_begins_with_official_weights(whole, root, tmp_path):
 
 def refusal(config, workdir):
     with pytest.raises(InputError) as error:
-        train.train_and_evaluate(config, workdir)
+        train.run(config, workdir)
     assert '\n' not in str(error.value)
     return str(error.value)
 
@@ -359,7 +359,7 @@ def test_what_may_change_between_two_starts_may(whole, root, tmp_path):
     free = {name: value for name, value in train_config._fields(json.loads((workdir / 'config.json').read_text()))}
     assert set(train_config.FREE_FIELDS) <= set(free)
     config = toy(data, train__workers=1, train__keep=1, evaluate__batch_size=2, train__log_every=5)
-    np.testing.assert_array_equal(train.train_and_evaluate(config, workdir).confusion, whole[1].confusion)
+    np.testing.assert_array_equal(train.run(config, workdir).confusion, whole[1].confusion)
 
 
 def test_a_workdir_that_is_not_ours_is_refused(root, tmp_path):
@@ -458,7 +458,7 @@ def test_a_faulty_image_of_the_middle_is_named_or_skipped(root, tmp_path, caplog
     data = shutil.copytree(root, tmp_path / 'data')
     (data / 'train3.png').write_bytes((data / 'train3.png').read_bytes()[:70])
     assert 'cannot decode' in refusal(toy(data, train__steps=3), tmp_path / 'stop')
-    train.train_and_evaluate(toy(data, train__steps=3, train__faulty_images='skip'), tmp_path / 'skip')
+    train.run(toy(data, train__steps=3, train__faulty_images='skip'), tmp_path / 'skip')
     warned = [
         record.getMessage() for record in caplog.records if 'another image takes its place' in record.getMessage()
     ]
@@ -504,7 +504,7 @@ def test_every_toy_trains_on_drawn_data_in_the_real_folders(name, arg, backbone,
     config.backbone.name = backbone
     config.train.steps = 1
     config.evaluate.pictures = 1
-    found = train.train_and_evaluate(config, tmp_path)
+    found = train.run(config, tmp_path)
     assert (tmp_path / 'data' / name).is_dir()
     assert found.row['images'] == 6
     assert math.isfinite(lines(tmp_path)[0]['loss'])

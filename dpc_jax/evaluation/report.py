@@ -30,22 +30,16 @@ Confusion = Int[np.ndarray, 'L L']  # by (label, prediction)
 
 def scores(confusion: Confusion, classes: Sequence[str]) -> dict[str, Any]:
     """What a confusion matrix says: shares in 0..1, NaN for what the labels do not have."""
-    ious, accuracies = metrics.class_iou(confusion), class_accuracy(confusion)
+    ious, accuracies = metrics.class_iou(confusion), metrics.class_accuracy(confusion)
     labelled = int(confusion.sum())
     return {
         'miou': float(metrics.mean_iou(confusion)),
-        'pixel_accuracy': int(np.trace(confusion)) / labelled if labelled else math.nan,
-        'class_accuracy': float(np.nanmean(accuracies)) if labelled else math.nan,
+        'pixel_accuracy': float(metrics.pixel_accuracy(confusion)),
+        'class_accuracy': float(metrics.mean_accuracy(confusion)),
         'labelled_pixels': labelled,
         'iou': dict(zip(classes, ious.tolist(), strict=True)),
         'accuracy': dict(zip(classes, accuracies.tolist(), strict=True)),
     }
-
-
-def class_accuracy(confusion: Confusion) -> np.ndarray:
-    """Share of the labelled pixels of each class that are predicted as it; NaN for a class that no label has."""
-    labelled = confusion.sum(-1)
-    return np.where(labelled > 0, np.diagonal(confusion) / np.maximum(labelled, 1), np.nan)
 
 
 # ---- text -----------------------------------------------------------------------------------------------------------
@@ -95,7 +89,7 @@ def headline(row: Mapping[str, Any]) -> str:
 def _class_table(confusion: Confusion, classes: Sequence[str]) -> list[str]:
     columns = ('class', 'IoU %', 'accuracy %', 'of the labelled pixels %', 'most often taken for')
     lines = [f'| {" | ".join(columns)} |', '|:--|--:|--:|--:|:--|']
-    ious, accuracies, labelled = metrics.class_iou(confusion), class_accuracy(confusion), confusion.sum(-1)
+    ious, accuracies, labelled = metrics.class_iou(confusion), metrics.class_accuracy(confusion), confusion.sum(-1)
     for index, name in enumerate(classes):
         wrong = np.where(np.arange(len(classes)) == index, 0, confusion[index])
         other = int(wrong.argmax())

@@ -105,7 +105,13 @@ class Batch:
         return optuna.Study(self._study.study_name, self._view, self._study.sampler, self._study.pruner)
 
     def fill(
-        self, count: int, budget: int | None, references: Mapping[str, Genotype], given: Mapping[str, Genotype]
+        self,
+        count: int,
+        budget: int | None,
+        references: Mapping[str, Genotype],
+        given: Mapping[str, Genotype],
+        *,
+        sampled: bool = True,
     ) -> list[FrozenTrial]:
         """Writes what the batch of `count` lacks: references, given cells, sampled ones (see `Study.ask`)."""
         made: list[FrozenTrial] = []
@@ -117,6 +123,8 @@ class Batch:
             if budget is not None and len(self._known) >= budget:
                 break
             cell = next((genotype for key, genotype in given.items() if key not in self._known), None)
+            if cell is None and not sampled:
+                break
             draft = self._draw() if cell is None else self._fixed(cell)
             if draft is None:
                 break

@@ -67,6 +67,13 @@ class Progress:
             self._events.flush()
         self._screen.show()
 
+    def resume(self, candidates: Sequence[Candidate]) -> None:
+        """Takes in candidates that an earlier start has finished: they count as done and tell nothing of the rate."""
+        for candidate in candidates:
+            self._take(candidate)
+        self._before += len(candidates)
+        self._screen.show()
+
     def _take(self, candidate: Candidate) -> None:
         self.done += 1
         self.failed += candidate.state == 'failed'

@@ -1,12 +1,16 @@
 """The rows of a study: what is asked for, what was found out, and their order."""
 
+import base64
 import dataclasses
 import math
 import os
 import socket
-from collections.abc import Iterable, Sequence
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+from jaxtyping import Int
 from optuna.trial import FrozenTrial, TrialState
 
 from dpc_jax.base import Genotype
@@ -15,6 +19,10 @@ from dpc_jax.study.batch import members
 
 STATES = {'complete': TrialState.COMPLETE, 'pruned': TrialState.PRUNED, 'failed': TrialState.FAIL}
 """A candidate's states, in the order of the ranking, and Optuna's."""
+
+
+Confusion = tuple[tuple[int, ...], ...]
+"""Pixels by (label, prediction), as integers of Python, so that rows compare."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +68,8 @@ class Candidate:
     worker: str
     finished: str  # ISO time with zone
     failure: str  # '' or why
+    confusions: tuple[Confusion, ...] = ()  # pixels by (label, prediction) at each point of the curve, as tuples
+    extras: Mapping[str, float] = dataclasses.field(default_factory=dict)  # other scores by name, at the last point
 
 
 def ranking(candidates: Iterable[Candidate]) -> list[Candidate]:
@@ -90,4 +100,17 @@ def candidate_of(trial: FrozenTrial, space: SearchSpace) -> Candidate:
     for field in ('curve', 'losses'):
         outcome[field] = tuple(math.nan if value is None else float(value) for value in outcome[field])
     outcome['score'] = math.nan if outcome['score'] is None else float(outcome['score'])
+    outcome['confusions'] = tuple(map(unpacked, outcome.get('confusions', ())))  # older studies have none
     return Candidate(**proposal_of(trial, space)._asdict(), **outcome)
+
+
+def packed(confusion: Int[np.ndarray, 'L L']) -> str:
+    """A matrix as a short text, for a storage: zlib and base64 of its int64 counts, row by row."""
+    return base64.b64encode(zlib.compress(np.asarray(confusion, '<i8').tobytes(), 9)).decode()
+
+
+def unpacked(text: str) -> Confusion:
+    """Inverse of `packed`."""
+    counts = np.frombuffer(zlib.decompress(base64.b64decode(text)), '<i8')
+    side = math.isqrt(counts.size)
+    return tuple(tuple(row) for row in counts.reshape(side, side).tolist())

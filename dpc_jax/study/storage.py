@@ -89,14 +89,17 @@ def storage_faults(url: str) -> Iterator[None]:
 # ---- settings ----------------------------------------------------------------------------------------------------
 
 
-def check_settings(study: optuna.Study, settings: Mapping[str, Any]) -> None:
-    """Notes the settings with a study that has no trials yet; raises InputError if its trials were made with others."""
+def check_settings(study: optuna.Study, settings: Mapping[str, Any], added: Mapping[str, Any]) -> None:
+    """Notes the settings with a study that has no trials yet; raises InputError if its trials were made with others.
+
+    `added` are the values of fields that came later than an older study, which lacks them.
+    """
     trials = study.get_trials(deepcopy=False)  # first: another worker may be making the study now, settings first
     if 'settings' not in study.user_attrs and trials:
         raise InputError(f"study '{study.study_name}' was not made by this program: it has trials but no settings")
     if not trials:
         study.set_user_attr('settings', provenance.flat(settings))
-    found = provenance.differences(study.user_attrs['settings'], provenance.flat(settings))
+    found = provenance.differences(provenance.flat(added) | study.user_attrs['settings'], provenance.flat(settings))
     if found:
         shown = '; '.join(f'{name}: study has {there}, config has {here}' for name, there, here in found[:3])
         more = f'; and {len(found) - 3} more' if len(found) > 3 else ''

@@ -22,16 +22,19 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, SupportsFloat, SupportsInt, TypeVar
 
+import numpy as np
 import optuna
+from jaxtyping import Int
 from optuna.trial import FrozenTrial, TrialState
 
 from dpc_jax.base import Genotype
 from dpc_jax.spaces import SearchSpace
 from dpc_jax.stopping import defer_signals
 from dpc_jax.study.batch import Batch, is_running, rivals
-from dpc_jax.study.rows import STATES, Candidate, Proposal, RunInfo, candidate_of, finished, proposal_of
+from dpc_jax.study.rows import STATES, Candidate, Proposal, RunInfo, candidate_of, finished, packed, proposal_of
 from dpc_jax.study.storage import check_settings, close_storage, open_storage, storage_faults
 from dpc_jax.study.workers import Worker, owner, take_over
 
@@ -76,14 +79,16 @@ class Study:
         sampler: optuna.samplers.BaseSampler,
         settings: Mapping[str, Any],
         run: RunInfo,
+        added: Mapping[str, Any] = MappingProxyType({}),
         pruner: optuna.pruners.BasePruner | None = None,
         grace_seconds: float = 600.0,
     ) -> 'Study':
         """Opens or makes the study `name` in the storage at `url` (see `study_storage.open_storage`).
 
         `settings` are all that a score depends on, flat or nested. They are kept with the study, and an InputError
-        says which fields differ when they are not those that the study was made with. A worker on another machine
-        counts as dead after `grace_seconds` without `ask`, `report`, `should_prune`, `tell` or `beat`.
+        says which fields differ when they are not those that the study was made with; `added` are the values of fields
+        that an older study lacks because they came later. A worker on another machine counts as dead after
+        `grace_seconds` without `ask`, `report`, `should_prune`, `tell` or `beat`.
         """
         storage = open_storage(url)
         with storage_faults(url):
@@ -95,7 +100,7 @@ class Study:
                 pruner=pruner or optuna.pruners.NopPruner(),
                 load_if_exists=True,
             )
-            check_settings(study, settings)
+            check_settings(study, settings, added)
             return cls(study, storage, space=space, run=run, grace_seconds=grace_seconds)
 
     def __enter__(self) -> 'Study':
@@ -129,13 +134,13 @@ class Study:
         self._given[self._space.canonical_key(genotype)] = genotype
 
     @defer_signals()
-    def ask(self, count: int, budget: int | None = None) -> list[Proposal]:
+    def ask(self, count: int, budget: int | None = None, *, sampled: bool = True) -> list[Proposal]:
         """The next batch: at most `count` proposals, in order of their numbers.
 
-        First what dead workers left, with the rest of that batch; else references, given cells and sampled ones, as
-        long as the study has fewer than `budget` candidates (running ones included). A candidate that equals a
-        reference gets the reference's score and is not proposed. Fewer proposals or none mean that a batch was
-        resumed, that the budget is used up, or that the sampler has nothing new.
+        First what dead workers left, with the rest of that batch; else references, given cells and (if `sampled`)
+        sampled ones, as long as the study has fewer than `budget` candidates (running ones included). A candidate that
+        equals a reference gets the reference's score and is not proposed. Fewer proposals or none mean that a batch
+        was resumed, that the budget is used up, or that there is nothing new.
         """
         self.beat()
         self._settle_copies()
@@ -145,7 +150,7 @@ class Study:
             mine = self._without_duplicates(mine, rivals(trials))
             name = name or f'{len(trials)}.{self._me.token}'
             batch = Batch(self._study, self._storage, space=self._space, trials=trials, name=name, me=self._me)
-            made = batch.fill(count, budget, self._references, self._given)
+            made = batch.fill(count, budget, self._references, self._given, sampled=sampled)
             mine += made
             if not made:  # so all of `mine` have been compared with what other workers wrote
                 break
@@ -238,6 +243,8 @@ class Study:
         seconds: SupportsFloat,
         pruned: bool = False,
         failure: str = '',
+        confusions: Iterable[Int[np.ndarray, 'L L']] = (),
+        extras: Mapping[str, SupportsFloat] = MappingProxyType({}),
     ) -> None:
         """Finishes a trial: 'failed' if `failure` says why or the score is not finite, else 'pruned' or 'complete'.
 
@@ -256,6 +263,8 @@ class Study:
             'seconds': float(seconds),
             'finished': datetime.datetime.now().astimezone().isoformat(timespec='seconds'),
             'failure': failure,
+            'confusions': [packed(confusion) for confusion in confusions],
+            'extras': {name: float(value) for name, value in extras.items() if math.isfinite(float(value))},
         }
         self._finish(self._storage.get_trial(self._trial_id(number)), outcome)
         self._seen.pop(number, None)
@@ -298,6 +307,12 @@ class Study:
     def count(self) -> int:
         """How many candidates are finished."""
         return sum(not trial.user_attrs['reference'] for trial in self._finished())
+
+    @defer_signals()
+    def finished(self, keys: Iterable[str]) -> bool:
+        """Whether all candidates with these canonical keys are finished."""
+        done = {trial.user_attrs['key'] for trial in self._finished() if not trial.user_attrs['reference']}
+        return done.issuperset(keys)
 
     def _finished(self) -> list[FrozenTrial]:
         return finished(self._trials())

@@ -13,6 +13,9 @@ from dpc_jax import datasets, drawn_data, evaluation, files, networks, weights
 from dpc_jax.base import InputError, SegmentationExample
 from dpc_jax.evaluation import Evaluation
 
+STOPPED = 'there are no scores yet. The same command begins anew.'
+SEVERAL_PROCESSES = ''
+
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Evaluation:
     """Evaluates `config.checkpoint` and writes into `workdir/evaluation`; prints the scores and where the files are.

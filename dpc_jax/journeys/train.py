@@ -40,6 +40,8 @@ from dpc_jax.evaluation import Counted, Evaluation, Scorer
 from dpc_jax.input_pipeline import TrainBatch, WorkersError
 from dpc_jax.training import Checkpoints, Means, StepReport, StepSettings, TrainLog, TrainState
 
+STOPPED = 'everything is kept in {workdir}. The same command goes on from here.'
+SEVERAL_PROCESSES = ''
 LOST = ('Gloo ', 'NCCL', 'coordination service', 'heartbeat')  # what JAX says where another process was lost
 LAG = 2  # steps that the devices may be ahead of the look at their losses
 
@@ -62,7 +64,7 @@ class Run(NamedTuple):
         return round(time.monotonic() - self.started, 1)
 
 
-def train_and_evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Evaluation:
+def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Evaluation:
     """Trains, or goes on with the training in `workdir`; writes scores, weights, curves and pictures there.
 
     Raises:

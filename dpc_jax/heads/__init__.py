@@ -1,0 +1,86 @@
+"""The menu of heads, what a search trains on cached features: `make(config, num_classes)`; and what is asked of each.
+
+A head belongs to a space and has its name: it makes every genotype of the space into class scores, with the genotype as
+data, so that one compiled program serves all. Each file exposes `make(config, num_classes) -> Head`. Beside this
+*dynamic* view there is a *static* one, the Flax module that a context is made of; a test proves that they are the same
+function.
+
+All methods are of one candidate, unbatched; `population` batches them.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import jax
+import ml_collections
+from jaxtyping import Array, Float
+
+from dpc_jax import checks
+from dpc_jax.base import Genotype, PyTree, Size
+
+Features = Mapping[int, Float[Array, 'B h w C']]
+"""Output stride -> the backbone's features there; h, w and C are of each stride."""
+
+
+class HeadOutputs(NamedTuple):
+    """Class scores at full size, classes second."""
+
+    logits: Float[Array, 'B L H W']
+    auxiliary: Mapping[str, Float[Array, 'B L H W']]  # take part in the loss alone, by `Head.auxiliary_weights`
+
+
+@runtime_checkable
+class Head(Protocol):
+    """What the proxy asks of a head. It is hashable and compared by value: a program is compiled once for each."""
+
+    @property
+    def num_classes(self) -> int:
+        """L."""
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Output strides of the features that it reads."""
+
+    @property
+    def auxiliary_weights(self) -> Mapping[str, float]:
+        """Weight in the loss of each auxiliary output; empty where there is none."""
+
+    def init(self, key: jax.Array, genotype: Genotype, channels: Mapping[int, int]) -> tuple[PyTree, PyTree]:
+        """Fresh parameters and moving averages, of one shape for every genotype; `channels` are C by stride."""
+
+    def apply(
+        self,
+        params: PyTree,
+        stats: PyTree,
+        genotype: Genotype,
+        features: Features,
+        size: Size,
+        *,
+        train: bool,
+        dropout_key: jax.Array | None = None,
+        used: PyTree = None,
+    ) -> tuple[HeadOutputs, PyTree]:
+        """Class scores at `size`, and the new moving averages. `used` is what `uses` says of a population."""
+
+    def uses(self, genotypes: Genotype) -> PyTree:
+        """What of the superset any of these needs (a population or one); may change the time taken and nothing else."""
+
+    def decayed(self, params: PyTree) -> PyTree:
+        """True for each tensor that weight decay pulls."""
+
+    def multipliers(self, params: PyTree) -> PyTree:
+        """Factor on the gradient of each tensor."""
+
+
+def names() -> tuple[str, ...]:
+    """The spaces that have a head."""
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+
+
+def make(config: ml_collections.ConfigDict, num_classes: int) -> Head:
+    """The head of the config's space; InputError for a bad value of what it reads."""
+    checks.one_of('space.name', config.space.name, names())
+    head: Head = importlib.import_module(f'{__name__}.{config.space.name}').make(config, num_classes)
+    return head

@@ -1,0 +1,120 @@
+"""The head of the Dense Prediction Cell: a cell on one map of features, and its logits (paper §3)."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from jaxtyping import Array, Float
+
+from dpc_jax import cell, checks, ops
+from dpc_jax.base import InputError, PyTree, Size
+from dpc_jax.cell import CellParams, CellSettings, CellStats, Uses
+from dpc_jax.decoder import LOGITS_STDDEV
+from dpc_jax.heads import Features, HeadOutputs
+from dpc_jax.spaces.dpc import Genotype
+
+BIAS_GRADIENT_FACTOR = 2.0  # official train_utils.get_model_gradient_multipliers: biases learn twice as fast
+
+
+class HeadParams(NamedTuple):
+    """Trained parameters of one candidate."""
+
+    cell: CellParams
+    logits_kernel: Float[Array, 'D L']
+    logits_bias: Float[Array, ' L']
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """See `heads.Head`; `cell.output_stride` is the one stride that it reads."""
+
+    num_classes: int
+    cell: CellSettings
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.cell.decay < 1:
+            raise InputError(f'proxy.bn_decay is {self.cell.decay}; it must be at least 0 and below 1')
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Of the backbone's features."""
+        return (self.cell.output_stride,)
+
+    @property
+    def auxiliary_weights(self) -> Mapping[str, float]:
+        """There are no auxiliary outputs."""
+        return {}
+
+    def init(self, key: jax.Array, genotype: Genotype, channels: Mapping[int, int]) -> tuple[HeadParams, CellStats]:
+        """Fresh parameters and moving averages of an unbatched genotype `[K]`."""
+        key_cell, key_logits = jax.random.split(key)
+        params, stats = cell.init(key_cell, genotype, channels[self.cell.output_stride], self.cell.filters)
+        shape = (self.cell.filters, self.num_classes)
+        kernel = LOGITS_STDDEV * jax.random.truncated_normal(key_logits, -2, 2, shape)
+        return HeadParams(params, kernel, jnp.zeros(self.num_classes)), stats
+
+    def apply(
+        self,
+        params: HeadParams,
+        stats: CellStats,
+        genotype: Genotype,
+        features: Features,
+        size: Size,
+        *,
+        train: bool,
+        dropout_key: jax.Array | None = None,
+        used: Uses | None = None,
+    ) -> tuple[HeadOutputs, CellStats]:
+        """Class scores at `size` (bilinear, align-corners), and the new moving averages (unbatched)."""
+        x = features[self.cell.output_stride]
+        y, moved = cell.apply(
+            params.cell, stats, genotype, x, settings=self.cell, train=train, dropout_key=dropout_key, used=used
+        )
+        return HeadOutputs(upsample(y, params.logits_kernel, size, params.logits_bias), {}), moved
+
+    def uses(self, genotypes: Genotype) -> Uses:
+        """Which branches read all channels of the features, and which pool."""
+        return cell.uses(genotypes)
+
+    def decayed(self, params: PyTree) -> PyTree:
+        """The 1x1 kernels and the logits only (official train_utils)."""
+        flags: Any = jax.tree.map(lambda _: False, params)
+        kept = flags.cell._replace(
+            pointwise=flags.cell.pointwise._replace(kernel=True),
+            projection=flags.cell.projection._replace(kernel=True),
+        )
+        return flags._replace(cell=kept, logits_kernel=True)
+
+    def multipliers(self, params: PyTree) -> PyTree:
+        """Twice for the bias of the logits."""
+        ones: Any = jax.tree.map(lambda _: 1.0, params)
+        return ones._replace(logits_bias=BIAS_GRADIENT_FACTOR)
+
+
+def make(config: ml_collections.ConfigDict, num_classes: int) -> Head:
+    """The head that `config.cell` describes, for the backbone's output stride."""
+    settings, stride = config.cell, config.backbone.output_stride
+    checks.one_of('cell.pooling', settings.pooling, ops.POOLINGS)
+    if not 0 <= settings.dropout_rate < 1:
+        raise InputError(f'cell.dropout_rate is {settings.dropout_rate}; it must be at least 0 and below 1')
+    checks.at_least(1, cell__filters=settings.filters)
+    cell.rate_multiplier(stride)
+    return Head(
+        num_classes,
+        CellSettings(settings.filters, stride, settings.pooling, settings.dropout_rate, config.proxy.bn_decay),
+    )
+
+
+def upsample(
+    x: Float[Array, 'B h w D'], kernel: Float[Array, 'D L'], size: Size, bias: Float[Array, ' L'] | None = None
+) -> Float[Array, 'B L H W']:
+    """Logits in float32, resized (align-corners bilinear): one matrix product per axis, classes in front of both."""
+    y = jnp.einsum('bhwd,dl->blhw', x.astype(jnp.float32), kernel)
+    if bias is not None:
+        y = y + bias[None, :, None, None]
+    rows, cols = (ops.resize_matrix(*pair) for pair in zip(y.shape[2:], size, strict=True))
+    y = jnp.einsum('blhw,Ww->blhW', y, cols)
+    return jnp.einsum('blhW,Hh->blHW', y, rows)
