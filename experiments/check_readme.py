@@ -70,10 +70,10 @@ def check(root: pathlib.Path, stated: Sequence[Claim], elsewhere: Sequence[State
         if claim.source not in read:
             read[claim.source] = rows_of(report, root, claim.source)
         compare(report, claim, match, read[claim.source])
-    for entry_ in elsewhere:
-        match = sole_match(report, entry_.document, words(entry_.phrase), entry_.phrase)
+    for known in elsewhere:
+        match = sole_match(report, known.document, words(known.phrase), known.phrase)
         if match is not None:
-            covered[entry_.document].append(match.span())
+            covered[known.document].append(match.span())
     for name, text in texts.items():
         report.faults.extend(uncovered(name, text, covered[name]))
     return report
