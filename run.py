@@ -9,7 +9,7 @@ A search and a training go on where they were stopped, an evaluation begins anew
 the command line, e.g. --config.search.num_candidates=100 or --config.proxy.steps=500; configs/common.py lists the
 fields. A config may take an argument after a colon: --config=configs/scenes_search.py:toy runs in seconds.
 
-A training on several hosts: the same command on each, with --coordinator (README, "Several hosts").
+A training on several hosts: the same command on each, with --coordinator (docs/training.md, "Several hosts").
 
 Exit code: 0 done, 2 bad input (one line says which), 130 stopped by Ctrl-C or SIGTERM (everything finished is kept).
 """
