@@ -146,7 +146,9 @@ def test_spearman_sees_ranks_alone_and_is_symmetric():
     assert metrics.spearman(a, -b) == pytest.approx(-rho)
 
 
-@pytest.mark.parametrize('values', [[], [1.0], [2.0, 2.0, 2.0]])
+@pytest.mark.parametrize('values', [[], [1.0], [2.0, 2.0, 2.0], [1.0, math.nan, 3.0]])
 def test_without_two_ranks_there_is_no_correlation(values):
     values = np.array(values, float)
-    assert math.isnan(metrics.spearman(values, np.arange(len(values), dtype=float)))
+    others = np.arange(len(values), dtype=float)
+    assert math.isnan(metrics.spearman(values, others))
+    assert math.isnan(metrics.spearman(others, values))

@@ -56,6 +56,13 @@ def test_the_learning_rate_is_poly_behind_a_slow_start():
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-9)
 
 
+def test_the_compiled_learning_rate_is_0_after_the_last_step():
+    # Not so of optax's polynomial alone, which is NaN there.
+    settings = OptimizerSettings(steps=90_000)
+    found = jax.jit(jax.vmap(lambda step: optimizer.learning_rate(step, settings)))(jnp.int32([89_999, 90_000, 90_001]))
+    np.testing.assert_allclose(found, [0.01 * (1 / 90_000) ** 0.9, 0, 0], rtol=0.01)
+
+
 def test_steps_by_hand():
     # accumulator = momentum * accumulator + multiplier * (gradient + decay * weight); weight -= rate * accumulator
     shapes = {'backbone': {'Conv': {'kernel': (1, 1, 2, 3)}}, 'logits': {'kernel': (1, 1, 3, 2), 'bias': (2,)}}

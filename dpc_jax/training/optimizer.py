@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import optax
 from flax import traverse_util
 from jaxtyping import Array, Float, Int
@@ -59,10 +58,15 @@ class OptimizerSettings:
 
 def learning_rate(step: Int[Array, ''], settings: OptimizerSettings) -> Float[Array, '']:
     """Of the step that begins after `step` steps (get_model_learning_rate)."""
-    slow, span = settings.slow_start_steps, settings.steps - settings.slow_start_steps
-    done = jnp.clip((step - slow).astype(jnp.float32) / span, 0, 1)
-    poly = settings.learning_rate * (1 - done) ** settings.power
-    return jnp.where(step < slow, jnp.float32(settings.slow_start_learning_rate), poly)
+    slow, steps = settings.slow_start_steps, settings.steps
+    parts = [
+        optax.constant_schedule(settings.slow_start_learning_rate),
+        optax.polynomial_schedule(settings.learning_rate, 0.0, settings.power, transition_steps=steps - slow),
+        # Compiled, the polynomial may be NaN where it ends: XLA multiplies by 1 / steps, which makes the rest of the
+        # way a little less than 0, and a power of that is no number.
+        optax.constant_schedule(0.0),
+    ]
+    return optax.join_schedules(parts, [slow, steps])(step)
 
 
 def make(params: PyTree, scopes: Scopes, settings: OptimizerSettings) -> optax.GradientTransformation:

@@ -231,4 +231,4 @@ def moved(average: PyTree, new: PyTree, step: Int[Array, ''], decay: float) -> P
         return average
     done = step.astype(jnp.float32)
     kept = jnp.minimum(decay, (1 + done) / (10 + done))
-    return jax.tree.map(lambda old, value: kept * old + (1 - kept) * value, average, new)
+    return optax.incremental_update(new, average, step_size=1 - kept)
