@@ -28,6 +28,7 @@ from dpc_jax import (
     networks,
     preprocess,
     provenance,
+    sharding,
 )
 from dpc_jax.base import InputError, PyTree, SegmentationExample, Size
 from dpc_jax.datasets import Dataset
@@ -59,6 +60,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Evaluation:
     Raises:
       InputError: whatever is wrong with config, data, checkpoint or workdir; before any of the work.
     """
+    sharding.check_devices()
     check(config)
     if not config.checkpoint:
         raise InputError(

@@ -17,7 +17,7 @@ import ml_collections
 import numpy as np
 from jaxtyping import Bool, Float
 
-from dpc_jax import assembly, datasets, provenance, report
+from dpc_jax import assembly, datasets, provenance, report, sharding
 from dpc_jax.base import Genotype, InputError, KeepGoing, ProxyResult, Rung
 from dpc_jax.datasets import Dataset
 from dpc_jax.progress import Progress
@@ -34,6 +34,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> list[Candid
     Raises:
       InputError: whatever is wrong with config, data, weights or workdir. Nothing that was computed is lost.
     """
+    sharding.check_devices()
     assembly.check(config)
     space, sets = assembly.make_space(config), assembly.load_datasets(config)
     started = workdir.is_dir() and any(workdir.iterdir())

@@ -76,6 +76,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path)
         was computed is lost.
       KeyboardInterrupt: it was asked to stop, and everything is in a checkpoint.
     """
+    sharding.check_devices()
     mesh = sharding.data_mesh()
     train_config.check(config, mesh.size)
     place = drawn_data.prepared(config.dataset, workdir)
