@@ -38,15 +38,15 @@ format: $(DEV_STAMP)  ## rewrite the files as the gate wants them
 	$(BIN)/ruff check --fix-only --quiet
 	$(BIN)/ruff format
 
-clean:  ## remove the environment and all caches; runs/ stays
-	rm -rf .venv .jax_cache .mypy_cache .pytest_cache .ruff_cache
+clean:  ## remove the environment, all caches and what was built; runs/ stays
+	rm -rf .venv .jax_cache .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(DEV_STAMP): requirements-dev.txt $(RUNTIME_STAMP)
+$(DEV_STAMP): requirements-dev.txt pyproject.toml $(RUNTIME_STAMP)
 	$(PIP) $<
 	@touch $@
 
-$(RUNTIME_STAMP): $(sort $(RUNTIME) requirements-cpu.txt) | $(BIN)/pip
+$(RUNTIME_STAMP): $(RUNTIME) pyproject.toml | $(BIN)/pip
 	@echo 'installing $(RUNTIME) into .venv: $(if $(GPU),3.3 GB with CUDA,0.2 GB), about a minute'
 	$(PIP) $(RUNTIME)
 	@touch $@

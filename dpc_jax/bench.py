@@ -15,7 +15,7 @@ import ml_collections
 import numpy as np
 from jaxtyping import Bool, Float
 
-from dpc_jax import assembly, datasets, files, provenance
+from dpc_jax import assembly, datasets, files, provenance, sharding
 from dpc_jax.assembly import Datasets
 from dpc_jax.base import Genotype, InputError, KeepGoing, ProxyResult, Rung, stack, unstack
 from dpc_jax.population import PopulationEvaluator
@@ -177,6 +177,7 @@ def prepare(config: ml_collections.ConfigDict, workdir: pathlib.Path | str) -> B
       InputError: whatever is wrong with config, data, weights or workdir. Nothing that was computed is lost.
     """
     workdir = pathlib.Path(workdir).expanduser()
+    sharding.check_devices()
     assembly.check(config)
     space, sets = assembly.make_space(config), assembly.load_datasets(config)
     started = workdir.is_dir() and any(workdir.iterdir())

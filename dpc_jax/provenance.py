@@ -23,13 +23,20 @@ def device() -> str:
 
 
 def commit() -> str:
-    """The commit of this code, with '+' where files differ from it; '' outside a git checkout."""
-    root = pathlib.Path(__file__).parent.parent
-    command = ['git', '-C', str(root), 'describe', '--always', '--abbrev=12', '--dirty=+']
+    """The commit of this code, with '+' where files differ from it; '' where no git repository has this code.
+
+    An installed package may lie inside a repository of something else: this file is not among the files of that one.
+    """
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        _git('ls-files', '--error-unmatch', pathlib.Path(__file__).name)
+        return _git('describe', '--always', '--abbrev=12', '--dirty=+').strip()
     except (OSError, subprocess.CalledProcessError):
         return ''
+
+
+def _git(*arguments: str) -> str:
+    command = ['git', '-C', str(pathlib.Path(__file__).parent), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def flat(settings: Mapping[str, Any], prefix: str = '') -> dict[str, str]:

@@ -1,6 +1,8 @@
 """One mesh for the whole project: axis "data" for images of a batch, axis "population" for candidates."""
 
+import logging
 import re
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,6 +14,33 @@ from dpc_jax.base import InputError, PyTree
 
 DATA = 'data'
 POPULATION = 'population'
+
+CUDA = "pip install 'dpc_jax[cuda12]'"
+"""How this package is installed for NVIDIA GPUs."""
+
+
+def check_devices() -> None:
+    """InputError unless JAX has the devices that JAX_PLATFORMS names; every journey begins with it.
+
+    Where JAX_PLATFORMS is not set and a GPU stays idle for want of CUDA, JAX warns, and now says what to install too.
+    """
+    config: Any = jax.config
+    logging.getLogger('jax._src.xla_bridge').addFilter(_name_the_extra)
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # JAX asserts where it knows the platform and finds no device of it
+        why = ' '.join(str(error).split()) or 'there is no such device'
+        asked = config.jax_platforms or ''
+        hint = f'; NVIDIA GPUs need {CUDA}' if 'cuda' in asked or 'gpu' in asked else ''
+        raise InputError(
+            f"JAX cannot start with JAX_PLATFORMS='{asked}': {why}{hint}; JAX_PLATFORMS=cpu works"
+        ) from error
+
+
+def _name_the_extra(record: logging.LogRecord) -> bool:
+    if 'CUDA-enabled jaxlib is not installed' in str(record.msg):
+        record.msg = f'{record.msg} To use it: {CUDA}'
+    return True
 
 
 def start_distributed(coordinator: str, num_processes: int, process_id: int) -> None:
@@ -34,6 +63,7 @@ def start_distributed(coordinator: str, num_processes: int, process_id: int) -> 
     except (RuntimeError, ValueError) as error:
         why = ' '.join(str(error).split())
         raise InputError(f'{flags}: {why}') from error
+    check_devices()
 
 
 def population_mesh(num_devices: int | None = None) -> Mesh:

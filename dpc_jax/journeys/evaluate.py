@@ -9,7 +9,7 @@ import ml_collections
 import numpy as np
 from jaxtyping import UInt8
 
-from dpc_jax import datasets, drawn_data, evaluation, files, networks, weights
+from dpc_jax import datasets, drawn_data, evaluation, files, networks, sharding, weights
 from dpc_jax.base import InputError, SegmentationExample
 from dpc_jax.evaluation import Evaluation
 
@@ -23,6 +23,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Evaluation:
     Raises:
       InputError: whatever is wrong with config, data, checkpoint or workdir; before any of the work.
     """
+    sharding.check_devices()
     evaluation.check(config)
     if not config.checkpoint:
         raise InputError(

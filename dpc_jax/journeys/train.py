@@ -72,6 +72,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Evaluation:
         was computed is lost.
       KeyboardInterrupt: it was asked to stop, and everything is in a checkpoint.
     """
+    sharding.check_devices()
     mesh = sharding.data_mesh()
     training.check(config, mesh.size)
     place = drawn_data.prepared(config.dataset, workdir)

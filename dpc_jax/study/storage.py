@@ -21,6 +21,14 @@ JOURNAL = 'journal:'
 LOCK_SECONDS = 60.0
 """How long a worker waits for the others' writes to an SQLite file (SQLite's own default is 5 s)."""
 
+DRIVERS = {
+    'psycopg': 'dpc_jax[postgresql]',
+    'psycopg2': 'psycopg2-binary',
+    'pymysql': 'PyMySQL',
+    'MySQLdb': 'mysqlclient',
+}
+"""Module that a database URL needs -> what to install for it, where that has another name."""
+
 STALE_LOCK_SECONDS = 5
 """After how long the lock of a journal is taken for that of a killed worker; a write takes milliseconds."""
 
@@ -81,6 +89,9 @@ def storage_faults(url: str) -> Iterator[None]:
             cause = cause.__cause__  # Optuna wraps the database's own words in advice of several lines
         why = (str(cause).strip() or type(cause).__name__).splitlines()[0]
         shown = re.sub(r'(://[^:/@]*):[^@]*@', r'\1:***@', url)
+        if isinstance(cause, ModuleNotFoundError):
+            needed = DRIVERS.get(cause.name or '', cause.name)
+            raise InputError(f"storage '{shown}' needs a driver: {why}; pip install '{needed}'") from error
         raise InputError(
             f"storage '{shown}' cannot be used: {why}; expected sqlite:///FILE, another database URL, or {JOURNAL}FILE"
         ) from error
