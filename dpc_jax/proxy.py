@@ -196,7 +196,7 @@ def confusion(
     return lax.fori_loop(0, -(-count // batch), add, jnp.zeros((num_classes, num_classes), jnp.int32))
 
 
-def read(features: Features, images: Int[Array, ' B'], dtype: str) -> Features:
+def read(features: Mapping[int, Float[Array, 'N _ _ _']], images: Int[Array, ' B'], dtype: str) -> Features:
     """Those images' features at every stride, in `dtype`."""
     return {stride: array[images].astype(jnp.dtype(dtype)) for stride, array in features.items()}
 

@@ -12,6 +12,7 @@ import pytest
 from dpc_jax import population, sharding
 from dpc_jax.base import InputError
 from dpc_jax.cell import CellSettings
+from dpc_jax.heads.dpc import Head
 from dpc_jax.population import OutOfMemoryError, PopulationEvaluator, fastest_chunk
 from dpc_jax.proxy import ProxyData, ProxySettings
 from dpc_jax.spaces import dpc
@@ -19,7 +20,7 @@ from dpc_jax.spaces.dpc import Genotype
 
 STEPS = 6
 SETTINGS = ProxySettings(
-    3, CellSettings(4, 16, decay=0.9), STEPS, 2, learning_rate=0.1, evaluations=3, eval_batch_size=2
+    Head(3, CellSettings(4, 16, decay=0.9)), STEPS, 2, learning_rate=0.1, evaluations=3, eval_batch_size=2
 )
 ROUNDING = 1e-4  # in losses of about 1, between chunk sizes; measured: 2e-7
 
@@ -37,7 +38,7 @@ def data():
     rng = np.random.default_rng(0)
 
     def split(count, size, label_size):
-        features = jnp.asarray(rng.normal(size=(count, *size, 6)), jnp.bfloat16)
+        features = {16: jnp.asarray(rng.normal(size=(count, *size, 6)), jnp.bfloat16)}
         return features, jnp.asarray(rng.integers(0, 3, (count, *label_size)), jnp.uint8)
 
     return ProxyData(*split(9, (5, 7), (9, 13)), *split(5, (6, 5), (41, 33)))
@@ -192,8 +193,8 @@ class Poisoned(PopulationEvaluator):
 
         def init(*args):
             candidates = real.init(*args)
-            bias = candidates.head.logits_bias.at[self.place, 0].set(self.value)
-            return candidates._replace(head=candidates.head._replace(logits_bias=bias))
+            bias = candidates.params.logits_bias.at[self.place, 0].set(self.value)
+            return candidates._replace(params=candidates.params._replace(logits_bias=bias))
 
         return real._replace(init=init)
 

@@ -13,14 +13,19 @@ import pytest
 from dpc_jax import cell, cell_transfer, metrics, ops, proxy
 from dpc_jax.base import IGNORE_LABEL, InputError, PyTree
 from dpc_jax.cell import CellSettings, DensePredictionCell
-from dpc_jax.proxy import Candidate, Head, Plan, ProxyData, ProxySettings
+from dpc_jax.heads.dpc import Head, HeadParams
+from dpc_jax.proxy import CandidateState, Plan, ProxyData, ProxySettings
 from dpc_jax.spaces import dpc
 from dpc_jax.spaces.dpc import Genotype
 
-CHANNELS, CLASSES, STEPS = 6, 3, 5
+CHANNELS, CLASSES, STEPS = {16: 6}, 3, 5
 # Learning rate and weight decay are large, so that each part of the optimiser shows within five steps.
 SETTINGS = ProxySettings(
-    CLASSES, CellSettings(4, 16, 'sliding', 0.2, 0.8), STEPS, 2, learning_rate=0.2, weight_decay=0.05, eval_batch_size=2
+    Head(CLASSES, CellSettings(4, 16, 'sliding', 0.2, 0.8)),
+    *(STEPS, 2),
+    learning_rate=0.2,
+    weight_decay=0.05,
+    eval_batch_size=2,
 )
 ROUNDING = 2e-5  # of losses and parameters of about 1; measured: 1e-6
 
@@ -48,7 +53,11 @@ def data():
     def split(count, size, label_size):
         labels = rng.integers(0, CLASSES, (count, *label_size))
         labels[rng.random(labels.shape) < 0.1] = IGNORE_LABEL
-        return jnp.asarray(rng.normal(size=(count, *size, CHANNELS)), jnp.bfloat16), jnp.asarray(labels, jnp.uint8)
+        features = {
+            stride: jnp.asarray(rng.normal(size=(count, *size, depth)), jnp.bfloat16)
+            for stride, depth in CHANNELS.items()
+        }
+        return features, jnp.asarray(labels, jnp.uint8)
 
     return ProxyData(*split(9, (5, 7), (9, 13)), *split(5, (6, 5), (41, 33)))
 
@@ -88,11 +97,11 @@ class Plain(nn.Module):
         return ops.resize_bilinear(nn.Dense(CLASSES, name='logits')(x), size)
 
 
-def static_variables(candidate: Candidate, genotype: Genotype) -> PyTree:
+def static_variables(candidate: CandidateState, genotype: Genotype) -> PyTree:
     """What a candidate of the proxy is in the layout of `Plain`."""
-    head = candidate.head
-    found = cell_transfer.to_static(head.cell, candidate.stats, genotype, CHANNELS)
-    logits = {'kernel': head.logits_kernel, 'bias': head.logits_bias}
+    params = candidate.params
+    found = cell_transfer.to_static(params.cell, candidate.stats, genotype, CHANNELS[16])
+    logits = {'kernel': params.logits_kernel, 'bias': params.logits_bias}
     return {'params': {'cell': found['params'], 'logits': logits}, 'batch_stats': {'cell': found['batch_stats']}}
 
 
@@ -121,7 +130,10 @@ def train_plainly(model: Plain, variables: PyTree, data: ProxyData, plan: Plan) 
 
     velocities, losses = jax.tree.map(np.zeros_like, variables['params']), []
     for step, chosen in enumerate(np.asarray(plan.order)):
-        features, labels = data.train_features[chosen].astype(jnp.float32), data.train_labels[chosen].astype(jnp.int32)
+        features, labels = (
+            data.train_features[16][chosen].astype(jnp.float32),
+            data.train_labels[chosen].astype(jnp.int32),
+        )
         (loss, moved), grads = gradients(variables, features, labels, jax.random.fold_in(plan.key_dropout, step))
         pairs = jax.tree_util.tree_map_with_path(
             functools.partial(sgd_step, step=step), variables['params'], grads, velocities
@@ -145,7 +157,7 @@ def test_a_candidate_is_trained_and_scored_as_the_static_cell_would_be(programs,
     init, train, confusion = programs
     genotype = genotype_of(name)
     used, candidate = cell.uses(genotype), init(plan.key_init, genotype)
-    model = Plain(DensePredictionCell.of(genotype, SETTINGS.cell))
+    model = Plain(DensePredictionCell.of(genotype, SETTINGS.head.cell))
     variables, expected_losses = train_plainly(model, static_variables(candidate, genotype), data, plan)
 
     losses = []
@@ -160,7 +172,7 @@ def test_a_candidate_is_trained_and_scored_as_the_static_cell_would_be(programs,
     assert candidate.finite
 
     # The score, with the proxy's own variables, so that rounding turns no pixel.
-    logits = model.apply(found, data.val_features.astype(jnp.float32), data.val_labels.shape[1:], False)
+    logits = model.apply(found, data.val_features[16].astype(jnp.float32), data.val_labels.shape[1:], False)
     expected = count_plainly(np.asarray(logits).argmax(-1), np.asarray(data.val_labels))
     counts = np.asarray(confusion(candidate, genotype, used, data))
     assert np.abs(counts - expected).sum() <= 4  # a pixel whose logits tie to rounding counts twice here
@@ -193,10 +205,10 @@ def test_every_labelled_pixel_of_val_is_counted_once(programs, data, plan, batch
     labels = np.asarray(data.val_labels)
     assert counts.dtype == jnp.int32
     np.testing.assert_array_equal(np.asarray(counts).sum(1), [(labels == label).sum() for label in range(CLASSES)])
-    logits, _ = jax.jit(functools.partial(proxy.logits, size=labels.shape[1:], settings=SETTINGS, train=False))(
-        candidate.head, candidate.stats, genotype, data.val_features.astype(jnp.float32)
-    )
-    expected = count_plainly(np.asarray(logits).argmax(1), labels)
+    apply = jax.jit(functools.partial(SETTINGS.head.apply, size=labels.shape[1:], train=False))
+    features = {16: data.val_features[16].astype(jnp.float32)}
+    outputs, _ = apply(candidate.params, candidate.stats, genotype, features)
+    expected = count_plainly(np.asarray(outputs.logits).argmax(1), labels)
     assert np.abs(np.asarray(counts) - expected).sum() <= 4  # of 6765 pixels
 
 
@@ -229,24 +241,24 @@ def test_once_not_finite_is_never_finite_again(programs, data, plan):
 # ---- optimiser ------------------------------------------------------------------------------------------------------
 
 
-def head_of(value: float) -> Head:
-    shapes = jax.eval_shape(lambda: proxy.init(jax.random.key(0), genotype_of('tree'), CHANNELS, SETTINGS).head)
+def params_of(value: float) -> HeadParams:
+    shapes = jax.eval_shape(lambda: proxy.init(jax.random.key(0), genotype_of('tree'), CHANNELS, SETTINGS).params)
     return jax.tree.map(lambda leaf: jnp.full(leaf.shape, value), shapes)
 
 
 def test_the_learning_rate_follows_the_polynomial_to_zero():
     settings = dataclasses.replace(SETTINGS, steps=10, momentum=0.0, weight_decay=0.0, power=0.7, learning_rate=0.3)
-    optimizer, head = proxy.optimizer(settings), head_of(1.0)
-    state, rates = optimizer.init(head), []
+    optimizer, params = proxy.optimizer(settings), params_of(1.0)
+    state, rates = optimizer.init(params), []
     for _ in range(11):
-        updates, state = optimizer.update(head_of(1.0), state, head)
+        updates, state = optimizer.update(params_of(1.0), state, params)
         rates.append(-float(updates.logits_bias[0]))
     np.testing.assert_allclose(rates, [0.3 * (1 - step / 10) ** 0.7 for step in range(11)], rtol=1e-5)
 
 
 def test_weight_decay_reaches_the_pointwise_kernels_and_no_other_parameter():
-    optimizer, head = proxy.optimizer(SETTINGS), head_of(2.0)
-    updates, _ = optimizer.update(head_of(0.0), optimizer.init(head), head)
+    optimizer, params = proxy.optimizer(SETTINGS), params_of(2.0)
+    updates, _ = optimizer.update(params_of(0.0), optimizer.init(params), params)
     moved = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(updates)}
     decayed = {'.cell.pointwise.kernel', '.cell.projection.kernel', '.logits_kernel'}
     assert decayed <= set(moved)
@@ -255,13 +267,13 @@ def test_weight_decay_reaches_the_pointwise_kernels_and_no_other_parameter():
 
 
 def test_logits_start_small_and_the_rest_as_the_cell_starts():
-    settings = dataclasses.replace(SETTINGS, cell=SETTINGS.cell._replace(filters=64), num_classes=50)
+    settings = dataclasses.replace(SETTINGS, head=Head(50, SETTINGS.head.cell._replace(filters=64)))
     candidate = proxy.init(jax.random.key(4), genotype_of('tree'), CHANNELS, settings)
-    kernel = np.asarray(candidate.head.logits_kernel)
+    kernel = np.asarray(candidate.params.logits_kernel)
     assert kernel.shape == (64, 50)
     np.testing.assert_allclose(kernel.std(), 0.01 * 0.88, rtol=0.05)  # 0.88: of a normal cut at two sigma
     assert np.abs(kernel).max() <= 0.02
-    assert not candidate.head.logits_bias.any()
+    assert not candidate.params.logits_bias.any()
     assert candidate.finite
 
 
@@ -275,7 +287,7 @@ def test_bfloat16_is_of_the_computation_and_not_of_the_parameters(data, plan):
     assert 'tensor<2x5x7x12xbf16>' in text  # the branches, concatenated
     assert 'tensor<2x5x7x12xf32>' not in text
     after, _ = jax.eval_shape(step, start, genotype, cell.uses(genotype), data, plan, span)
-    assert {leaf.dtype for leaf in jax.tree.leaves((after.head, after.stats))} == {jnp.dtype('float32')}
+    assert {leaf.dtype for leaf in jax.tree.leaves((after.params, after.stats))} == {jnp.dtype('float32')}
 
 
 # ---- order of images ------------------------------------------------------------------------------------------------
@@ -325,10 +337,36 @@ def test_evaluations_are_spread_evenly_and_the_last_is_at_the_end(steps, evaluat
         ({'power': -1.0}, 'proxy.power is -1.0; it must be at least 0'),
         ({'weight_decay': -1e-4}, 'proxy.weight_decay is -0.0001; it must be at least 0'),
         ({'momentum': 1.0}, 'proxy.momentum is 1.0; it must be at least 0 and below 1'),
-        ({'cell': CellSettings(decay=1.5)}, 'proxy.bn_decay is 1.5; it must be at least 0 and below 1'),
         ({'dtype': 'float16'}, "proxy.dtype is 'float16'; allowed: float32, bfloat16"),
+        ({'precision': 'highest'}, "proxy.precision is 'highest'; allowed: float32, tensorfloat32, bfloat16"),
     ],
 )
 def test_bad_settings_are_refused(change, line):
     with pytest.raises(InputError, match=line):
         dataclasses.replace(SETTINGS, **change)
+
+
+def test_a_bad_decay_of_the_batch_norms_is_refused():
+    with pytest.raises(InputError, match=r'proxy.bn_decay is 1.5; it must be at least 0 and below 1'):
+        Head(CLASSES, CellSettings(decay=1.5))
+
+
+# ---- precision ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('precision', 'said'), [('float32', 'HIGHEST'), ('tensorfloat32', 'HIGH'), ('bfloat16', 'DEFAULT')]
+)
+def test_every_product_of_the_search_has_the_precision_that_is_set(data, plan, precision, said):
+    """Forward, backward and in scoring: on a GPU the default would round factors that the static cell does not."""
+    settings = dataclasses.replace(SETTINGS, precision=precision)
+    genotype = genotype_of('features twice')
+    start = jax.eval_shape(lambda: proxy.init(plan.key_init, genotype, CHANNELS, settings))
+    used, span = cell.uses(genotype), jnp.array([0, 1], jnp.int32)
+    train, score = (jax.jit(functools.partial(one, settings=settings)) for one in (proxy.train, proxy.confusion))
+    for lowered in (train.lower(start, genotype, used, data, plan, span), score.lower(start, genotype, used, data)):
+        products = [line for line in lowered.as_text().splitlines() if 'dot_general' in line]
+        assert len(products) > 5
+        for line in products:
+            # What DEFAULT means is not written out.
+            assert f'precision = [{said}, {said}]' in line or (said == 'DEFAULT' and 'precision' not in line), line

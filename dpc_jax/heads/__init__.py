@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 from dpc_jax import checks
 from dpc_jax.base import Genotype, PyTree, Size
 
-Features = Mapping[int, Float[Array, 'B h w C']]
+Features = Mapping[int, Float[Array, 'B _ _ _']]
 """Output stride -> the backbone's features there; h, w and C are of each stride."""
 
 
