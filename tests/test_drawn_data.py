@@ -70,8 +70,8 @@ def test_coco_has_polygons_and_a_crowd_of_runs(drawn):
     shapes = [item for item in content['annotations'] if not item['iscrowd']]
     assert len(shapes) == 8
     for item in shapes:
-        points = np.array(item['segmentation'][0]).reshape(-1, 2)
-        assert abs(coco.fill_polygon(points, (72, 96)).sum() - item['area']) < 0.05 * item['area']
+        pixels = coco.fill([(coco.POLYGON, np.array(item['segmentation'][0]))], (72, 96))
+        assert abs(pixels.sum() - item['area']) < 0.05 * item['area']
 
 
 def test_run_lengths_are_what_is_read(tmp_path):

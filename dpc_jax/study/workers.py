@@ -2,6 +2,11 @@
 
 A worker is a session of a process on a study. It is dead when it said goodbye, when its process is gone (same
 machine: process id and start time are looked up), or when it has been silent for a grace time (other machines).
+
+Optuna's own heartbeat (`RDBStorage(heartbeat_interval=...)`) needs a database, which a journal file is not, and its
+thread beats only inside `Study.optimize`, where this project asks and tells in batches. Its
+`RetryHeartbeatStaleTrialCallback` (once `RetryFailedTrialCallback`) fails a dead worker's trial and adds a copy with a
+new number, while here a proposal is a function of its number: a dead worker's trial is taken over as it is.
 """
 
 import contextlib
