@@ -1,0 +1,138 @@
+"""Cells as people have them: names, files, folders, tables of a report, samples, standard input."""
+
+import csv
+import io
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from dpc_jax.base import Genotype, InputError, key_from_seed, unstack
+from dpc_jax.spaces import Space
+
+STDIN = '-'
+SAMPLE = 'sample:'
+COLUMN = 'genotype'  # of a report's ranking.csv
+FORMS = (
+    'a name ({names}), a .json file, a folder of them, a .jsonl file with a genotype in each line, a ranking.csv,'
+    f' {SAMPLE}NUMBER, or {STDIN} for standard input'
+)
+
+
+class NamedCell(NamedTuple):
+    """A cell, and what it is called in tables: its name, its file, or its place in the source."""
+
+    name: str
+    genotype: Genotype  # unbatched
+
+
+def read_cells(sources: Sequence[str], space: Space, *, seed: int = 0) -> list[NamedCell]:
+    """All cells that the sources give, in order; `seed` draws those of `sample:NUMBER`, uniformly over the space.
+
+    A source is a name that the space knows, a JSON file in the space's format, a folder of such files, a file of JSON
+    lines, a CSV with a column `genotype`, `sample:NUMBER`, or `-` for JSON lines or names on standard input. A line of
+    JSON is a genotype in the space's format, or an object of its fields (`{"inputs": [-1], "ops": [3]}`).
+
+    Raises:
+      InputError: a source that is none of these or gives no cell, and whatever is no cell of the space, with its place.
+    """
+    cells = [cell for source in sources for cell in _read(source, space, seed)]
+    if not cells:
+        raise InputError(f"there are no cells; allowed: {FORMS.format(names=', '.join(space.names))}")
+    return cells
+
+
+def _read(source: str, space: Space, seed: int) -> list[NamedCell]:
+    if source in space.names:
+        return [NamedCell(source, space.named(source))]
+    if source.startswith(SAMPLE):
+        return _sampled(source, space, seed)
+    if source == STDIN:
+        return _of_lines(sys.stdin.read(), 'standard input', space)
+    path = pathlib.Path(source).expanduser()
+    if path.is_dir():
+        files = sorted(path.glob('*.json'))
+        if not files:
+            raise InputError(f"cells '{source}': the folder has no .json files")
+        return [cell for file in files for cell in _of_file(file, space)]
+    return _of_file(path, space)
+
+
+def _sampled(source: str, space: Space, seed: int) -> list[NamedCell]:
+    number = source.removeprefix(SAMPLE)
+    if not number.isascii() or not number.isdigit() or int(number) < 1:
+        raise InputError(f"cells '{source}': {SAMPLE} takes a whole number of at least 1")
+    found = unstack(space.sample(key_from_seed(seed), int(number)))
+    return [NamedCell(f'sample {place}', genotype) for place, genotype in enumerate(found)]
+
+
+def _of_file(path: pathlib.Path, space: Space) -> list[NamedCell]:
+    text = read_text(path, FORMS.format(names=', '.join(space.names)))
+    if path.suffix == '.csv':
+        return _of_table(text, str(path), space)
+    if path.suffix == '.json':
+        return [NamedCell(path.stem, space.from_json(text, str(path)))]
+    return _of_lines(text, str(path), space)
+
+
+def read_text(path: pathlib.Path, allowed: str) -> str:
+    """The text of a file that holds cells; InputError, which lists what is `allowed`, where it cannot be read."""
+    try:
+        return path.read_text(encoding='utf-8')
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        why = getattr(error, 'strerror', None) or 'not a text'
+        raise InputError(f"cells '{path}': {why}; allowed: {allowed}") from error
+
+
+def _of_table(text: str, source: str, space: Space) -> list[NamedCell]:
+    reader = csv.DictReader(io.StringIO(text))
+    columns = reader.fieldnames or []
+    if COLUMN not in columns:
+        raise InputError(f"{source}: there is no column '{COLUMN}'; its columns are: {', '.join(columns) or 'none'}")
+    cells = []
+    for line, row in enumerate(reader, 2):
+        name = row.get('reference') or (f'rank {row["rank"]}' if row.get('rank') else f'line {line}')
+        cells.append(NamedCell(name, _parsed(row[COLUMN] or '', f'{source}: line {line}', space)))
+    return cells
+
+
+def _of_lines(text: str, source: str, space: Space) -> list[NamedCell]:
+    cells = []
+    for number, line in enumerate(text.splitlines(), 1):
+        word = line.strip()
+        if word in space.names:
+            cells.append(NamedCell(word, space.named(word)))
+        elif word:
+            cells.append(NamedCell(f'line {number}', _parsed(word, f'{source}: line {number}', space)))
+    return cells
+
+
+def _parsed(text: str, source: str, space: Space) -> Genotype:
+    """A genotype in the space's format, or an object of its fields."""
+    fields = _fields_of(text)
+    if fields is None:
+        return space.from_json(text, source)
+    like = space.sample(jax.random.key(0))
+    if set(fields) != set(like._fields):
+        raise InputError(f'{source}: fields {", ".join(fields) or "none"}; expected {", ".join(like._fields)}')
+    try:
+        genotype = type(like)(**{name: np.array(fields[name], np.int32) for name in like._fields})
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(f'{source}: the fields of a genotype are lists of whole numbers') from error
+    try:
+        space.validate(genotype)
+    except InputError as error:
+        raise InputError(f'{source}: {error}') from error
+    return genotype
+
+
+def _fields_of(text: str) -> dict[str, Any] | None:
+    try:
+        fields = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return fields if isinstance(fields, dict) else None

@@ -1,0 +1,177 @@
+"""Scores given cells on the cached features of a search's config: batch evaluation of sampled architectures.
+
+  python experiments/evaluate_cells.py --config=configs/camvid_search.py --workdir=runs/camvid --cells=sample:1000
+  python experiments/evaluate_cells.py --config=... --workdir=... --cells=dpc_top1,aspp,cells/,found.jsonl --seeds=3
+  python experiments/evaluate_cells.py --config=... --workdir=... --cells=runs/camvid/report/ranking.csv --best=50
+  cat genotypes.jsonl | python experiments/evaluate_cells.py --config=... --workdir=... --cells=-
+
+`--cells` takes, with commas between: names of the space, JSON files in the official format, folders of them, `.jsonl`
+files with a genotype in each line, a report's `ranking.csv`, `sample:NUMBER` (uniform, by the config's seed), and `-` for
+standard input. Every cell is trained by the config's proxy, under `--seeds` seeds from the config's on.
+
+What is finished is kept: after a stop (kill -9 too) the same command goes on, workers with one `--config.search.storage`
+share the cells, equal cells are trained once. Writes `cells.csv` (a row for each cell and seed), `summary.csv` and
+`cells.md` (mean and deviation of each cell) and `cells.png` into `--out` (by default `cells` in the work folder).
+"""
+
+import csv
+import io
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from absl import app, flags
+from matplotlib.figure import Figure
+
+from dpc_jax import bench, cell_files, command_line, files, metrics, palette, spaces
+from dpc_jax.base import InputError
+from dpc_jax.bench import CellScores
+from experiments import common
+
+CELLS = flags.DEFINE_list('cells', [], 'Which cells; see the head of the file.')
+SEEDS = flags.DEFINE_integer('seeds', 1, 'Under how many seeds each is trained.')
+BEST = flags.DEFINE_integer('best', 0, 'Only so many of the cells, the first of them; 0 takes all.')
+OUT = flags.DEFINE_string('out', '', 'Folder for tables and plot; by default cells in the work folder.')
+
+MOST_NAMED = 40  # cells that get a row of their own in the plot; more are drawn by rank
+SHOWN = 20  # of the summary, on the screen
+
+flags.adopt_module_key_flags(common)  # so that --help lists them
+
+Row = dict[str, Any]
+
+
+def rows(names: Sequence[str], result: CellScores) -> list[Row]:
+    """A row for each cell and seed."""
+    found = []
+    for row in result.rows:
+        candidate = row.candidate
+        costs = result.space.cost(candidate.genotype, result.settings)
+        iou = _iou_by_class(candidate.confusions, result.classes)
+        found.append(
+            {
+                **{'cell': names[row.cell], 'key': candidate.key, 'seed': row.seed, 'score': candidate.score},
+                **{'state': candidate.state, 'failure': candidate.failure},
+                **{f'iou {name}': value for name, value in iou.items()},
+                **candidate.extras,
+                'curve': ' '.join(map(repr, candidate.curve)),
+                **{'parameters': costs['params'], 'multiply_adds': costs['macs'], 'seconds': candidate.seconds},
+                'json': json.dumps(json.loads(result.space.to_json(candidate.genotype))),
+            }
+        )
+    return found
+
+
+def _iou_by_class(confusions: Sequence[Any], classes: Sequence[str]) -> dict[str, float]:
+    """After the last step; NaN where there is no matrix (a study of an earlier version) or the labels lack the class."""
+    values = metrics.class_iou(np.array(confusions[-1])) if confusions else np.full(len(classes), np.nan)
+    return dict(zip(classes, values.tolist(), strict=True))
+
+
+def summary(names: Sequence[str], result: CellScores) -> list[Row]:
+    """Mean and deviation of each cell over the seeds, best first; those that failed under a seed come last."""
+    scores = result.scores()
+    table = []
+    for place, genotype in enumerate(result.cells):
+        costs = result.space.cost(genotype, result.settings)
+        values = scores[place]
+        table.append(
+            {
+                'cell': names[place],
+                'key': result.space.canonical_key(genotype),
+                'mean': float(values.mean()),
+                'std': float(values.std(ddof=1)) if len(values) > 1 else float('nan'),
+                'seeds': len(values),
+                'parameters': costs['params'],
+                'multiply_adds': costs['macs'],
+            }
+        )
+    return sorted(table, key=lambda row: (np.isnan(row['mean']), -row['mean'], row['key']))
+
+
+def as_csv(table: Sequence[Mapping[str, Any]]) -> str:
+    """Numbers as Python writes them."""
+    columns = list(dict.fromkeys(name for row in table for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval='', lineterminator='\n')
+    writer.writeheader()
+    writer.writerows(table)
+    return text.getvalue()
+
+
+def as_markdown(table: Sequence[Row], rest: int = 0) -> str:
+    """The summary as a table."""
+    lines = ['| | cell | mean mIoU % | std | key | parameters | multiply-adds |', '|--:|:--|--:|--:|:--|--:|--:|']
+    for place, row in enumerate(table, 1):
+        std = '–' if np.isnan(row['std']) else f'{100 * row["std"]:.2f}'
+        mean = 'failed' if np.isnan(row['mean']) else f'{100 * row["mean"]:.2f}'
+        name, key = (str(row[field]).replace('|', '/') for field in ('cell', 'key'))
+        lines.append(f'| {place} | {name} | {mean} | {std} | `{key}` | {row["parameters"]} | {row["multiply_adds"]} |')
+    return '\n'.join([*lines, *([f'| … | {rest} more | | | | | |'] * bool(rest))]) + '\n'
+
+
+def draw(table: Sequence[Row], named: frozenset[str], names: Sequence[str], result: CellScores) -> Figure:
+    """Scores best first: a row for each of a few cells, or all of many by rank, with the named ones marked."""
+    by_key = {row['key']: scores for row, scores in zip(table, _ordered(table, result), strict=True)}
+    few = len(table) <= MOST_NAMED
+    figure = Figure(figsize=(8, 0.32 * len(table) + 1.4) if few else (8, 4.4), layout='constrained')
+    axes = figure.add_subplot()
+    if few:
+        for row, scores in zip(range(len(table)), _ordered(table, result), strict=True):
+            axes.plot(100 * scores, [row] * len(scores), 'o', color=palette.BLUE, alpha=0.6)
+            axes.plot(100 * np.mean(scores), row, '|', color=palette.INK, markersize=14)
+        axes.set_yticks(range(len(table)), [row['cell'] for row in table])
+        axes.invert_yaxis()
+        axes.set_xlabel('Score under each seed, and their mean (mIoU on val, %)')
+        axes.grid(axis='x', color=palette.GRID)
+        return figure
+    means = [100 * row['mean'] for row in table]
+    for place, scores in enumerate(_ordered(table, result), 1):
+        axes.plot([place, place], [100 * np.min(scores), 100 * np.max(scores)], color=palette.LIGHT_EDGE, lw=1)
+    axes.plot(range(1, len(means) + 1), means, '.', color=palette.BLUE, ms=3, label='mean over seeds')
+    marks = zip([row for row in enumerate(table, 1) if row[1]['cell'] in named], palette.REFERENCE_STYLES, strict=False)
+    for (place, row), (colour, _, marker) in marks:
+        axes.plot(place, 100 * row['mean'], marker, color=colour, ms=8, label=f'{row["cell"]} ({100 * row["mean"]:.2f} %)')
+    axes.set(xlabel='Cells, best first', ylabel='Score (mIoU on val, %)')
+    axes.grid(color=palette.GRID)
+    axes.legend(frameon=False)
+    return figure
+
+
+def _ordered(table: Sequence[Row], result: CellScores) -> list[np.ndarray]:
+    """The scores of each row of the summary."""
+    found = dict(zip(map(result.space.canonical_key, result.cells), result.scores(), strict=True))
+    return [found[row['key']] for row in table]
+
+
+def main(argv: Sequence[str]) -> None:
+    """Reads, evaluates, writes."""
+    del argv
+    if not CELLS.value:
+        raise InputError('--cells is needed; --help explains it')
+    if SEEDS.value < 1 or BEST.value < 0:
+        raise InputError(f'--seeds is {SEEDS.value} and --best {BEST.value}; at least 1 seed, and 0 or more cells')
+    config, workdir = common.config_and_workdir()
+    space = spaces.make(config.space)
+    cells = cell_files.read_cells(CELLS.value, space, seed=config.seed)[: BEST.value or None]
+    bench.check_cells(space, [cell.genotype for cell in cells])  # before the long work
+    out = pathlib.Path(OUT.value).expanduser() if OUT.value else workdir / 'cells'
+    result = bench.prepare(config, workdir).evaluate([cell.genotype for cell in cells], SEEDS.value)
+    names = [cell.name for cell in cells]
+    table = summary(names, result)
+    files.make_folder(out, '--out')
+    paths = [
+        files.write(out / 'cells.csv', as_csv(rows(names, result))),
+        files.write(out / 'summary.csv', as_csv(table)),
+        files.write(out / 'cells.md', as_markdown(table)),
+        out / 'cells.png',
+    ]
+    draw(table, frozenset(space.names), names, result).savefig(paths[-1], dpi=150)
+    print(as_markdown(table[:SHOWN], max(0, len(table) - SHOWN)))
+    print('\n'.join(map(str, paths)))
+
+
+if __name__ == '__main__':
+    app.run(common.one_line_errors(main), flags_parser=command_line.parse_flags)
