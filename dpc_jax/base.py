@@ -115,6 +115,14 @@ def key_from_seed(seed: int) -> jax.Array:
     return jax.random.key(seed)
 
 
+def with_unit(number: int) -> str:
+    """A count in four digits and a unit: 84.80 K, 2.986 G."""
+    for unit, size in (('G', 10**9), ('M', 10**6), ('K', 10**3)):
+        if number >= size:
+            return f'{number / size:#.4g} {unit}'
+    return str(number)
+
+
 # ---- populations ----------------------------------------------------------------------------------------------------
 
 

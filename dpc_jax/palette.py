@@ -10,6 +10,17 @@ Pair = tuple[str, str]
 """Outline and a light fill."""
 
 BLUES, GREENS, ORANGES, GREYS = (BLUE, '#CCE3F1'), (GREEN, '#CBEBDF'), (ORANGE, '#FBDFC8'), ('#555555', '#E9E9E9')
+PINKS, AMBERS = (PINK, '#F6E1ED'), (AMBER, '#FCEFC9')
+
+PAIRS: dict[str, Pair] = {
+    'green': GREENS,
+    'blue': BLUES,
+    'orange': ORANGES,
+    'grey': GREYS,
+    'pink': PINKS,
+    'amber': AMBERS,
+}
+"""By the names that spaces give their operators (`spaces.Node.colour`)."""
 
 REFERENCE_STYLES: tuple[tuple[str, Any, str], ...] = (
     (ORANGE, '--', 'D'),

@@ -136,9 +136,10 @@ def load_weights(config: ml_collections.ConfigDict, network: Segmenter) -> tuple
 
 def write(out: pathlib.Path, genotype: Genotype, *, title: str, program: bytes, text: str) -> None:
     """All of `FILES`."""
-    (out / 'cell.json').write_text(Space(len(genotype.ops)).to_json(genotype))
+    space = Space(len(genotype.ops))
+    (out / 'cell.json').write_text(space.to_json(genotype))
     for suffix in ('svg', 'png'):
-        figures.draw_cell(genotype, out / f'cell.{suffix}', title=title)
+        figures.draw_cell(space.graph(genotype), out / f'cell.{suffix}', title=title)
     (out / 'network.jaxexport').write_bytes(program)
     (out / LOADER).write_text(pathlib.Path(__file__).with_name(LOADER).read_text())
     (out / 'README.txt').write_text(text)

@@ -14,7 +14,7 @@ from absl import app, flags
 
 from dpc_jax import command_line
 from dpc_jax.base import InputError
-from dpc_jax.spaces import dpc
+from dpc_jax.spaces import Space, dpc
 from dpc_jax.spaces.dpc import Genotype
 from experiments import common
 
@@ -26,7 +26,7 @@ OPERATORS = ('sep 1x1', 'sep 3x3', 'sep 9x1', 'sep 1x9', 'sep 1x18', 'sep 9x18',
 flags.adopt_module_key_flags(common)  # so that --help lists them
 
 
-def cells(space: dpc.Space) -> dict[str, Genotype]:
+def cells(space: Space) -> dict[str, Genotype]:
     """Name -> genotype: no context, one operator of growing reach, all at once (ASPP, the released cell)."""
     plain = space.named('conv1x1')
     found = {'no context': plain}

@@ -38,7 +38,7 @@ ROOMS = {
     'study': ('workers', 'storage', 'batch', 'rows', 'progress', 'study', 'archive'),
     'evaluation': ('scorer', 'report', 'results', 'config'),
     'training': ('optimizer', 'step', 'log', 'checkpoint', 'pictures', 'config'),
-    'figures': ('cell_drawing', 'pictures', 'report'),
+    'figures': ('cell_layout', 'cell_drawing', 'pictures', 'table', 'text', 'report'),
 }
 """Packages with one door, and their files; each may import those listed before it. Others in `dpc_jax` import what the
 door names."""

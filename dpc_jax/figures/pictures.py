@@ -19,15 +19,15 @@ from matplotlib.image import AxesImage
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from dpc_jax.base import Genotype
-from dpc_jax.figures.cell_drawing import KIND_COLOURS
-from dpc_jax.palette import BLUE, GREY, GRID, INK, PADDING_INCHES, RED, REFERENCE_STYLES, WIDTH_INCHES
-from dpc_jax.spaces import dpc
+from dpc_jax.palette import BLUE, GREY, GRID, INK, PADDING_INCHES, PAIRS, RED, REFERENCE_STYLES, WIDTH_INCHES
+from dpc_jax.spaces import OperatorGroup, Space
 from dpc_jax.study import Candidate
 
 HEIGHT = 4.4  # inches
 LEGEND_WIDTH = 92  # letters, the marks and gaps counted as six
 LONGEST_NAME = 40  # of a reference, in letters
 SCORE = 'Score (mIoU on val, %)'
+STRIP_HEIGHT, MAPS_HEIGHT = 9.4 / 3.1 / 4, 9.4 / 3.1 * 2.1  # inches, of one strip and of the maps below all of them
 MAX_POINTS = 400  # of a strip of points: more are not told apart
 LOG_RANGE = 20.0  # an axis is logarithmic where its largest value is more than so many times the smallest
 
@@ -143,7 +143,7 @@ def cost(candidates: Sequence[Candidate], macs: Callable[[Genotype], int]) -> Fi
         axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.xaxis.set_major_formatter(ticker.FormatStrFormatter('%g'))
         axes.xaxis.set_minor_formatter(ticker.NullFormatter())
-    axes.set(xlabel=f'Multiply-adds of the branches ({unit})', ylabel=SCORE)
+    axes.set(xlabel=f'Multiply-adds ({unit})', ylabel=SCORE)
     _legend(figure, axes)
     return figure
 
@@ -160,8 +160,8 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, flo
 # ---- operators ----------------------------------------------------------------------------------------------
 
 
-def operators(candidates: Sequence[Candidate]) -> Figure | None:
-    """Scores of the cells that contain a kind, a rate, a grid; None where no candidate has a score.
+def operators(candidates: Sequence[Candidate], space: Space) -> Figure | None:
+    """Scores of the cells that contain an operator, by the space's groups; None where no candidate has a score.
 
     A cell counts once for each operator that it contains, however often. These are averages over cells that
     differ in everything else, so `n` is written beside each.
@@ -169,41 +169,36 @@ def operators(candidates: Sequence[Candidate]) -> Figure | None:
     rows = [c for c in sampled(candidates) if is_scored(c)]
     if not rows:
         return None
+    groups = space.operator_groups()
     scores = np.array([percent(c) for c in rows])
-    contains = np.zeros((len(rows), len(dpc.OPS)), bool)
+    contains = np.zeros((len(rows), sum(len(group.operators) for group in groups)), bool)
     for row, candidate in zip(contains, rows, strict=True):
-        row[np.asarray(candidate.genotype.ops)] = True
-    figure = Figure(figsize=(10, 9.4), layout=ConstrainedLayoutEngine(w_pad=PADDING_INCHES, h_pad=PADDING_INCHES))
-    grid = figure.add_gridspec(2, 2, height_ratios=(1, 2.1), width_ratios=(2, 1.15))
-    _kinds(figure.add_subplot(grid[0, :]), scores, contains)
-    counts = contains.sum(0)
-    sums = np.where(contains, scores[:, None], 0.0).sum(0)
-    means = np.divide(sums, counts, out=np.full(len(dpc.OPS), np.nan), where=counts > 0)
-    shown = means[np.isfinite(means) & (dpc.KIND_OF_OP != dpc.CONV1X1)]
-    norm = Normalize(*(_span(shown.tolist()) or (0.0, 100.0)))
-    separable, pooling = (np.equal(dpc.KIND_OF_OP, kind) for kind in (dpc.SEPARABLE, dpc.POOLING))
-    rates = figure.add_subplot(grid[1, 0])
-    _heat_map(rates, means[separable], counts[separable], values=dpc.RATES, name='rate', norm=norm)
-    grids = figure.add_subplot(grid[1, 1])
-    image = _heat_map(grids, means[pooling], counts[pooling], values=dpc.GRIDS, name='grid', norm=norm)
-    rates.set_title('3×3 separable convolution, by atrous rate')
-    grids.set_title('Pooling, by grid')
-    figure.colorbar(image, ax=[rates, grids], location='bottom', aspect=50, label='Mean score (mIoU on val, %)')
+        row[sorted(space.operators_of(candidate.genotype))] = True
+    maps = [group for group in groups if group.values]
+    strips_height = STRIP_HEIGHT * (len(groups) + 1)
+    size = (10, strips_height + MAPS_HEIGHT) if maps else (WIDTH_INCHES, strips_height)
+    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=PADDING_INCHES, h_pad=PADDING_INCHES))
+    if not maps:
+        _strips(figure.add_subplot(), scores, contains, groups)
+        return figure
+    sides = [len(group.values) for group in maps]
+    grid = figure.add_gridspec(
+        2,
+        len(maps),
+        height_ratios=(strips_height, MAPS_HEIGHT),
+        width_ratios=[0.2125 * side + 0.3 for side in sides],  # squares of one size, and room for the axis
+    )
+    _strips(figure.add_subplot(grid[0, :]), scores, contains, groups)
+    _heat_maps(figure, [figure.add_subplot(grid[1, column]) for column in range(len(maps))], scores, contains, maps)
     return figure
 
 
-def _kinds(axes: Axes, scores: np.ndarray, contains: np.ndarray) -> None:
-    """One strip per kind: each cell a point, quartiles as a bar, the mean as a white mark."""
-    strips = [('all cells', INK, np.ones(len(scores), bool))]
-    names = {'conv1x1': '1×1 convolution', 'separable': '3×3 separable', 'pooling': 'pooling'}
-    for index, kind in enumerate(dpc.KINDS):
-        strips.append(
-            (
-                names[kind],
-                KIND_COLOURS[kind][0],
-                np.logical_or.reduce(contains[:, np.equal(dpc.KIND_OF_OP, index)], axis=1),
-            )
-        )
+def _strips(axes: Axes, scores: np.ndarray, contains: np.ndarray, groups: Sequence[OperatorGroup]) -> None:
+    """One strip per group: each cell a point, quartiles as a bar, the mean as a white mark."""
+    strips: list[tuple[str, str, np.ndarray]] = [('all cells', INK, np.ones(len(scores), bool))]
+    strips += [
+        (g.name, PAIRS[g.colour][0], np.logical_or.reduce(contains[:, list(g.operators)], axis=1)) for g in groups
+    ]
     labels = []
     for row, (name, colour, members) in enumerate(strips):
         values = scores[members]
@@ -221,10 +216,26 @@ def _kinds(axes: Axes, scores: np.ndarray, contains: np.ndarray) -> None:
     _bare(axes)
 
 
+def _heat_maps(
+    figure: Figure, places: Sequence[Axes], scores: np.ndarray, contains: np.ndarray, groups: Sequence[OperatorGroup]
+) -> None:
+    """The mean score by operator, group by group, all in one scale of colours."""
+    counts = contains.sum(0)
+    sums = np.where(contains, scores[:, None], 0.0).sum(0)
+    means = np.divide(sums, counts, out=np.full(len(counts), np.nan), where=counts > 0)
+    shown = means[[operator for group in groups for operator in group.operators]]
+    norm = Normalize(*(_span(shown[np.isfinite(shown)].tolist()) or (0.0, 100.0)))
+    for axes, group in zip(places, groups, strict=True):
+        chosen = list(group.operators)
+        image = _heat_map(axes, means[chosen], counts[chosen], values=group.values, name=group.argument, norm=norm)
+        axes.set_title(group.title)
+    figure.colorbar(image, ax=list(places), location='bottom', aspect=50, label='Mean score (mIoU on val, %)')
+
+
 def _heat_map(
     axes: Axes, means: np.ndarray, counts: np.ndarray, *, values: tuple[int, ...], name: str, norm: Normalize
 ) -> AxesImage:
-    """Mean score by height × width of a rate or grid, with n in each square; squares without a cell stay empty."""
+    """Mean score by an argument's height × width, with n in each square; squares without a cell stay empty."""
     side = len(values)
     means, counts = means.reshape(side, side), counts.reshape(side, side)
     colours = colormaps['cividis']

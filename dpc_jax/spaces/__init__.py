@@ -104,10 +104,11 @@ class Space(SearchSpace, Protocol):
         """What the genotype costs in inference for one image, under a study's settings (nested).
 
         At least 'params' (weights) and 'macs' (multiply-adds), which are shown in reports; others stand in the CSV.
+        Nothing where the settings, of an older study, do not say what the costs depend on.
         """
 
     def how_to_read(self, costs: Mapping[str, int]) -> str:
-        """How keys are read, and what `costs` (those of any genotype) count: the words below a ranking."""
+        """The words below a ranking: how keys are read, and what `costs` count (those of any genotype, or none)."""
 
 
 def names() -> tuple[str, ...]:

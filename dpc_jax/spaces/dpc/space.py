@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dpc_jax.base import FEATURES, InputError
+from dpc_jax.base import FEATURES, InputError, with_unit
 from dpc_jax.spaces import Graph, Node, OperatorGroup
 from dpc_jax.spaces.dpc import official_json
 from dpc_jax.spaces.dpc.cost import count
@@ -202,7 +202,9 @@ class Space:
 
     def cost(self, genotype: Genotype, settings: Mapping[str, Any]) -> dict[str, int]:
         """Of the branches 'params' and 'macs', as in Table 1 of the paper, and those of the projection beside them."""
-        features, cell = settings['features'], settings['cell']
+        features, cell = settings.get('features', {}), settings.get('cell', {})
+        if not ({'size', 'channels'} <= features.keys() and {'filters', 'pooling'} <= cell.keys()):
+            return {}
         counts = count(
             genotype,
             size=tuple(features['size']),
@@ -213,8 +215,12 @@ class Space:
         return dict(zip(COSTS, counts, strict=True))
 
     def how_to_read(self, costs: Mapping[str, int]) -> str:
-        """Keys, and what is counted."""
-        return HOW_TO_READ
+        """What is counted, where it is known, and the letters of keys."""
+        if not costs:
+            return HOW_TO_READ
+        projection = ' and '.join(with_unit(costs[name]) for name in ('projection_params', 'projection_macs'))
+        counted = f'Counted are the weights of the branches; the projection has {projection} in every cell.'
+        return f'{counted}\n\n{HOW_TO_READ}'
 
 
 def _with(genotype: Genotype, branch: int, source: int, op: int) -> Genotype:
