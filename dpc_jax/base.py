@@ -45,6 +45,11 @@ class InputError(Exception):
     """Bad input of the user: one line that names the bad value and the allowed ones.
 
     `run.py` and the experiment scripts print it without a traceback and exit with code 2.
+
+    >>> try:
+    ...     dpc_jax.Space(0)
+    ... except dpc_jax.InputError as error:
+    ...     print(error)
     """
 
 

@@ -28,7 +28,11 @@ WAIT_SECONDS = 2.0  # between two looks at what other workers still do
 
 @dataclasses.dataclass(frozen=True)
 class Bench:
-    """What a search of `config` in `workdir` evaluates with. Made by `prepare`."""
+    """What a search of `config` in `workdir` evaluates with. Made by `prepare`.
+
+    >>> with bench.open_study('proxy') as study:
+    ...     finished = study.candidates()
+    """
 
     config: ml_collections.ConfigDict
     workdir: pathlib.Path
@@ -81,8 +85,7 @@ class Bench:
         Raises:
           InputError: there is no cell, a cell is not of this space, fewer than one seed.
         """
-        listed = list(cells) if isinstance(cells, list) or not hasattr(cells, '_fields') else unstack(cells)
-        check_cells(self.space, listed)
+        listed = list_cells(self.space, cells)
         wanted = [self.config.seed + number for number in range(seeds)] if isinstance(seeds, int) else list(seeds)
         if not wanted or min(wanted) < 0:
             raise InputError(f'seeds is {seeds}; it must be at least 1, or a list of seeds of at least 0')
@@ -133,7 +136,11 @@ class CellScore:
 
 @dataclasses.dataclass(frozen=True)
 class CellScores:
-    """Given cells and what they scored, one row for each cell and seed, in the order in which they were given."""
+    """Given cells and what they scored, one row for each cell and seed, in the order in which they were given.
+
+    >>> best = result.best(1)[0]
+    >>> table = [(row.cell, row.seed, row.score) for row in result.rows]
+    """
 
     space: Space
     classes: tuple[str, ...]
@@ -155,6 +162,18 @@ class CellScores:
         order = sorted((i for i in range(len(keys)) if np.isfinite(means[i])), key=lambda i: (-means[i], keys[i]))
         firsts = {keys[i]: self.cells[i] for i in reversed(order)}
         return [firsts[key] for key in dict.fromkeys(keys[i] for i in order)][:count]
+
+
+def list_cells(space: Space, cells: Genotype | Sequence[Genotype]) -> list[Genotype]:
+    """The cells of a population, of a sequence, or one alone; InputError says which of them is not of the space."""
+    if not hasattr(cells, '_fields'):
+        listed = list(cells)
+    elif all(np.ndim(genes) < 2 for genes in cells):
+        listed = [cells]
+    else:
+        listed = unstack(cells)
+    check_cells(space, listed)
+    return listed
 
 
 def check_cells(space: Space, cells: Sequence[Genotype]) -> None:

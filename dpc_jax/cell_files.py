@@ -42,7 +42,7 @@ def read_cells(sources: Sequence[str], space: Space, *, seed: int = 0) -> list[N
     """
     cells = [cell for source in sources for cell in _read(source, space, seed)]
     if not cells:
-        raise InputError(f"there are no cells; allowed: {FORMS.format(names=', '.join(space.names))}")
+        raise InputError(f'there are no cells; allowed: {FORMS.format(names=", ".join(space.names))}')
     return cells
 
 

@@ -127,7 +127,7 @@ def track(
     clock: Clock = time.monotonic,
 ) -> Iterator[T]:
     """Yields `items` and shows how many of them are done, of `total` where they have no length themselves."""
-    work = Counted(operator.length_hint(items) if total is None else total, clock)
+    work = _CountedWork(operator.length_hint(items) if total is None else total, clock)
     screen = Screen(work, description, console, clock)
     screen.start()
     try:
@@ -139,8 +139,8 @@ def track(
         screen.stop()
 
 
-class Counted:
-    """Counted work of any kind: what `track` shows."""
+class _CountedWork:
+    """_CountedWork work of any kind: what `track` shows."""
 
     def __init__(self, total: int, clock: Clock) -> None:
         self.total, self.done = total, 0
@@ -172,6 +172,7 @@ class Screen:
             )
 
     def start(self) -> None:
+        """Shows the bar, where there is one."""
         if self._live is not None:
             self._live.start()
 
@@ -216,17 +217,21 @@ class Events:
         self._writer = EventsWriter(str(logdir / 'events'), f'.{os.getpid()}.{time.time_ns()}')
 
     def add(self, step: int, scalars: dict[str, float]) -> None:
+        """One point of each curve."""
         for tag, value in scalars.items():
             self._writer.write_event(Event(wall_time=time.time(), step=step, summary=scalar(tag, value)))
 
     def image(self, tag: str, step: int, pixels: UInt8[np.ndarray, 'H W 3']) -> None:
+        """A picture."""
         summary = image(tag, pixels, dataformats='HWC')
         self._writer.write_event(Event(wall_time=time.time(), step=step, summary=summary))
 
     def flush(self) -> None:
+        """On the disk when it returns."""
         self._writer.flush()
 
     def close(self) -> None:
+        """The end of the file."""
         self._writer.close()
 
 

@@ -6,12 +6,13 @@
   cat genotypes.jsonl | python experiments/evaluate_cells.py --config=... --workdir=... --cells=-
 
 `--cells` takes, with commas between: names of the space, JSON files in the official format, folders of them, `.jsonl`
-files with a genotype in each line, a report's `ranking.csv`, `sample:NUMBER` (uniform, by the config's seed), and `-` for
-standard input. Every cell is trained by the config's proxy, under `--seeds` seeds from the config's on.
+files with a genotype in each line, a report's `ranking.csv`, `sample:NUMBER` (uniform, by the config's seed), and `-`
+for standard input. Every cell is trained by the config's proxy, under `--seeds` seeds from the config's on.
 
-What is finished is kept: after a stop (kill -9 too) the same command goes on, workers with one `--config.search.storage`
-share the cells, equal cells are trained once. Writes `cells.csv` (a row for each cell and seed), `summary.csv` and
-`cells.md` (mean and deviation of each cell) and `cells.png` into `--out` (by default `cells` in the work folder).
+What is finished is kept: after a stop (kill -9 too) the same command goes on, workers with one storage
+(`--config.search.storage`) share the cells, equal cells are trained once. Writes `cells.csv` (a row for each cell and
+seed), `summary.csv` and `cells.md` (mean and deviation of each cell) and `cells.png` into `--out` (by default the
+folder `cells` in the work folder).
 """
 
 import csv
@@ -65,7 +66,7 @@ def rows(names: Sequence[str], result: CellScores) -> list[Row]:
 
 
 def _iou_by_class(confusions: Sequence[Any], classes: Sequence[str]) -> dict[str, float]:
-    """After the last step; NaN where there is no matrix (a study of an earlier version) or the labels lack the class."""
+    """After the last step; NaN where the labels lack the class, and in studies of an earlier version."""
     values = metrics.class_iou(np.array(confusions[-1])) if confusions else np.full(len(classes), np.nan)
     return dict(zip(classes, values.tolist(), strict=True))
 
@@ -112,16 +113,15 @@ def as_markdown(table: Sequence[Row], rest: int = 0) -> str:
     return '\n'.join([*lines, *([f'| … | {rest} more | | | | | |'] * bool(rest))]) + '\n'
 
 
-def draw(table: Sequence[Row], named: frozenset[str], names: Sequence[str], result: CellScores) -> Figure:
+def draw(table: Sequence[Row], named: frozenset[str], result: CellScores) -> Figure:
     """Scores best first: a row for each of a few cells, or all of many by rank, with the named ones marked."""
-    by_key = {row['key']: scores for row, scores in zip(table, _ordered(table, result), strict=True)}
     few = len(table) <= MOST_NAMED
     figure = Figure(figsize=(8, 0.32 * len(table) + 1.4) if few else (8, 4.4), layout='constrained')
     axes = figure.add_subplot()
     if few:
-        for row, scores in zip(range(len(table)), _ordered(table, result), strict=True):
-            axes.plot(100 * scores, [row] * len(scores), 'o', color=palette.BLUE, alpha=0.6)
-            axes.plot(100 * np.mean(scores), row, '|', color=palette.INK, markersize=14)
+        for line, scores in enumerate(_ordered(table, result)):
+            axes.plot(100 * scores, [line] * len(scores), 'o', color=palette.BLUE, alpha=0.6)
+            axes.plot(100 * np.mean(scores), line, '|', color=palette.INK, markersize=14)
         axes.set_yticks(range(len(table)), [row['cell'] for row in table])
         axes.invert_yaxis()
         axes.set_xlabel('Score under each seed, and their mean (mIoU on val, %)')
@@ -131,9 +131,10 @@ def draw(table: Sequence[Row], named: frozenset[str], names: Sequence[str], resu
     for place, scores in enumerate(_ordered(table, result), 1):
         axes.plot([place, place], [100 * np.min(scores), 100 * np.max(scores)], color=palette.LIGHT_EDGE, lw=1)
     axes.plot(range(1, len(means) + 1), means, '.', color=palette.BLUE, ms=3, label='mean over seeds')
-    marks = zip([row for row in enumerate(table, 1) if row[1]['cell'] in named], palette.REFERENCE_STYLES, strict=False)
-    for (place, row), (colour, _, marker) in marks:
-        axes.plot(place, 100 * row['mean'], marker, color=colour, ms=8, label=f'{row["cell"]} ({100 * row["mean"]:.2f} %)')
+    marked = [(rank, row) for rank, row in enumerate(table, 1) if row['cell'] in named]
+    for (rank, row), (colour, _, marker) in zip(marked, palette.REFERENCE_STYLES, strict=False):
+        label = f'{row["cell"]} ({100 * row["mean"]:.2f} %)'
+        axes.plot(rank, 100 * row['mean'], marker, color=colour, ms=8, label=label)
     axes.set(xlabel='Cells, best first', ylabel='Score (mIoU on val, %)')
     axes.grid(color=palette.GRID)
     axes.legend(frameon=False)
@@ -168,7 +169,7 @@ def main(argv: Sequence[str]) -> None:
         files.write(out / 'cells.md', as_markdown(table)),
         out / 'cells.png',
     ]
-    draw(table, frozenset(space.names), names, result).savefig(paths[-1], dpi=150)
+    draw(table, frozenset(space.names), result).savefig(paths[-1], dpi=150)
     print(as_markdown(table[:SHOWN], max(0, len(table) - SHOWN)))
     print('\n'.join(map(str, paths)))
 

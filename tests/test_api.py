@@ -18,11 +18,14 @@ MODULES = ['dpc_jax', *(found.name for found in pkgutil.walk_packages(dpc_jax.__
 MAX_FILE_LINES = 350
 MAX_FUNCTION_LINES = 60
 MAX_JOURNEY_LINES = 90  # a journey is one function, read from top to bottom
-JOURNEYS = ('dpc_jax.search.run', 'dpc_jax.evaluate.run', 'dpc_jax.train.train_and_evaluate')
+JOURNEYS = ('dpc_jax.journeys.search.run', 'dpc_jax.journeys.evaluate.run', 'dpc_jax.journeys.train.run')
 MAX_NESTING = 3
 MAX_POSITIONAL = 6
 
-MENUS = {'spaces': 'Space', 'backbones': 'Model', 'datasets': 'load', 'samplers': 'make'}
+MENUS = {
+    **{'spaces': 'Space', 'heads': 'make', 'backbones': 'Model'},
+    **{'datasets': 'load', 'samplers': 'make', 'journeys': 'run'},
+}
 OTHER_WORDS = {'rng': 'key', 'dilation': 'rate', 'arch': 'genotype'}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -169,7 +172,7 @@ def function(*lines: str, name: str = 'f', arguments: str = '') -> str:
         (function('def g(*, arch):', '    return arch'), "dpc_jax.search.g: 'arch' is called 'genotype' here"),
         (forged('g = lambda rng: rng'), "dpc_jax.search.<lambda>: 'rng' is called 'key' here"),
         (function(*['x = 1'] * 59), 'dpc_jax.search.f has 61 lines, more than 60'),
-        (function(*['x = 1'] * 89, name='run'), 'dpc_jax.search.run has 91 lines, more than 90'),
+        (function(*['x = 1'] * 89, name='run'), 'dpc_jax.journeys.search.run has 91 lines, more than 90'),
         (function(arguments='a, b, c, d, e, f, g'), 'has 7 positional parameters, more than 6'),
         (
             function('for a in b:', ' if a:', '  with a:', '   while a:', '    a()'),
@@ -182,7 +185,7 @@ def function(*lines: str, name: str = 'f', arguments: str = '') -> str:
     ],
 )
 def test_a_forged_fault_is_found(source, fault):
-    found = faults('dpc_jax.search', source)
+    found = faults('dpc_jax.journeys.search', source)
     assert len(found) == 1
     assert fault in found[0]
 
@@ -206,7 +209,7 @@ def test_a_forged_fault_is_found(source, fault):
     ],
 )
 def test_what_is_in_order_is_no_fault(source):
-    assert faults('dpc_jax.search', source) == []
+    assert faults('dpc_jax.journeys.search', source) == []
 
 
 @pytest.mark.parametrize('menu', MENUS)

@@ -23,21 +23,22 @@ FLOORS = (
         *('canvas', 'datasets', 'drawn_data', 'weights'),
     ),
     # Wholes.
-    ('cell', 'cell_transfer', 'segmenter', 'counting', 'networks', 'inference', 'study', 'samplers'),
+    ('cell', 'cell_transfer', 'heads', 'segmenter', 'counting', 'networks', 'inference', 'study', 'samplers'),
     # Makers.
     (
         *('feature_cache', 'pretrain', 'input_pipeline', 'evaluation', 'training'),
         *('proxy', 'population', 'figures', 'export', 'assembly'),
     ),
     # Journeys.
-    ('search', 'evaluate', 'train'),
+    ('cell_files', 'bench', 'journeys', 'api'),
 )
-MENUS = ('spaces', 'backbones', 'datasets', 'samplers')
+MENUS = ('spaces', 'heads', 'backbones', 'datasets', 'samplers', 'journeys')
 ROOMS = {
     'weights': ('tf_bundle', 'tf_import', 'checkpoint'),
     'study': ('workers', 'storage', 'batch', 'rows', 'progress', 'study', 'archive'),
     'evaluation': ('scorer', 'report', 'results', 'config'),
     'training': ('optimizer', 'step', 'log', 'checkpoint', 'pictures', 'config'),
+    'spaces.dpc': ('operators', 'genotype', 'official_json', 'cost', 'space'),
     'figures': ('cell_layout', 'cell_drawing', 'pictures', 'table', 'text', 'report'),
 }
 """Packages with one door, and their files; each may import those listed before it. Others in `dpc_jax` import what the
@@ -46,7 +47,7 @@ door names."""
 OF_A_CONFIG = ('ml_collections', 'configs.common')
 TOUCH_FILES = (
     *('files', 'datasets', 'drawn_data', 'networks', 'weights', 'feature_cache', 'study'),
-    *('figures', 'evaluation', 'training', 'search', 'evaluate', 'train', 'export'),
+    *('figures', 'evaluation', 'training', 'cell_files', 'bench', 'journeys', 'api', 'export'),
 )
 
 TENSORFLOW = (
@@ -125,40 +126,54 @@ def floor(module: str) -> int | None:
     return rank and rank[0]
 
 
-def rank_of(module: str) -> tuple[int, int, int] | None:
-    """(floor, place on the floor, place in the room); None where there is no such room.
+def rank_of(module: str) -> tuple[int, ...] | None:
+    """(floor, place on the floor, place in the menu or room, ...), compared as tuples; None for no such room.
 
-    The `__init__` of a menu comes before its files, which are equals; that of a room after all of its files.
+    The `__init__` of a menu comes before its files, which are equals; that of a room after all of its files. The face
+    of the package stands above everything.
     """
     house, *inside = module.split('.')
-    rank = next(
-        ((level, rooms.index(inside[0])) for level, rooms in enumerate(FLOORS) if inside and inside[0] in rooms), None
-    )
-    if house != 'dpc_jax' or rank is None or len(inside) > (2 if inside[0] in (*MENUS, *ROOMS) else 1):
+    if house != 'dpc_jax':
         return None
-    room, file = inside[0], inside[1] if len(inside) == 2 else ''
-    if room not in ROOMS:
-        return (*rank, bool(file))
-    if file and file not in ROOMS[room]:
+    if not inside:
+        return (len(FLOORS),)
+    room, *files = inside
+    place = next(((level, rooms.index(room)) for level, rooms in enumerate(FLOORS) if room in rooms), None)
+    below = place_in(room, files)
+    return None if place is None or below is None else (*place, *below)
+
+
+def place_in(room: str, files: list[str]) -> tuple[int, ...] | None:
+    if room in ROOMS:
+        if not files:
+            return (len(ROOMS[room]),)
+        return (ROOMS[room].index(files[0]),) if len(files) == 1 and files[0] in ROOMS[room] else None
+    if not files:
+        return (0,)
+    if room not in MENUS:
         return None
-    return (*rank, ROOMS[room].index(file) if file else len(ROOMS[room]))
+    if f'{room}.{files[0]}' in ROOMS:  # a file of the menu that is a folder
+        below = place_in(f'{room}.{files[0]}', files[1:])
+        return None if below is None else (1, *below)
+    return (1,) if len(files) == 1 else None
 
 
 def downward(module: str, target: str) -> bool:
     above, below = rank_of(module), rank_of(target)
     if above is None or below is None:
         return False
-    if above[0] == 0 and target != 'dpc_jax.base':
+    ours, theirs = module.split('.'), target.split('.')
+    of_one_room = ours[:2] == theirs[:2]
+    if of_one_room and ours[1] in MENUS and len(ours) > 2 and len(theirs) > 2 and ours[2] != theirs[2]:
+        return False  # the files of a menu are equals
+    if above[0] == 0 and target != 'dpc_jax.base' and not of_one_room:
         return False
     return below < above
 
 
 def past_the_door(module: str, target: str) -> bool:
     """Whether `target` is a file of a room that `module` is not in."""
-    house, *inside = target.split('.')
-    return (
-        house == 'dpc_jax' and len(inside) == 2 and inside[0] in ROOMS and not under(module, (f'dpc_jax.{inside[0]}',))
-    )
+    return any(target.startswith(f'dpc_jax.{room}.') and not under(module, (f'dpc_jax.{room}',)) for room in ROOMS)
 
 
 def imports(tree: ast.Module) -> Iterator[str]:
@@ -227,7 +242,13 @@ def test_floors(module):
 KNOWN = {'dpc_jax', 'dpc_jax.utils', 'run', 'experiments.table_1', 'configs.common', 'configs.scenes_search'}
 KNOWN |= {f'dpc_jax.{room}' for rooms in FLOORS for room in rooms}
 KNOWN |= {f'dpc_jax.{room}.{file}' for room, files in ROOMS.items() for file in files}
-KNOWN |= {'dpc_jax.datasets.camvid', 'dpc_jax.datasets.scenes', 'dpc_jax.spaces.dpc', 'dpc_jax.spaces.aux_cells'}
+KNOWN |= {
+    'dpc_jax.journeys.search',
+    'dpc_jax.datasets.camvid',
+    'dpc_jax.datasets.scenes',
+    'dpc_jax.spaces.dpc',
+    'dpc_jax.spaces.aux_cells',
+}
 
 
 @pytest.mark.parametrize(
@@ -235,8 +256,8 @@ KNOWN |= {'dpc_jax.datasets.camvid', 'dpc_jax.datasets.scenes', 'dpc_jax.spaces.
     [
         ('dpc_jax.ops', 'from dpc_jax.cell import Cell', 'which is not below it'),
         ('dpc_jax.ops', 'from dpc_jax import cell', 'which is not below it'),
-        ('dpc_jax.ops', 'import dpc_jax.search as s', 'which is not below it'),
-        ('dpc_jax.ops', 'def f():\n    import dpc_jax.search', 'which is not below it'),
+        ('dpc_jax.ops', 'import dpc_jax.journeys.search as s', 'which is not below it'),
+        ('dpc_jax.ops', 'def f():\n    import dpc_jax.journeys.search', 'which is not below it'),
         ('dpc_jax.ops', 'from dpc_jax import heads', 'which is not below it'),
         ('dpc_jax.ops', 'from . import base', 'imports are absolute'),
         ('dpc_jax.ops', 'import configs.common', 'which is not below it'),
@@ -250,23 +271,26 @@ KNOWN |= {'dpc_jax.datasets.camvid', 'dpc_jax.datasets.scenes', 'dpc_jax.spaces.
         ('dpc_jax.study', 'from dpc_jax import study', 'which is not below it'),
         ('dpc_jax.study.rows', 'from dpc_jax.study import study', 'which is not below it'),
         ('dpc_jax.study.rows', 'from dpc_jax.study import Study', 'which is not below it'),
-        ('dpc_jax.search', 'from dpc_jax.study import rows', 'past the door'),
-        ('dpc_jax.search', 'from dpc_jax.study.rows import Candidate', 'past the door'),
+        ('dpc_jax.journeys.search', 'from dpc_jax.study import rows', 'past the door'),
+        ('dpc_jax.journeys.search', 'from dpc_jax.study.rows import Candidate', 'past the door'),
         ('dpc_jax.weights.checkpoint', 'from dpc_jax.study.rows import Candidate', 'past the door'),
         ('dpc_jax.study.notes', '', 'give it a floor'),
         ('dpc_jax.ops', 'from dpc_jax import files\nfiles.write("x", "")', 'touches a file: dpc_jax.files.write'),
         ('dpc_jax.utils', '', 'give it a floor'),
         ('dpc_jax.datasets.voc.read', '', 'give it a floor'),
         ('dpc_jax.cell.tree', '', 'give it a floor'),
+        ('dpc_jax.spaces.dpc.tree', '', 'give it a floor'),
+        ('dpc_jax.spaces.dpc.operators', 'from dpc_jax.spaces.dpc.cost import count', 'which is not below it'),
+        ('dpc_jax.cell', 'from dpc_jax.spaces.dpc.cost import count', 'past the door'),
         ('dpc_jax.spaces.dpc', 'from flax import linen as nn', 'builds no layer'),
         ('dpc_jax.spaces.dpc', 'from dpc_jax.spaces import aux_cells', 'which is not below it'),
         ('configs.scenes_search', 'import os', 'a config may import'),
         ('configs.scenes_search', 'from dpc_jax.spaces import dpc', 'a config may import'),
         ('configs.scenes_search', 'from configs import scenes_search', 'a config may import'),
-        ('dpc_jax.search', 'import run', 'which nothing may import'),
+        ('dpc_jax.journeys.search', 'import run', 'which nothing may import'),
         ('run', 'from experiments.table_1 import rows', 'which nothing may import'),
         ('experiments.table_1', 'import tensorflow as tf', 'TensorFlow'),
-        ('dpc_jax.search', 'from clu import metric_writers', 'TensorFlow'),
+        ('dpc_jax.journeys.search', 'from clu import metric_writers', 'TensorFlow'),
         ('run', 'open("x")', 'touches a file: open, line 1'),
         ('dpc_jax.ops', 'path.read_text()', 'touches a file: path.read_text'),
         ('dpc_jax.ops', 'import pathlib\npathlib.Path("x").write_bytes(b"")', 'touches a file: .write_bytes'),
@@ -293,11 +317,14 @@ def test_a_forged_fault_is_found(module, source, fault):
         ('dpc_jax.datasets.camvid', 'from dpc_jax.datasets import Dataset\nopen("x")'),
         ('dpc_jax.datasets.camvid', 'from PIL import Image\nImage.open("x")'),
         ('dpc_jax.segmenter', 'from dpc_jax.cell import Cell'),
-        ('dpc_jax.search', 'from dpc_jax.study import Study\nfrom dpc_jax import study'),
+        ('dpc_jax.journeys.search', 'from dpc_jax.study import Study\nfrom dpc_jax import study'),
         ('dpc_jax.study.study', 'from dpc_jax.study.rows import Candidate\nfrom dpc_jax.study import batch'),
         ('experiments.table_1', 'from dpc_jax.study.rows import Candidate'),
-        ('dpc_jax.search', 'import importlib\nimportlib.import_module(f"dpc_jax.datasets.{name}")'),
-        ('dpc_jax.search', 'import tensorflow_datasets as tfds\nfrom dpc_jax.datasets.camvid import load\nload("x")'),
+        ('dpc_jax.journeys.search', 'import importlib\nimportlib.import_module(f"dpc_jax.datasets.{name}")'),
+        (
+            'dpc_jax.journeys.search',
+            'import tensorflow_datasets as tfds\nfrom dpc_jax.datasets.camvid import load\nload("x")',
+        ),
         ('configs.scenes_search', 'import ml_collections\nfrom configs import common\nfrom configs.common import toy'),
         ('experiments.table_1', 'from configs import scenes_search\nfrom dpc_jax import report\nopen("x")'),
         ('run', 'from dpc_jax import search'),

@@ -55,8 +55,9 @@ def make_scorer(config: ml_collections.ConfigDict, dataset: Dataset) -> Scorer:
     return scorer.make(config, dataset, make_network(config), settings, crop_size=crop_size)
 
 
-def inference_settings(config: ml_collections.ConfigDict, crop_size: Size) -> InferenceSettings:
+def inference_settings(config: ml_collections.ConfigDict, crop_size: Size | None) -> InferenceSettings:
     """Passes and pooling windows, for images of that size if it is known."""
+    crop_size = crop_size or FOLLOWS
     scales = tuple(config.evaluate.scales)
     if any(type(scale) not in (int, float) for scale in scales):
         raise InputError(f'evaluate.scales is {scales}; it must be one or more numbers greater than 0')

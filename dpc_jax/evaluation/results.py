@@ -21,7 +21,11 @@ HASHED = ('split', 'scales', 'flip', 'dtype', 'crop_size', 'image_pooling_crop_s
 
 
 class Evaluation(NamedTuple):
-    """What was found, and where it is written."""
+    """What was found, and where it is written.
+
+    >>> scores = dpc_jax.evaluate(network_config, 'runs/scores', checkpoint='runs/net/weights', genotype=cell)
+    >>> scores.row['miou'], scores.row['iou'], scores.files
+    """
 
     confusion: Int[np.ndarray, 'L L']  # int64 pixels, by (label, prediction)
     row: dict[str, Any]  # scores and their cause, as in metrics.json

@@ -1,6 +1,7 @@
 """The menu of search spaces: `make({'name': 'dpc', 'num_branches': 5})`; and what the project asks of each.
 
-Each file or folder here exposes `Space`, whose fields are those of `config.space`. A space is integers, words and the
+Each file or folder here exposes `Genotype` and `Space`, whose fields are those of `config.space` and which has a class
+method `of(genotype)`. A space is integers, words and the
 text of files: it builds no layer and draws no line. Whoever needs something of a space (study, samplers, report,
 scripts) asks it by the methods below, and never by its name.
 """
@@ -129,3 +130,14 @@ def make(settings: Mapping[str, Any]) -> Space:
             raise InputError(f"space {name} has no field '{field}'; allowed: {', '.join(allowed) or 'none'}")
     space: Space = kind(**fields)
     return space
+
+
+def find(genotype: Genotype) -> tuple[str, Space]:
+    """The space that an unbatched genotype is of, and its name; InputError where it is of none."""
+    for name in names():
+        module = importlib.import_module(f'{__name__}.{name}')
+        if isinstance(genotype, module.Genotype):
+            space: Space = module.Space.of(genotype)
+            space.validate(genotype)
+            return name, space
+    raise InputError(f'{str(genotype)[:60]!r} is no genotype; allowed are those of: {", ".join(names())}')

@@ -48,7 +48,11 @@ class Proposal(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """A finished evaluation."""
+    """A finished evaluation.
+
+    >>> best = max(dpc_jax.search(config, 'runs/scenes'), key=lambda candidate: candidate.score)
+    >>> best.score, best.key, best.genotype
+    """
 
     number: int  # of the trial, unique in the study
     reference: str  # '' for candidates, else the reference's name

@@ -13,6 +13,9 @@ class Genotype(NamedTuple):
     """A cell as integers; unbatched `[K]`, or a population `[P, K]` of the same type.
 
     It is the same pytree in NumPy (sampling, files) and in JAX (as data of the one compiled program).
+
+    >>> cell = dpc_jax.Genotype(np.array([-1, 0], np.int32), np.array([0, 3], np.int32))
+    >>> dpc_jax.Space(2).validate(cell)
     """
 
     inputs: Int[Array, '*P K'] | Int[np.ndarray, '*P K']  # FEATURES, or the index of an earlier branch

@@ -39,13 +39,23 @@ NAMED = tuple(_NAMED_CELLS)
 
 @dataclasses.dataclass(frozen=True)
 class Space:
-    """All cells of `num_branches` branches (K >= 1)."""
+    """All cells of `num_branches` branches (K >= 1).
+
+    >>> space = dpc_jax.Space(5)
+    >>> cells = space.sample(jax.random.key(0), 64)
+    >>> text = space.to_json(space.named('dpc_top1'))
+    """
 
     num_branches: int = 5
 
     def __post_init__(self) -> None:
         if self.num_branches < 1:
             raise InputError(f'num_branches is {self.num_branches}; a cell has at least 1 branch')
+
+    @classmethod
+    def of(cls, genotype: Genotype) -> 'Space':
+        """The space of cells with as many branches as `genotype` `[K]`."""
+        return cls(int(np.shape(genotype.ops)[-1]) if np.ndim(genotype.ops) == 1 else 0)
 
     @property
     def size(self) -> int:
@@ -136,6 +146,11 @@ class Space:
         if len(genotype.inputs) != self.num_branches:
             raise InputError(f'{source}: {len(genotype.inputs)} branches; allowed here: {self.num_branches}')
         return genotype
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What `named` knows."""
+        return NAMED
 
     def named(self, name: str) -> Genotype:
         """A cell known by name, at this space's number of branches (`NAMED` lists them).

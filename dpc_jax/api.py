@@ -1,0 +1,251 @@
+"""What `import dpc_jax` offers beside the rooms' own names: the journeys with values in place of files and flags.
+
+Nothing here asks for absl's flags or for a command line: it works in a notebook and in a script.
+"""
+
+import dataclasses
+import functools
+import importlib.util
+import pathlib
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from absl import flags
+from jaxtyping import Float, Num, UInt8
+from matplotlib.axes import Axes
+
+from dpc_jax import bench as benches
+from dpc_jax import cell_files, datasets, evaluation, figures, inference, networks, preprocess, spaces, weights
+from dpc_jax.base import Genotype, InputError, PyTree
+from dpc_jax.evaluation import Evaluation
+from dpc_jax.inference import InferenceSettings
+from dpc_jax.journeys import evaluate as evaluate_journey
+from dpc_jax.journeys import search as search_journey
+from dpc_jax.journeys import train as train_journey
+from dpc_jax.segmenter import Segmenter
+from dpc_jax.study import Candidate
+
+Path = str | pathlib.Path
+
+
+# ---- configs --------------------------------------------------------------------------------------------------------
+
+
+def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> ml_collections.ConfigDict:
+    """The config of a file, perhaps with `:argument` after its name, as `--config` takes it.
+
+    >>> config = dpc_jax.load_config('configs/scenes_search.py:toy', {'proxy.steps': 8})
+
+    Args:
+      path: a Python file with `get_config(arg='')`. The folder above its own is searched for what it imports, so that
+        files of `configs/` find `configs.common` from any working directory.
+      overrides: dotted names of fields -> values, as flags `--config.NAME=VALUE` give them.
+
+    Raises:
+      InputError: no such file, it has no config, an argument or a field that is not known, a value of another type.
+    """
+    name, _, argument = str(path).partition('.py:')
+    file = pathlib.Path(name + '.py' if argument else name).expanduser().resolve()
+    if not file.is_file():
+        raise InputError(f"config '{path}': no such file")
+    found = importlib.util.spec_from_file_location(f'dpc_jax_config_{file.stem}', file)
+    if found is None or found.loader is None:
+        raise InputError(f"config '{path}': not a Python file")
+    module = importlib.util.module_from_spec(found)
+    sys.path.insert(0, str(file.parent.parent))
+    try:
+        found.loader.exec_module(module)
+        config: ml_collections.ConfigDict = module.get_config(argument)
+    except (SyntaxError, ImportError, AttributeError, ValueError, TypeError) as error:
+        raise InputError(f"config '{path}': {error}") from error
+    finally:
+        sys.path.remove(str(file.parent.parent))
+    try:
+        config.update_from_flattened_dict(dict(overrides or {}))
+    except (KeyError, AttributeError, TypeError, ValueError) as error:
+        line = ' '.join(str(error.args[0] if error.args else error).split())
+        raise InputError(f"config '{path}' cannot take {dict(overrides or {})}: {line}") from error
+    config.lock()
+    return config
+
+
+# ---- journeys -------------------------------------------------------------------------------------------------------
+
+
+def prepare(config: ml_collections.ConfigDict, workdir: Path) -> benches.Bench:
+    """Prepares a search: data sets, frozen backbone, cached features; `Bench.evaluate` scores cells on it.
+
+    >>> bench = dpc_jax.prepare(config, 'runs/scenes')
+    >>> result = bench.evaluate(bench.space.sample(jax.random.key(0), 64))
+
+    What takes long is kept in `workdir`: a second call takes seconds. InputError for whatever is wrong.
+    """
+    return benches.prepare(config, workdir)
+
+
+def search(config: ml_collections.ConfigDict, workdir: Path) -> list[Candidate]:
+    """Searches, or goes on with the search in `workdir`; all finished candidates and references.
+
+    >>> candidates = dpc_jax.search(config, 'runs/scenes')
+
+    The same as `run.py` does with this config: report and pictures are written to `workdir/report`.
+    """
+    return search_journey.run(config, pathlib.Path(workdir).expanduser())
+
+
+def train(config: ml_collections.ConfigDict, workdir: Path, genotype: Genotype | None = None) -> Evaluation:
+    """Trains a whole network, or goes on with the training in `workdir`; the scores of the trained network.
+
+    >>> dpc_jax.train(network_config, 'runs/net', genotype=result.best(1)[0])
+
+    Args:
+      config: of a whole network, such as `configs/camvid.py`.
+      genotype: the cell, unbatched, in place of the one that `config.context` names.
+
+    Weights are written to `workdir/weights`. A script that does not guard its main part (`if __name__ == '__main__'`)
+    cannot start processes that read images, so it reads them in its own; the results are the same.
+    """
+    config = with_genotype(config, genotype)
+    if not flags.FLAGS.is_parsed():  # Grain reads its flags
+        flags.FLAGS.mark_as_parsed()
+    if config.train.workers and not _may_start_processes():
+        print('reading images in this process; guard the main part of the script to use config.train.workers')
+        config.train.workers = 0
+    return train_journey.run(config, pathlib.Path(workdir).expanduser())
+
+
+def evaluate(
+    config: ml_collections.ConfigDict, workdir: Path, checkpoint: Path = '', genotype: Genotype | None = None
+) -> Evaluation:
+    """Evaluates trained weights on `config.evaluate.split`; writes scores and pictures into `workdir/evaluation`.
+
+    >>> dpc_jax.evaluate(network_config, 'runs/scores', checkpoint='runs/net/weights', genotype=cell)
+
+    `checkpoint` and `genotype` are in place of `config.checkpoint` and of the cell that `config.context` names.
+    """
+    config = with_genotype(config, genotype)
+    config.checkpoint = str(checkpoint or config.checkpoint)
+    return evaluate_journey.run(config, pathlib.Path(workdir).expanduser())
+
+
+def with_genotype(config: ml_collections.ConfigDict, genotype: Genotype | None) -> ml_collections.ConfigDict:
+    """A copy of the config whose context is that cell; InputError where the config is of no network."""
+    if 'context' not in config:
+        raise InputError('the config is of no whole network; configs/camvid.py and configs/cityscapes.py are')
+    config = config.copy_and_resolve_references()
+    if genotype is not None:
+        config.context.name, space = spaces.find(genotype)  # a context has the name of its space
+        config.context.genotype = ' '.join(space.to_json(genotype).split())
+    return config
+
+
+def _may_start_processes() -> bool:
+    """Whether a spawned process may import the main module: there is none (a notebook), or it guards its main part."""
+    file = getattr(sys.modules['__main__'], '__file__', None)
+    if file is None or not pathlib.Path(file).is_file():
+        return True
+    return '__main__' in pathlib.Path(file).read_text(encoding='utf-8', errors='replace')
+
+
+# ---- networks -------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A whole network with its weights, ready to predict. Made by `load_network`.
+
+    >>> colours = network.palette[dpc_jax.predict(network, image)]
+    """
+
+    segmenter: Segmenter
+    variables: PyTree
+    classes: tuple[str, ...]
+    palette: UInt8[np.ndarray, 'L 3']  # RGB colour of each class
+    settings: InferenceSettings
+
+
+def load_network(config: ml_collections.ConfigDict, checkpoint: Path = '', genotype: Genotype | None = None) -> Network:
+    """The network of a config with trained weights: a folder that a training or an import wrote (`weights`, `best`).
+
+    >>> network = dpc_jax.load_network(network_config, 'runs/net/weights', genotype=cell)
+
+    Raises:
+      InputError: no such checkpoint, a damaged one, or one of another network.
+    """
+    config = with_genotype(config, genotype)
+    path = pathlib.Path(checkpoint or config.checkpoint).expanduser()
+    if not str(checkpoint or config.checkpoint):
+        raise InputError('checkpoint is empty; give the folder of weights, such as runs/net/weights')
+    segmenter = evaluation.make_network(config)
+    variables = weights.restore(path, networks.variable_shapes(segmenter))
+    kind = datasets.kind(config.dataset.name)
+    settings = evaluation.inference_settings(config, None)
+    return Network(segmenter, variables, tuple(kind.classes), np.asarray(kind.palette, np.uint8), settings)
+
+
+def predict(network: Network, image: Num[np.ndarray, 'H W 3']) -> UInt8[np.ndarray, 'H W']:
+    """The class of each pixel of an RGB image in 0..255, of any size.
+
+    >>> classes = dpc_jax.predict(network, np.asarray(PIL.Image.open('street.png').convert('RGB')))
+
+    The image is padded with the mean pixel to output stride * k + 1, as in an evaluation, by whose settings
+    (`config.evaluate.scales`, `.flip`) it is predicted. A program is compiled once for each size.
+
+    Raises:
+      InputError: the image is not [H, W, 3], or the network gives values that are not finite.
+    """
+    pixels = np.asarray(image)
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape or pixels.dtype.kind not in 'uif':
+        raise InputError(
+            f'the image has shape {pixels.shape} and type {pixels.dtype}; it must be [H, W, 3], RGB in 0..255'
+        )
+    height, width = pixels.shape[:2]
+    size = preprocess.next_crop((height, width), network.segmenter.output_stride)
+    padded = np.full((1, *size, 3), preprocess.MEAN_PIXEL, np.float32)
+    padded[0, :height, :width] = pixels
+    with jax.default_matmul_precision('float32'):
+        scores = np.asarray(_scores(network.segmenter, network.settings)(network.variables, jnp.asarray(padded)))
+    if not np.isfinite(scores).all():
+        raise InputError('the network gives values that are not finite; its weights are damaged or diverged')
+    return scores[0, :height, :width].argmax(-1).astype(np.uint8)
+
+
+@functools.lru_cache(maxsize=8)
+def _scores(segmenter: Segmenter, settings: InferenceSettings) -> Any:
+    """Compiled: variables and images -> the sum of all passes."""
+
+    def scores(variables: PyTree, images: Float[jax.Array, 'B H W 3']) -> Float[jax.Array, 'B H W L']:
+        total = jnp.zeros((*images.shape[:3], segmenter.num_classes))
+        for scale, mirrored in settings.passes:
+            total = total + inference.pass_scores(
+                segmenter, variables, images, mirrored, scale=scale, settings=settings
+            )
+        return total
+
+    return jax.jit(scores)
+
+
+# ---- cells ----------------------------------------------------------------------------------------------------------
+
+
+def read_cells(sources: str | list[str], space: spaces.Space, seed: int = 0) -> list[Genotype]:
+    """Cells by name, from JSON files, folders of them, JSON lines, a report's `ranking.csv`, or `sample:NUMBER`.
+
+    >>> cells = dpc_jax.read_cells(['dpc_top1', 'runs/camvid/report/ranking.csv'], dpc_jax.Space(5))
+    """
+    listed = [sources] if isinstance(sources, str) else sources
+    return [cell.genotype for cell in cell_files.read_cells(listed, space, seed=seed)]
+
+
+def draw_cell(genotype: Genotype, target: Axes | Path, title: str = '') -> None:
+    """Draws a cell (unbatched) on matplotlib axes, or into a file (.svg, .png, .pdf).
+
+    >>> dpc_jax.draw_cell(result.best(1)[0], 'best.svg')
+    """
+    _, space = spaces.find(genotype)
+    figures.draw_cell(space.graph(genotype), target, title=title)
