@@ -1,0 +1,41 @@
+"""Whole networks on the procedural street scenes: no download, no GPU, minutes on two cores (no paper has them).
+
+A narrow MobileNet-v2 with the released cell (Chen et al. 2018, arXiv:1809.04184), or with a cell that
+`configs/scenes_search.py` found. What it is for: to see a network trained and its predictions without any data. The
+backbone that a search has trained is a good start:
+
+  python run.py --config=configs/scenes.py --workdir=runs/scenes_net
+  python run.py --config=configs/scenes.py --workdir=runs/scenes_net2 --config.train.init.parts=backbone \\
+    --config.train.init.checkpoint=runs/scenes/backbone-HASH.npz
+  python run.py --config=configs/scenes.py:toy --workdir=runs/toy_net   (seconds; its scores mean nothing)
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config(arg: str = '') -> ml_collections.ConfigDict:
+    """The network; `arg` may be 'toy'."""
+    config = common.network_config()
+    config.dataset = ml_collections.ConfigDict(
+        {'name': 'scenes', 'size': (257, 385), 'num_train': 320, 'num_val': 48, 'seed': 0, 'noise': 6.0}
+    )
+    config.backbone.width = 0.35
+    config.context.filters = 32
+    config.decoder.output_stride = 0
+    config.train.steps = 240
+    config.train.batch_size = 8
+    config.train.crop_size = (257, 385)
+    config.train.scales = (1.0,)  # larger ones would crop the cues away
+    config.train.learning_rate = 0.02
+    config.train.last_layer_gradient_multiplier = 5.0
+    config.train.bn_decay = 0.95
+    config.train.workers = 1
+    config.train.log_every = 10
+    config.train.evaluate_every = 120
+    config.train.checkpoint_every = 60
+    if common.words(arg, 'toy'):
+        common.shrink_network(config)
+        config.dataset.update({'size': (65, 97), 'num_train': 6, 'num_val': 3})
+    return config

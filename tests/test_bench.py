@@ -1,0 +1,225 @@
+"""A search, prepared: given cells are scored as the search scores them, once, and whatever stops it."""
+
+import itertools
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from configs import scenes_search
+from dpc_jax import bench, cell_files
+from dpc_jax.base import InputError, stack, unstack
+from dpc_jax.journeys import search
+from dpc_jax.population import PopulationEvaluator
+from dpc_jax.spaces.dpc import Genotype, Space
+
+SPACE = Space(2)
+
+
+def toy(**fields):
+    config = scenes_search.get_config('toy')
+    config.update_from_flattened_dict({name.replace('__', '.'): value for name, value in fields.items()})
+    return config
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory):
+    return tmp_path_factory.mktemp('bench')
+
+
+@pytest.fixture(scope='module')
+def searched(workdir):
+    return search.run(toy(), workdir)
+
+
+@pytest.fixture(scope='module')
+def prepared(searched, workdir):
+    del searched
+    return bench.prepare(toy(), workdir)
+
+
+@pytest.fixture
+def evaluated(monkeypatch):
+    """(keys, seed) of every call of the evaluator; raises KeyboardInterrupt after `stop_after` of them."""
+    calls = []
+    evaluate = PopulationEvaluator.__call__
+
+    def counted(self, genotypes, keep_going=None):
+        if len(calls) == counted.stop_after:
+            raise KeyboardInterrupt
+        calls.append(([SPACE.canonical_key(g) for g in unstack(genotypes)], self.seed))
+        return evaluate(self, genotypes, keep_going)
+
+    counted.stop_after = -1
+    calls_and_stop = (calls, counted)
+    monkeypatch.setattr(PopulationEvaluator, '__call__', counted)
+    return calls_and_stop
+
+
+def cells(*pairs):
+    return [Genotype(np.array([-1, source], np.int32), np.array(ops, np.int32)) for source, ops in pairs]
+
+
+FOUR = cells((0, (1, 2)), (-1, (3, 4)), (-1, (0, 70)), (0, (5, 0)))
+
+
+def test_given_cells_are_scored_in_order_under_each_seed(prepared, evaluated):
+    result = prepared.evaluate(stack(FOUR[:3]), seeds=2)
+    assert [(row.cell, row.seed) for row in result.rows] == list(itertools.product(range(3), (0, 1)))
+    assert [row.candidate.key for row in result.rows[::2]] == [SPACE.canonical_key(cell) for cell in FOUR[:3]]
+    assert [row.candidate.seed for row in result.rows] == [0, 1] * 3
+    assert len(list(itertools.chain(*(keys for keys, _ in evaluated[0])))) == 6
+    for row in result.rows:
+        alone = prepared.evaluator(seed=row.seed)(stack([row.candidate.genotype]))
+        assert np.float32(row.score) == alone.scores[0]
+        np.testing.assert_array_equal(row.candidate.confusions[-1], alone.confusions[0, -1])
+        assert row.candidate.extras['pixel_accuracy'] == pytest.approx(float(alone.extras['pixel_accuracy'][0]))
+    evaluated[0].clear()
+    again = prepared.evaluate(FOUR[:3], seeds=2)
+    assert not evaluated[0]
+    np.testing.assert_array_equal(again.scores(), result.scores())
+
+
+def test_equal_cells_are_trained_once_and_the_searchs_own_scores_are_taken(prepared, searched, evaluated):
+    known = next(c for c in searched if not c.reference)
+    twin = Genotype(np.array([-1, -1], np.int32), np.array([4, 3], np.int32))  # the branches of FOUR[1] in other order
+    result = prepared.evaluate([known.genotype, FOUR[1], twin])
+    trained = [key for keys, _ in evaluated[0] for key in keys]
+    assert known.key not in trained
+    assert len(trained) == len(set(trained))
+    assert result.rows[0].score == known.score
+    assert result.rows[1].score == result.rows[2].score
+    assert len(result.best(3)) == 2
+
+
+def test_a_stop_loses_no_finished_cell(prepared, evaluated):
+    calls, counted = evaluated
+    fresh = bench.prepare(toy(search__study='stopped'), prepared.workdir)
+    counted.stop_after = 2
+    with pytest.raises(KeyboardInterrupt):
+        fresh.evaluate(FOUR)
+    done = [key for keys, _ in calls for key in keys]
+    counted.stop_after = -1
+    calls.clear()
+    result = fresh.evaluate(FOUR)
+    assert sorted(done + [key for keys, _ in calls for key in keys]) == sorted(map(SPACE.canonical_key, FOUR))
+    assert np.isfinite(result.scores()).all()
+
+
+def test_the_best_are_by_mean_and_failures_are_left_out(prepared):
+    result = prepared.evaluate(FOUR)
+    rows = [
+        bench.CellScore(cell, seed, bench.dataclasses.replace(result.rows[cell].candidate, score=score))
+        for cell, scores in enumerate([(0.1, 0.2), (0.4, 0.1), (0.3, math.nan), (0.25, 0.25)])
+        for seed, score in enumerate(scores)
+    ]
+    forged = bench.dataclasses.replace(result, rows=tuple(rows))
+    keys = [SPACE.canonical_key(cell) for cell in forged.best(9)]
+    expected = sorted([1, 3], key=lambda i: SPACE.canonical_key(FOUR[i]))  # both have a mean of 0.25
+    assert keys == [SPACE.canonical_key(FOUR[i]) for i in (*expected, 0)]
+
+
+@pytest.mark.parametrize(
+    ('given', 'said'),
+    [
+        ([], 'there are no cells to evaluate'),
+        ([Genotype(np.array([-1], np.int32), np.array([0], np.int32))], r'cell 0: genotype.inputs has shape \(1,\)'),
+        (cells((0, (1, 2)), (-1, (81, 0))), 'cell 1: branch 0: op index 81 is not in 0..80'),
+        (cells((1, (1, 2))), 'cell 0: branch 1: input 1; it may read'),
+        (['dpc_top1'], 'cell 0 is no genotype of this space: dpc_top1'),
+    ],
+    ids=['none', 'branches', 'operator', 'input', 'a name'],
+)
+def test_bad_cells_are_refused_in_one_line(prepared, evaluated, given, said):
+    with pytest.raises(InputError, match=said) as error:
+        prepared.evaluate(given)
+    assert '\n' not in str(error.value)
+    assert not evaluated[0]
+
+
+@pytest.mark.parametrize('seeds', [0, -1, (), (-1,)])
+def test_bad_seeds_are_refused(prepared, seeds):
+    with pytest.raises(InputError, match='seeds is'):
+        prepared.evaluate(FOUR, seeds)
+
+
+# ---- cells as people have them --------------------------------------------------------------------------------------
+
+
+def keys_of(sources, space=SPACE, seed=0):
+    return [
+        (cell.name, space.canonical_key(cell.genotype)) for cell in cell_files.read_cells(sources, space, seed=seed)
+    ]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / 'cells').mkdir()
+    for name, cell in zip('ba', FOUR, strict=False):
+        (tmp_path / f'cells/{name}.json').write_text(SPACE.to_json(cell))
+    lines = [' '.join(SPACE.to_json(FOUR[2]).split()), '', 'conv1x1', '{"inputs": [-1, 0], "ops": [5, 0]}']
+    (tmp_path / 'found.jsonl').write_text('\n'.join(lines))
+    return tmp_path
+
+
+def test_files_folders_lines_names_and_samples(folder, monkeypatch):
+    names = [SPACE.canonical_key(cell) for cell in FOUR]
+    conv = SPACE.canonical_key(SPACE.named('conv1x1'))
+    assert keys_of([str(folder / 'cells')]) == [('a', names[1]), ('b', names[0])]
+    assert keys_of([str(folder / 'cells/b.json'), 'conv1x1']) == [('b', names[0]), ('conv1x1', conv)]
+    lines = [('line 1', names[2]), ('conv1x1', conv), ('line 4', names[3])]
+    assert keys_of([str(folder / 'found.jsonl')]) == lines
+    monkeypatch.setattr('sys.stdin', (folder / 'found.jsonl').open())
+    assert keys_of(['-']) == lines
+    drawn = keys_of(['sample:5'], seed=3)
+    assert [key for _, key in drawn] == [SPACE.canonical_key(g) for g in unstack(SPACE.sample(jax.random.key(3), 5))]
+
+
+def test_a_report_is_read_with_its_ranks_and_references(searched, workdir):
+    found = dict(keys_of([str(workdir / 'report/ranking.csv')]))
+    assert found['conv1x1'] == SPACE.canonical_key(SPACE.named('conv1x1'))
+    assert set(found.values()) == {c.key for c in searched}
+    assert 'rank 1' in found
+
+
+@pytest.mark.parametrize(
+    ('name', 'text', 'said'),
+    [
+        ('x.json', '[{"op": "conv", "kernel": 1, "input": -1}]', 'x.json: 1 branches; allowed here: 2'),
+        ('x.json', 'cell', 'x.json: not JSON'),
+        ('x.jsonl', '{"inputs": [-1, 0], "ops": [5, 81]}', 'x.jsonl: line 1: branch 1: op index 81 is not in 0..80'),
+        ('x.jsonl', '{"inputs": [-1, 0]}', 'x.jsonl: line 1: fields inputs; expected inputs, ops'),
+        ('x.jsonl', '{"inputs": [-1, "a"], "ops": [0, 0]}', 'x.jsonl: line 1: the fields of a genotype are lists of'),
+        ('x.jsonl', '\n\n', 'there are no cells; allowed: a name (dpc_top1, aspp, conv1x1)'),
+        ('x.csv', 'cell,score\na,0.5\n', "x.csv: there is no column 'genotype'; its columns are: cell, score"),
+        ('x.csv', 'genotype\n[]\n', 'x.csv: line 2: found list'),
+        ('x.csv', '', "there is no column 'genotype'; its columns are: none"),
+    ],
+)
+def test_a_bad_file_is_one_line_with_its_place(tmp_path, fault, name, text, said):
+    (tmp_path / name).write_text(text)
+    assert said in fault(lambda: keys_of([str(tmp_path / name)]))
+
+
+@pytest.mark.parametrize(
+    ('source', 'said'),
+    [
+        ('absent.json', "cells 'absent.json': No such file or directory; allowed: a name"),
+        ('sample:0', "cells 'sample:0': sample: takes a whole number of at least 1"),
+        ('sample:x', "cells 'sample:x': sample:"),
+        ('aspp', "cell 'aspp' has 5 branches; this space has 2"),
+    ],
+)
+def test_a_bad_source_is_one_line(fault, source, said):
+    assert said in fault(lambda: keys_of([source]))
+
+
+def test_an_empty_folder_is_one_line(tmp_path, fault):
+    assert 'the folder has no .json files' in fault(lambda: keys_of([str(tmp_path)]))
+
+
+def test_genotypes_in_lines_are_what_the_space_writes():
+    text = json.dumps({name: genes.tolist() for name, genes in FOUR[0]._asdict().items()})
+    assert cell_files._parsed(text, 'x', SPACE).ops.tolist() == FOUR[0].ops.tolist()
