@@ -137,6 +137,11 @@ class Space:
             raise InputError(f'{source}: {len(genotype.inputs)} branches; allowed here: {self.num_branches}')
         return genotype
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What `named` knows, whatever the number of branches."""
+        return NAMED
+
     def named(self, name: str) -> Genotype:
         """A cell known by name, at this space's number of branches (`NAMED` lists them).
 
