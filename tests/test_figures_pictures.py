@@ -62,7 +62,7 @@ STUDY = [
 EVERY = {
     'histogram': pictures.histogram,
     'progress': pictures.progress,
-    'operators': pictures.operators,
+    'operators': functools.partial(pictures.operators, space=SPACE),
     'cost': functools.partial(pictures.cost, macs=macs),
 }
 
@@ -118,7 +118,7 @@ def heat(axes) -> np.ndarray:
 
 
 def test_operator_scores_are_means_over_the_cells_that_contain_it():
-    _, rates, grids, _ = pictures.operators(STUDY).axes
+    _, rates, grids, _ = pictures.operators(STUDY, SPACE).axes
     expected = np.full((8, 8), np.nan)
     expected[0, 1] = (40 + 42 + 45) / 3  # sep 1x3: twice in the second cell, which counts once
     expected[2, 0] = (42 + 45 + 44) / 3  # sep 6x1
@@ -131,7 +131,7 @@ def test_operator_scores_are_means_over_the_cells_that_contain_it():
 
 
 def test_operator_counts_stand_beside_the_means():
-    kinds, rates, grids, _ = pictures.operators(STUDY).axes
+    kinds, rates, grids, _ = pictures.operators(STUDY, SPACE).axes
     assert sorted(text.get_text() for text in rates.texts if 'n' in text.get_text()) == ['n 1', 'n 3', 'n 3']
     assert sorted(text.get_text() for text in grids.texts if 'n' in text.get_text()) == ['n 1', 'n 2']
     labels = [text.get_text().replace('\n', ' ') for text in kinds.get_yticklabels()]
@@ -139,7 +139,7 @@ def test_operator_counts_stand_beside_the_means():
 
 
 def test_kinds_are_shown_with_their_mean():
-    kinds = pictures.operators(STUDY).axes[0]
+    kinds = pictures.operators(STUDY, SPACE).axes[0]
     means = [line.get_xydata()[0].tolist() for line in kinds.lines if line.get_marker() == 'o']
     expected = [[(40 + 42 + 41 + 45 + 44) / 5, 0], [42.5, 1], [42.4, 2], [40.5, 3]]
     np.testing.assert_allclose(means, expected)

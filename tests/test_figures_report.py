@@ -13,9 +13,9 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from dpc_jax.counting import Counts
-from dpc_jax.figures import report
-from dpc_jax.spaces.dpc import Genotype, Space
+from dpc_jax.base import with_unit
+from dpc_jax.figures import report, table, text
+from dpc_jax.spaces.dpc import Counts, Genotype, Space, count
 from dpc_jax.study import Candidate
 
 SPACE = Space(3)
@@ -24,13 +24,14 @@ SETTINGS = {
     'storage': 'postgresql://me:secret@host/studies',
     'note': '',
     'seed': 7,
+    'features': {'size': [23, 31], 'channels': 320},
+    'cell': {'filters': 256, 'pooling': 'sliding'},
 }
 
 
-def count(genotype) -> Counts:
-    """Not the true costs, and other ones for each number of separable operators."""
-    wide = int((genotype.ops > 0).sum())
-    return Counts(84_800 * (1 + wide), 2_985_900_000 * (1 + wide), 196_608, 999)
+def costs_of(genotype) -> Counts:
+    """By the numbers of the settings."""
+    return count(genotype, size=(23, 31), channels=320, filters=256, pooling='sliding')
 
 
 def population(number, seed=0) -> list[Genotype]:
@@ -79,7 +80,7 @@ RANKS = [1, 2, '', 3, 3, 5, '', '', '']
 
 
 def written(study, directory, **changes) -> list[pathlib.Path]:
-    return report.write_report(study, directory, **({'space': SPACE, 'settings': SETTINGS, 'count': count} | changes))
+    return report.write_report(study, directory, **({'space': SPACE, 'settings': SETTINGS} | changes))
 
 
 @pytest.fixture(scope='module')
@@ -89,23 +90,31 @@ def folder(tmp_path_factory) -> pathlib.Path:
     return directory
 
 
-def table(directory) -> list[dict[str, str]]:
+def read(directory) -> list[dict[str, str]]:
     with open(directory / 'ranking.csv', newline='') as file:
         return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize(
+    ('number', 'expected'),
+    [(0, '0'), (999, '999'), (1000, '1.000 K'), (84_800, '84.80 K'), (2_985_900_000, '2.986 G')],
+)
+def test_counts_have_four_digits_and_a_unit(number, expected):
+    assert with_unit(number) == expected
 
 
 # ---- rows and CSV -----------------------------------------------------------------------------------------------
 
 
 def test_rows_are_in_ranking_order_and_failed_ones_last():
-    rows = report.rows(STUDY[::-1], space=SPACE, count=count)
+    rows = table.rows(STUDY[::-1], space=SPACE, settings=SETTINGS)
     by_key = sorted((0, 4), key=lambda number: STUDY[[c.number for c in STUDY].index(number)].key)
     assert [row['number'] for row in rows][:7] == [5, 2, 90, *by_key, 7, 3]
     assert {row['number'] for row in rows[7:]} == {1, 6}
 
 
 def test_references_have_no_rank_and_take_none():
-    rows = report.rows(STUDY, space=SPACE, count=count)
+    rows = table.rows(STUDY, space=SPACE, settings=SETTINGS)
     assert [row['rank'] for row in rows] == RANKS
     assert [row['reference'] for row in rows] == ['', '', 'aspp', *[''] * 6]
 
@@ -113,7 +122,7 @@ def test_references_have_no_rank_and_take_none():
 def test_each_rung_has_its_own_ranks_and_the_dearest_comes_first():
     proxy = [candidate(0, 0.25), candidate(1, 0.5)]
     full = [candidate(0, 0.75, rung='full', steps=9000), candidate(1, 0.625, rung='full', steps=9000)]
-    rows = report.rows([*proxy, *full], space=SPACE, count=count)
+    rows = table.rows([*proxy, *full], space=SPACE, settings=SETTINGS)
     assert [(row['rung'], row['rank'], row['number']) for row in rows] == [
         ('full', 1, 0),
         ('full', 2, 1),
@@ -123,7 +132,7 @@ def test_each_rung_has_its_own_ranks_and_the_dearest_comes_first():
 
 
 def test_every_field_of_a_candidate_is_in_the_csv_exactly(folder):
-    rows = {int(row['number']): row for row in table(folder)}
+    rows = {int(row['number']): row for row in read(folder)}
     assert len(rows) == len(STUDY)
     for expected in STUDY:
         row = rows[expected.number]
@@ -146,17 +155,17 @@ def test_every_field_of_a_candidate_is_in_the_csv_exactly(folder):
             'failure',
         )
         assert [row[name] for name in texts] == [getattr(expected, name) for name in texts]
-        read = SPACE.from_json(row['genotype'])
-        np.testing.assert_array_equal(read.inputs, expected.genotype.inputs)
-        np.testing.assert_array_equal(read.ops, expected.genotype.ops)
+        genotype = SPACE.from_json(row['genotype'])
+        np.testing.assert_array_equal(genotype.inputs, expected.genotype.inputs)
+        np.testing.assert_array_equal(genotype.ops, expected.genotype.ops)
         costs = ('params', 'macs', 'projection_params', 'projection_macs')
-        assert tuple(int(row[name]) for name in costs) == count(expected.genotype)
+        assert tuple(int(row[name]) for name in costs) == costs_of(expected.genotype)
 
 
 def test_a_genotype_is_one_line_and_what_is_in_a_failure_stays_in_its_field(tmp_path):
     odd = 'first line\nsecond, "quoted"'
     written([candidate(0, failure=odd)], tmp_path)
-    (row,) = table(tmp_path)
+    (row,) = read(tmp_path)
     assert row['failure'] == odd
     assert '\n' not in row['genotype']
 
@@ -182,8 +191,8 @@ def test_the_table_has_the_ranking_with_references_in_place(folder):
     assert [column[0] for column in columns] == ['1', '2', '–', '3', '3', '5']
     assert [column[1] for column in columns] == ['33.33', '33.33', '30.00', '25.00', '25.00', '20.00']
     assert columns[2][2] == '**reference aspp** (2 better) `F[c1x1,c1x1,c1x1]`'
-    assert columns[2][3:] == ['84.80 K', '2.986 G', '90']
-    assert columns[0][2:] == [f'`{STUDY[6].key}`', '339.2 K', '11.94 G', '5']
+    assert columns[2][3:] == ['245.8 K', '175.2 M', '90']  # 3 * 320 * 256, at 23 * 31 positions
+    assert columns[0][2:] == [f'`{STUDY[6].key}`', *map(with_unit, costs_of(STUDY[6].genotype)[:2]), '5']
 
 
 def test_the_head_says_what_the_ranking_depends_on(folder):
@@ -199,9 +208,27 @@ def test_the_head_says_what_the_ranking_depends_on(folder):
         '- **dataset**: name `scenes`, crop_size `(65, 65)`, classes names `a/b`\n',
         "- **note**: `''`\n",
         '- **seed**: `7`\n',
-        'the projection has 196.6 K and 999 in every cell.',
+        'the projection has 196.6 K and 140.2 M in every cell.',
     ):
         assert fact in text
+
+
+def test_what_is_counted_and_how_to_read_stand_once_below_all_rankings(tmp_path):
+    written([candidate(0, 0.25), candidate(0, 0.5, rung='full', steps=9000)], tmp_path)
+    found = (tmp_path / 'report.md').read_text()
+    for words in ('Counted are the weights of the branches', 'How to read a cell'):
+        assert found.count(words) == 1
+        assert found.index('## Ranking: proxy') < found.index(words) < found.index('## The best cells')
+
+
+@pytest.mark.parametrize('lacking', ['features', 'cell'])
+def test_an_old_study_whose_settings_say_nothing_of_costs_has_a_report(lacking, tmp_path):
+    written(STUDY, tmp_path, settings={name: value for name, value in SETTINGS.items() if name != lacking})
+    assert {(row['params'], row['macs']) for row in read(tmp_path)} == {('', '')}
+    found = (tmp_path / 'report.md').read_text()
+    assert 'Counted are' not in found
+    assert 'How to read a cell' in found
+    assert 'cost.png' not in pictures_in(tmp_path)
 
 
 def test_a_password_in_a_url_is_not_printed(folder):
@@ -218,18 +245,18 @@ def test_failed_candidates_are_named_with_their_reason(tmp_path):
 
 
 def test_a_reference_far_down_is_shown_with_what_was_left_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(report, '_figures', lambda candidates, count: {})
+    monkeypatch.setattr(report, '_figures', lambda candidates, space, settings: {})
     study = [candidate(number, 0.9 - number / 100) for number in range(40)]
     written([*study, candidate(90, 0.605, reference='aspp')], tmp_path)
     found = [line for line in lines(tmp_path) if re.match(r'\| (\d|–|…)', line)]
-    assert len(found) == report.TABLE_ROWS + 3
-    assert found[report.TABLE_ROWS] == '| … | | 10 more | | | |'
-    assert '**reference aspp** (30 better)' in found[report.TABLE_ROWS + 1]
+    assert len(found) == text.TABLE_ROWS + 3
+    assert found[text.TABLE_ROWS] == '| … | | 10 more | | | |'
+    assert '**reference aspp** (30 better)' in found[text.TABLE_ROWS + 1]
     assert found[-1] == '| … | | 10 more | | | |'
 
 
 def test_many_different_values_are_a_range(tmp_path, monkeypatch):
-    monkeypatch.setattr(report, '_figures', lambda candidates, count: {})
+    monkeypatch.setattr(report, '_figures', lambda candidates, space, settings: {})
     written([candidate(number, 0.5, seed=number) for number in range(9)], tmp_path)
     assert 'seed 0 to 8 (9 different)' in (tmp_path / 'report.md').read_text()
 
@@ -273,12 +300,12 @@ def test_pictures_of_an_older_report_go_and_other_files_stay(tmp_path):
 
 def test_the_best_cells_are_drawn_in_order_and_each_once_at_its_best(monkeypatch):
     titles = {}
-    monkeypatch.setattr(report, 'cell_figure', lambda genotype, title: titles.setdefault(title, genotype) and None)
+    monkeypatch.setattr(report, 'cell_figure', lambda graph, title: titles.setdefault(title, graph) and None)
     scores = {0: 0.25, 1: 0.5, 2: 0.375, 40: 0.4375, 41: 0.125}  # 40 and 41 are the cells 0 and 1 again
-    report._figures([candidate(number, score) for number, score in scores.items()], count)
+    report._figures([candidate(number, score) for number, score in scores.items()], SPACE, SETTINGS)
     drawn = {'rank 1: 50.00 % mIoU': 1, 'rank 2: 43.75 % mIoU': 0, 'rank 3: 37.50 % mIoU': 2}
     assert list(titles) == list(drawn)
-    assert [titles[title].ops.tolist() for title in drawn] == [CELLS[cell].ops.tolist() for cell in drawn.values()]
+    assert [titles[title] for title in drawn] == [SPACE.graph(CELLS[cell]) for cell in drawn.values()]
 
 
 def test_files_are_what_their_names_say(folder):
@@ -316,20 +343,20 @@ def test_a_write_that_fails_leaves_the_old_file_whole_and_no_other(tmp_path, mon
 
 def test_drawing_leaves_matplotlib_as_it_was(tmp_path):
     before = dict(matplotlib.rcParams)
-    report.draw_cell(CELLS[0], tmp_path / 'cell.svg')
+    report.draw_cell(SPACE.graph(CELLS[0]), tmp_path / 'cell.svg')
     assert dict(matplotlib.rcParams) == before
 
 
 @pytest.mark.parametrize('suffix', ['svg', 'png', 'pdf'])
 def test_a_cell_is_drawn_into_a_file_of_the_suffix(suffix, tmp_path):
-    report.draw_cell(SPACE.named('conv1x1'), tmp_path / f'cell.{suffix}', title='1×1')
+    report.draw_cell(SPACE.graph(SPACE.named('conv1x1')), tmp_path / f'cell.{suffix}', title='1×1')
     beginning = {'svg': b'<?xml', 'png': b'\x89PNG', 'pdf': b'%PDF'}[suffix]
     assert (tmp_path / f'cell.{suffix}').read_bytes().startswith(beginning)
 
 
 def test_a_cell_is_drawn_on_axes():
     axes = Figure().add_subplot()
-    report.draw_cell(Space(5).named('dpc_top1'), axes, title='released')
+    report.draw_cell(Space(5).graph(Space(5).named('dpc_top1')), axes, title='released')
     texts = [patch.get_label() for patch in axes.patches]
     assert 'released' in texts
     assert 'rate 18×15' in texts

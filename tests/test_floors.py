@@ -44,6 +44,7 @@ ROOMS = {
 """Packages with one door, and their files; each may import those listed before it. Others in `dpc_jax` import what the
 door names."""
 
+OF_ANY_SPACE = ('dpc_jax.figures', 'dpc_jax.study')  # these ask a space by its protocol, and know no single one
 OF_A_CONFIG = ('ml_collections', 'configs.common')
 TOUCH_FILES = (
     *('files', 'datasets', 'drawn_data', 'networks', 'weights', 'feature_cache', 'study'),
@@ -111,6 +112,8 @@ def import_faults(module: str, target: str) -> Iterator[str]:
         yield f'{module} imports {target}; a config may import {" and ".join(OF_A_CONFIG)} only'
     elif under(module, ('dpc_jax.spaces',)) and under(target, ('flax',)):
         yield f'{module} imports {target}: a space builds no layer'
+    elif under(module, OF_ANY_SPACE) and target.startswith('dpc_jax.spaces.'):
+        yield f'{module} imports {target}: it is for any space'
     elif under(module, ('dpc_jax',)) and past_the_door(module, target):
         yield f'{module} imports {target}, past the door: a room is imported by what its __init__ names'
     elif under(module, ('dpc_jax',)) and under(target, ('dpc_jax', 'configs')) and not downward(module, target):
@@ -284,6 +287,7 @@ KNOWN |= {
         ('dpc_jax.cell', 'from dpc_jax.spaces.dpc.cost import count', 'past the door'),
         ('dpc_jax.spaces.dpc', 'from flax import linen as nn', 'builds no layer'),
         ('dpc_jax.spaces.dpc', 'from dpc_jax.spaces import aux_cells', 'which is not below it'),
+        ('dpc_jax.figures.pictures', 'from dpc_jax.spaces import dpc', 'it is for any space'),
         ('configs.scenes_search', 'import os', 'a config may import'),
         ('configs.scenes_search', 'from dpc_jax.spaces import dpc', 'a config may import'),
         ('configs.scenes_search', 'from configs import scenes_search', 'a config may import'),

@@ -8,7 +8,9 @@ import jax
 import numpy as np
 import pytest
 
+from dpc_jax import spaces
 from dpc_jax.base import FEATURES, InputError
+from dpc_jax.palette import PAIRS
 from dpc_jax.spaces import dpc
 from dpc_jax.spaces.dpc import OPS, Genotype, Space
 
@@ -411,3 +413,40 @@ def test_faults_of_a_file_are_named(text, message):
     with pytest.raises(InputError, match=message) as raised:
         Space(1).from_json(text, 'file.json')
     assert '\n' not in str(raised.value)
+
+
+# ---- what is shown -----------------------------------------------------------------------------------------------
+
+SETTINGS = {'features': {'size': [23, 31], 'channels': 320}, 'cell': {'filters': 256, 'pooling': 'sliding'}}
+
+
+def test_it_offers_all_that_the_project_asks_of_a_space():
+    assert isinstance(Space(3), spaces.Space)
+    assert [Space(5).named(name) is not None for name in Space(5).names] == [True] * 3
+
+
+def test_costs_are_counted_under_the_settings_of_a_study():
+    space = Space(3)
+    params, macs = 3 * 320 * 256, 3 * 320 * 256 * 23 * 31
+    costs = space.cost(space.named('conv1x1'), SETTINGS)
+    assert costs == {
+        'params': params,
+        'macs': macs,
+        'projection_params': 3 * 256 * 256,
+        'projection_macs': 3 * 256 * 256 * 23 * 31,
+    }
+    assert 'the projection has 196.6 K and 140.2 M in every cell.' in space.how_to_read(costs)
+
+
+@pytest.mark.parametrize('lacking', ['features', 'cell'])
+def test_settings_that_do_not_say_what_is_counted_give_no_costs(lacking):
+    settings = {name: value for name, value in SETTINGS.items() if name != lacking}
+    assert Space(3).cost(Space(3).named('conv1x1'), settings) == {}
+    assert Space(3).cost(Space(3).named('conv1x1'), SETTINGS | {lacking: {}}) == {}
+    assert 'Counted' not in Space(3).how_to_read({})
+
+
+def test_operators_of_all_groups_are_numbered_without_a_gap():
+    groups = Space(3).operator_groups()
+    assert sorted(operator for group in groups for operator in group.operators) == list(range(81))
+    assert {group.colour for group in groups} <= PAIRS.keys()

@@ -52,12 +52,12 @@ def _field(candidate: Candidate, name: str) -> int | float | str:
     return ' '.join(map(repr, value)) if isinstance(value, tuple) else value
 
 
-def _names(values: Iterable[Mapping[str, float]]) -> tuple[str, ...]:
+def _names(values: Iterable[Mapping[str, int | float]]) -> tuple[str, ...]:
     """The names in any of them, in order of appearance."""
     return tuple(dict.fromkeys(name for named in values for name in named))
 
 
-def _filled(names: Iterable[str], values: Mapping[str, float]) -> Row:
+def _filled(names: Iterable[str], values: Mapping[str, int | float]) -> Row:
     return {name: values.get(name, '') for name in names}
 
 
