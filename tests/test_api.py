@@ -22,7 +22,7 @@ JOURNEYS = ('dpc_jax.search.run', 'dpc_jax.evaluate.run', 'dpc_jax.train.train_a
 MAX_NESTING = 3
 MAX_POSITIONAL = 6
 
-MENUS = {'spaces': 'Space', 'backbones': 'Model', 'datasets': 'load', 'samplers': 'make'}
+MENUS = {'spaces': 'Space', 'backbones': 'Model', 'contexts': 'make', 'datasets': 'load', 'samplers': 'make'}
 OTHER_WORDS = {'rng': 'key', 'dilation': 'rate', 'arch': 'genotype'}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
