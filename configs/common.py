@@ -91,8 +91,8 @@ def network_config() -> ml_collections.ConfigDict:
     config.backbone.output_stride = 16
 
     config.context = ml_collections.ConfigDict()
-    config.context.name = 'dpc'  # dpc | aspp | image_level | none
-    config.context.genotype = 'dpc_top1'  # of dpc: a named cell, or a JSON file in the official format
+    config.context.name = 'dpc'  # a file of dpc_jax/contexts: dpc | aspp | image_level | none
+    config.context.genotype = 'dpc_top1'  # of dpc: a named cell, a JSON file in the official format, or its text
     config.context.filters = 256
     config.context.pooling = 'sliding'  # of dpc: as released; 'binned' as in the paper's text
     config.context.rates = (6, 12, 18)  # of aspp, at output stride 16
@@ -142,7 +142,10 @@ def train_config() -> ml_collections.ConfigDict:
     config.slow_start_learning_rate = 1e-4
     config.momentum = 0.9
     config.weight_decay = 4e-5  # of full and pointwise kernels, no others
-    config.last_layer_gradient_multiplier = 1.0  # of all behind the backbone
+    config.last_layer_gradient_multiplier = 1.0  # of all after the backbone
+    # Rules of parts (backbone, context, decoder, logits) in place of the above, by name: {'backbone': {'optimizer':
+    # 'sgd', 'learning_rate': 0.001}}; optimizer: sgd, adam or adamw; momentum, weight_decay.
+    config.parts = ml_collections.ConfigDict()
     config.ema_decay = 0.0  # > 0: what is evaluated and exported is the moving average of the weights
 
     config.batch_norm = 'synced'  # statistics over the whole batch; 'per_device', as released; or 'frozen'

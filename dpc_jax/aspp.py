@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 
 from dpc_jax import ops
 from dpc_jax.base import InputError, Size
+from dpc_jax.context import Context
 from dpc_jax.convolution import ConvUnit, separable
 
 FILTERS = 256  # of every head (official model.py)
@@ -20,7 +21,7 @@ def scaled_rate(rate: int, output_stride: int) -> int:
     return rate * 16 // output_stride
 
 
-class ASPP(nn.Module):
+class ASPP(Context):
     """Atrous spatial pyramid pooling. In [B, h, w, C], out [B, h, w, D].
 
     Attributes:
@@ -32,7 +33,7 @@ class ASPP(nn.Module):
       separable: 3x3 convolutions are separable; else full ones.
 
     Names of the parts are the official ones: image_pooling, aspp0, aspp{i} or aspp{i}_depthwise and aspp{i}_pointwise,
-    concat_projection. Dropout is behind the projection, where a cell has it before.
+    concat_projection. Dropout comes after the projection, where a cell has it before.
     """
 
     filters: int = FILTERS

@@ -8,7 +8,7 @@ from one view to the other.
 Official file: tensorflow/models research/deeplab/core/dense_prediction_cell.py; §3.1 of the paper.
 """
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dpc_jax import ops
 from dpc_jax.base import FEATURES, InputError, Size
+from dpc_jax.context import Context
 from dpc_jax.convolution import ConvUnit, separable
 from dpc_jax.ops import Moments, Pooling
 from dpc_jax.spaces import dpc
@@ -46,7 +47,7 @@ class CellSettings(NamedTuple):
 # ---- static view ----------------------------------------------------------------------------------------------------
 
 
-class DensePredictionCell(nn.Module):
+class DensePredictionCell(Context):
     """One cell. In [B, h, w, C], out [B, h, w, D]; `dropout_key` draws the dropout mask when training.
 
     The names of its parts are the official scopes: branch{i}_depthwise, branch{i}_pointwise, branch{i},
@@ -55,6 +56,8 @@ class DensePredictionCell(nn.Module):
 
     branches: tuple[tuple[int, int], ...]
     settings: CellSettings = CellSettings()
+
+    official_scope: ClassVar[str] = 'meta_architecture'
 
     @classmethod
     def of(cls, genotype: Genotype, settings: CellSettings) -> 'DensePredictionCell':
@@ -263,7 +266,7 @@ def _branch(
         y, moved_others = lax.cond(used.features, with_others, lambda: (y, others))
         moved = jax.tree.map(lambda *parts: jnp.concatenate(parts), moved, moved_others)
 
-    # The product commutes with the mean (there is no bias between them): pooling behind it works on D channels, and
+    # The product commutes with the mean (there is no bias between them): pooling after it works on D channels, and
     # the product is one and the same for every kind.
     size = (y.shape[1], y.shape[2])
     down, up, extent = _pooling_of(jnp.asarray(dpc.GRID_INDEX_OF_OP)[op], size, settings)

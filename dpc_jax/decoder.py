@@ -1,5 +1,7 @@
 """What follows the context: the decoder of DeepLabv3+ and the logits (official model.py; arXiv:1802.02611 §3)."""
 
+from collections.abc import Mapping
+
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
@@ -50,3 +52,14 @@ class Logits(nn.Module):
         bias = self.param('bias', nn.initializers.zeros, (self.num_classes,))
         y = x @ kernel[0, 0].astype(x.dtype)
         return y.astype(np.promote_types(x.dtype, np.float32)) + bias[None, None, None, :]
+
+
+class AuxiliaryLogits(nn.Module):
+    """Logits of each auxiliary map, which stand below its name."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, maps: Mapping[str, Float[Array, 'B _ _ _']]) -> dict[str, Float[Array, 'B _ _ L']]:
+        """Under the names of the maps, each at the size of its map."""
+        return {name: Logits(self.num_classes, name=name)(x) for name, x in maps.items()}

@@ -27,7 +27,7 @@ text (§3.1). They are the same for the grid 1x1; the released cell uses no pool
 
 POOLINGS: tuple[Pooling, ...] = ('sliding', 'binned')
 
-BN_EPSILON = 1e-5  # every batch norm behind the backbone (official model.py and dense_prediction_cell.py)
+BN_EPSILON = 1e-5  # every batch norm after the backbone (official model.py and dense_prediction_cell.py)
 BN_DECAY = 0.9997  # the same (paper §4.1 by way of DeepLabv3 §4)
 
 Initializer = Callable[..., jax.Array]
@@ -166,6 +166,20 @@ def resize_bilinear(x: Float[Array, 'B h w C'], size: Size) -> Float[Array, 'B H
         below, above = (jnp.take(x, index, axis=axis, mode='clip') for index in (lower, upper))
         x = below * (1 - share) + above * share
     return x
+
+
+def upsample_logits(
+    y: Float[Array, 'B _ _ _'], size: Size, *, axes: str = 'bhwl', precision: lax.Precision | None = None
+) -> Float[Array, 'B L H W']:
+    """Logits at the size of the labels, which are never made smaller (DeepLabv3 §4.1): align-corners bilinear.
+
+    `axes` are those of `y`. One matrix product per axis, classes in front of both: its gradient is a product again,
+    where that of a gather is a scatter.
+    """
+    sides = (y.shape[axes.index(axis)] for axis in 'hw')
+    rows, columns = (jnp.asarray(resize_matrix(*pair), y.dtype) for pair in zip(sides, size, strict=True))
+    y = jnp.einsum(f'{axes},Ww->blhW', y, columns, precision=precision)
+    return jnp.einsum('blhW,Hh->blHW', y, rows, precision=precision)
 
 
 # ---- static view ----------------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ BAR_WIDTH = 30
 REFRESHES_PER_SECOND = 2  # of the bar; each takes a little of the processor that the search needs
 
 T = TypeVar('T')
+Opened = TypeVar('Opened', bound='Reported')
 Clock = Callable[[], float]
 
 
@@ -48,7 +49,46 @@ class Work(Protocol):
         """What is said after the numbers."""
 
 
-class StepProgress:
+class Reported:
+    """Work that is seen while it goes on: on a screen, and in event files in `logdir`, both open within a `with`.
+
+    A kind of work says `total`, `done`, `facts` and `note` (`Work`).
+    """
+
+    total: int
+    done: int
+
+    def __init__(
+        self, description: str, logdir: pathlib.Path | None, console: Console | None, clock: Clock = time.monotonic
+    ) -> None:
+        self._clock, self._start = clock, clock()
+        self._logdir = logdir
+        self._events: Events | None = None
+        self._screen = Screen(self, description, console, clock)
+
+    def __enter__(self: Opened) -> Opened:
+        if self._logdir is not None:
+            self._events = Events(self._logdir)
+        self._screen.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
+    ) -> None:
+        self._screen.stop()
+        if self._events is not None:
+            self._events.close()
+
+    def facts(self) -> list[str]:
+        """Rate, time left and the like, as far as they are known."""
+        raise NotImplementedError
+
+    def note(self) -> str:
+        """What is said after the numbers."""
+        raise NotImplementedError
+
+
+class StepProgress(Reported):
     """How far a training is: `with StepProgress(total, done, logdir) as progress: progress.advance(step)`.
 
     `total` steps, of which an earlier start took `done`. Scalars and images go to event files in `logdir`.
@@ -64,31 +104,18 @@ class StepProgress:
         clock: Clock = time.monotonic,
     ) -> None:
         self.total, self.done = total, done
-        self._before, self._clock, self._start = done, clock, clock()
-        self._said, self._compiled = '', False
-        self._logdir, self._events = logdir, None if logdir is None else Events(logdir)
-        self._screen = Screen(self, 'step', console, clock)
-
-    def __enter__(self) -> 'StepProgress':
-        self._screen.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
-    ) -> None:
-        self._screen.stop()
-        if self._events is not None:
-            self._events.close()
+        self._before, self._said, self._compiled = done, '', False
+        super().__init__('step', logdir, console, clock)
 
     def advance(self, step: int) -> None:
         """`step` steps are taken."""
-        if not self._compiled:  # the first step compiles: rates are of those behind it
+        if not self._compiled:  # the first step compiles: rates are of those after it
             self._compiled, self._before, self._start = True, step, self._clock()
         self.done = step
         self._screen.show()
 
     def say(self, text: str) -> None:
-        """What stands behind the numbers from now on."""
+        """What stands after the numbers from now on."""
         self._said = text
 
     def scalars(self, step: int, values: dict[str, float]) -> None:

@@ -1,15 +1,22 @@
-"""A whole network: backbone, context module, perhaps a decoder, logits (official model.py)."""
+"""A whole network: backbone, context, perhaps a decoder, logits (official model.py)."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
 
-from dpc_jax.aspp import ASPP
 from dpc_jax.base import Size
-from dpc_jax.cell import DensePredictionCell
-from dpc_jax.decoder import Decoder, Logits
+from dpc_jax.context import Context, ContextOutput
+from dpc_jax.decoder import AuxiliaryLogits, Decoder, Logits
+
+
+class Outputs(NamedTuple):
+    """What a network gives in training."""
+
+    logits: Float[Array, 'B h w L']
+    auxiliary: Mapping[str, Float[Array, 'B _ _ L']]  # logits of the context's auxiliary maps; for their losses alone
 
 
 class Segmenter(nn.Module):
@@ -17,15 +24,16 @@ class Segmenter(nn.Module):
 
     Attributes:
       backbone: one of `dpc_jax.backbones`.
-      context: what stands on its features; None leaves them as they are.
+      context: what stands on its maps; None leaves the features as they are.
       num_classes: L.
-      decoder: None gives logits at the backbone's output stride.
+      decoder: None gives logits at the stride of the context.
 
-    Variables are named `backbone`, `context`, `decoder`, `logits`, and below that like the official scopes.
+    Variables are named `backbone`, `context`, `decoder`, `logits`, `auxiliary`, and below that like the official
+    scopes.
     """
 
     backbone: nn.Module
-    context: ASPP | DensePredictionCell | None
+    context: Context | None
     num_classes: int
     decoder: Decoder | None = None
 
@@ -34,10 +42,17 @@ class Segmenter(nn.Module):
         """Official scope of each part that there is; '' where its variables have no prefix."""
         scopes = {'backbone': self.backbone.official_scope}
         if self.context is not None:
-            scopes['context'] = 'meta_architecture' if isinstance(self.context, DensePredictionCell) else ''
+            scopes['context'] = self.context.official_scope
         if self.decoder is not None:
             scopes['decoder'] = 'decoder'
+        if self.auxiliary_weights:  # the official models have none
+            scopes['auxiliary'] = 'auxiliary'
         return {**scopes, 'logits': 'logits/semantic'}
+
+    @property
+    def auxiliary_weights(self) -> Mapping[str, float]:
+        """Name -> weight of its loss, of each of the auxiliary logits."""
+        return {} if self.context is None else self.context.auxiliary_weights
 
     @property
     def output_stride(self) -> int:
@@ -48,9 +63,10 @@ class Segmenter(nn.Module):
     @property
     def logits_stride(self) -> int:
         """Image / logits resolution."""
-        return self.output_stride if self.decoder is None else self.decoder.output_stride
+        if self.decoder is not None:
+            return self.decoder.output_stride
+        return self.output_stride if self.context is None else self.context.stride(self.output_stride)
 
-    @nn.compact
     def __call__(
         self,
         images: Float[Array, 'B H W 3'],
@@ -64,15 +80,29 @@ class Segmenter(nn.Module):
         there is if `train` or a key is given: with a key alone, batch norms are frozen. `pool_crop` (pixels) is the
         size of image that pooling windows are made for (official image_pooling_crop_size), by default that of `images`.
         """
+        return self.outputs(images, train, dropout_key, pool_crop).logits
+
+    @nn.compact
+    def outputs(
+        self,
+        images: Float[Array, 'B H W 3'],
+        train: bool = False,
+        dropout_key: jax.Array | None = None,
+        pool_crop: Size | None = None,
+    ) -> Outputs:
+        """The logits, as `__call__` gives them, and the auxiliary ones; under jit, what nobody reads costs nothing."""
         endpoints = self.backbone(images, train)
-        x = endpoints['features']
+        found = ContextOutput(endpoints['features'], {})
         if self.context is not None:
+            maps = {stride: endpoints[name] for stride, name in self.backbone.by_stride.items()}
             pooled_size = None if pool_crop is None else scale_size(pool_crop, 1 / self.output_stride)
-            x = self.context(x, train, dropout_key, pooled_size)
+            found = self.context.of_maps(maps, train, dropout_key, pooled_size)
+        x = found.features
         if self.decoder is not None:
             size = scale_size((images.shape[1], images.shape[2]), 1 / self.decoder.output_stride)
             x = self.decoder(x, endpoints[self.backbone.low_level], size, train)
-        return Logits(self.num_classes, name='logits')(x)
+        auxiliary = AuxiliaryLogits(self.num_classes, name='auxiliary')(found.auxiliary) if found.auxiliary else {}
+        return Outputs(Logits(self.num_classes, name='logits')(x), auxiliary)
 
 
 def scale_size(size: Size, scale: float) -> Size:

@@ -20,6 +20,7 @@ from absl import app, flags
 from dpc_jax import command_line, datasets, evaluation, export, figures, files, networks, provenance, study, weights
 from dpc_jax.base import Genotype, InputError, PyTree, Size, key_from_seed
 from dpc_jax.cell import DensePredictionCell
+from dpc_jax.contexts.dpc import read_genotype
 from dpc_jax.figures import is_scored, percent
 from dpc_jax.segmenter import Segmenter
 from dpc_jax.spaces.dpc import Space
@@ -82,7 +83,7 @@ def check_folder(out: pathlib.Path) -> None:
 def chosen_cell() -> tuple[Genotype, str]:
     """The cell of the flags, and what it is called."""
     if GENOTYPE.value:
-        return networks.read_genotype(GENOTYPE.value), pathlib.Path(GENOTYPE.value).stem
+        return read_genotype(GENOTYPE.value), pathlib.Path(GENOTYPE.value).stem
     workdir = pathlib.Path(common.WORKDIR.value).expanduser().resolve()
     url = STORAGE.value or f'sqlite:///{workdir / "study.db"}'
     candidates, _ = study.read(url, STUDY.value)

@@ -25,7 +25,7 @@ import rich.console
 from absl import app, flags
 
 from configs import common as fields
-from dpc_jax import backbones, command_line, counting, networks, progress, provenance
+from dpc_jax import backbones, command_line, contexts, counting, networks, progress, provenance
 from dpc_jax.base import InputError, Size
 from dpc_jax.counting import Operation
 from experiments import common, image_size
@@ -98,7 +98,7 @@ def module_rows(contexts: Sequence[Context], size: Size) -> list[Row]:
 
 def module_row(names: Sequence[str], context: Context, shape: tuple[int, ...], size: Size) -> Row:
     """One context module on features [1, h, w, C] of the backbones `names`."""
-    module: Any = networks.make_context(settings(names[0], context, decoder=False))
+    module: Any = contexts.make(settings(names[0], context, decoder=False))
     features = jax.ShapeDtypeStruct(shape, jnp.float32)
     operations = counting.operations(module, features)
     counted = counting.without_projection(operations)

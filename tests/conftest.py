@@ -56,6 +56,14 @@ def _forget_programs() -> Iterator[None]:
     gc.collect()
 
 
+@pytest.fixture(scope='module')
+def quick_compilation() -> Iterator[None]:
+    """For modules most of whose time is compilation: leaves out LLVM's passes and none of XLA's."""
+    jax.config.update('jax_disable_most_optimizations', True)
+    yield
+    jax.config.update('jax_disable_most_optimizations', False)
+
+
 @pytest.fixture(scope='session')
 def shared() -> Callable[[str], pathlib.Path]:
     """`shared('data/camvid')`: the path of that file or folder under DPC_SHARED, or a skip that says what is absent.

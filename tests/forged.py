@@ -1,16 +1,19 @@
-"""Forged rows of evaluations, as `dpc_jax.evaluate` writes them."""
+"""Forged rows: of evaluations, as `dpc_jax.evaluate` writes them, and candidates of a study."""
 
 import ast
 import functools
 import importlib
 import json
+import math
 import shlex
 
 import numpy as np
 
 from dpc_jax import evaluation
+from dpc_jax.base import Genotype
 from dpc_jax.datasets import Dataset
 from dpc_jax.evaluation import report as evaluation_report
+from dpc_jax.study import Candidate
 
 CLASSES = ('road', 'sky', 'bus')
 
@@ -92,3 +95,20 @@ def records(steps, miou, every=10):
         if step % (4 * every) == 0:
             lines.append({'step': step, 'miou': miou * step / steps, 'pixel_accuracy': 0.9})
     return ''.join(json.dumps(line) + '\n' for line in lines)
+
+
+def candidate(number, score=math.nan, *, state='', **fields):
+    """A candidate of a study; without a score it failed."""
+    held = {
+        'reference': '',
+        'genotype': Genotype(np.array([-1], np.int32), np.array([0], np.int32)),
+        'key': f'F[cell{number}]',
+        'curve': (),
+        'losses': (1.5, 0.75),
+        **{'steps': 30, 'seed': 0, 'rung': 'proxy'},
+        **{'config_hash': 'c0ffee', 'commit': 'abc', 'device': 'cpu'},
+        **{'seconds': 2.5, 'worker': 'here:1', 'finished': '2026-01-01T00:00:00+00:00', 'failure': ''},
+        **fields,
+    }
+    state = state or ('failed' if math.isnan(score) else 'complete')
+    return Candidate(number=number, score=score, state=state, **held)

@@ -1,6 +1,8 @@
-"""Experiment scripts as modules: several in one process, though they define flags of the same names."""
+"""Scripts as modules: those of experiments, several in one process though they define the same flags; and any file."""
 
 import importlib
+import importlib.util
+import pathlib
 import types
 
 from absl import flags
@@ -12,4 +14,14 @@ def load(name: str) -> types.ModuleType:
     module = importlib.import_module(f'experiments.{name}')
     for flag in set(flags.FLAGS) - known:
         delattr(flags.FLAGS, flag)
+    return module
+
+
+def module_at(path: pathlib.Path) -> types.ModuleType:
+    """The Python file as a module."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
     return module

@@ -1,5 +1,7 @@
 """A network that is compiled in a second and has all parts: strided, dense, depthwise, dropout, norms."""
 
+from types import MappingProxyType
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,6 +9,7 @@ import numpy as np
 
 from dpc_jax import networks, ops
 from dpc_jax.aspp import ASPP
+from dpc_jax.context import Context, ContextOutput
 from dpc_jax.convolution import ConvUnit, separable
 from dpc_jax.segmenter import Segmenter
 from dpc_jax.training import step as train_step
@@ -21,6 +24,7 @@ class Backbone(nn.Module):
     output_stride: int = 4
     official_scope: str = 'Small'
     low_level: str = 'features'
+    by_stride = MappingProxyType({4: 'features'})
 
     @nn.compact
     def __call__(self, images, train=False):
@@ -28,6 +32,25 @@ class Backbone(nn.Module):
         x = ConvUnit(4, ops.xavier_init, (3, 3), stride=2, decay=0.8, name='one')(x, train)
         x = separable(x, train, 6, name='two', decay=0.8)
         return {'features': x[:, ::2, ::2]}
+
+
+class WithAuxiliary(Context):
+    """One unit on the features, and beside it one whose map is auxiliary."""
+
+    weight: float
+
+    @property
+    def auxiliary_weights(self):
+        return {'early': self.weight}
+
+    @nn.compact
+    def of_maps(self, maps, train, dropout_key, pooled_size):
+        x, early = (ConvUnit(3, ops.xavier_init, decay=0.8, name=name)(maps[4], train) for name in ('main', 'early'))
+        return ContextOutput(x, {'early': early})
+
+
+def network_with_auxiliary(weight):
+    return Segmenter(Backbone(), WithAuxiliary(weight), CLASSES)
 
 
 def network(dropout_rate=0.1, dtype=None):

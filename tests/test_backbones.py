@@ -65,7 +65,7 @@ def test_xception_of_other_depth_is_refused():
         ((2, 1, 2, 1, 2, 1), 4, [(2, 1), (1, 1), (1, 1), (1, 2), (1, 2), (1, 4)]),
     ],
 )
-def test_strides_become_rates_behind_the_output_stride(nominal, output_stride, expected):
+def test_strides_become_rates_after_the_output_stride(nominal, output_stride, expected):
     assert backbones.atrous(nominal, output_stride, reached_stride=2) == expected
 
 
@@ -131,6 +131,46 @@ def test_xception_endpoints_are_named_and_as_large_as_their_stride_says(name, ou
         f'{scope}/unit_1/xception_module/shortcut'
         for scope in (*(f'entry_flow/block{i}' for i in range(1, blocks + 1)), 'exit_flow/block1')
     }
+
+
+LAST_OF_XCEPTION = {
+    4: ('entry_flow/block{}/unit_1/xception_module/separable_conv2_pointwise', 256),
+    8: ('entry_flow/block{}/unit_1/xception_module/separable_conv2_pointwise', 728),
+    16: ('exit_flow/block1/unit_1/xception_module/separable_conv2_pointwise', 1024),
+    32: ('exit_flow/block2', 2048),
+}
+BLOCKS_OF_XCEPTION = {'xception_41': (2, 3), 'xception_65': (2, 3), 'xception_71': (3, 5)}  # at strides 4 and 8
+LAST = {
+    'mobilenet_v2': {4: ('layer_4', 24), 8: ('layer_7', 32), 16: ('layer_14', 96), 32: ('layer_18', 320)},
+    **{
+        name: {
+            stride: (endpoint.format(blocks[stride == 8]), channels)
+            for stride, (endpoint, channels) in LAST_OF_XCEPTION.items()
+        }
+        for name, blocks in BLOCKS_OF_XCEPTION.items()
+    },
+}
+"""Stride -> the last endpoint at it and its channels, at output stride 32 and width 1."""
+
+
+@pytest.mark.parametrize('output_stride', OUTPUT_STRIDES)
+@pytest.mark.parametrize('name', backbones.names())
+def test_every_stride_up_to_the_output_stride_has_its_endpoint(name, output_stride):
+    model, size = backbones.make(name, output_stride=output_stride), (65, 70)
+    endpoints = jax.eval_shape(model.apply, shapes_of(model), jax.ShapeDtypeStruct((1, *size, 3), jnp.float32))
+    finer = {stride: name for stride, (name, _) in LAST[name].items() if stride < output_stride}
+    assert model.by_stride == {**finer, output_stride: 'features'}
+    for stride, endpoint in model.by_stride.items():
+        channels = LAST[name][stride if stride < output_stride else 32][1]
+        assert endpoints[endpoint].shape == (1, *(-(-side // stride) for side in size), channels)
+
+
+def test_a_map_by_stride_is_the_array_of_its_endpoint():
+    model = backbones.make('mobilenet_v2', output_stride=16, width=0.1)
+    images = jnp.asarray(np.random.default_rng(0).uniform(0, 255, (1, 33, 33, 3)).astype(np.float32))
+    endpoints = jax.jit(model.apply)(lively_variables(model), images)
+    assert list(model.by_stride) == [4, 8, 16]
+    np.testing.assert_array_equal(endpoints[model.by_stride[16]], endpoints['layer_18'])
 
 
 @pytest.mark.parametrize('model', ['xception71_dpc', 'xception65_dpc', 'xception65_aspp', 'mobilenetv2_dpc'])

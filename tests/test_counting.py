@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from configs import common
-from dpc_jax import networks, ops
+from dpc_jax import contexts, networks, ops
 from dpc_jax.base import FEATURES
 from dpc_jax.cell import CellSettings, DensePredictionCell
 from dpc_jax.convolution import ConvUnit
@@ -196,7 +196,7 @@ def test_table_1_of_the_paper_by_its_rules(context, channels, params, macs):
     config = common.network_config()
     config.context.name = context
     features = jax.ShapeDtypeStruct((1, *CITYSCAPES, channels), jnp.float32)
-    found = operations(networks.make_context(config), features)
+    found = operations(contexts.make(config), features)
     published = as_published(found)
     assert f'{published.weights / 1e6:.2f}' == f'{params:.2f}'
     assert published.macs == pytest.approx(macs * 1e9, rel=0.005)

@@ -21,21 +21,10 @@ from dpc_jax.base import IGNORE_LABEL, InputError
 from dpc_jax.evaluation import scorer as evaluator
 from dpc_jax.read_ahead import read_ahead
 from dpc_jax.weights import checkpoint
+from tests.networks_by_hand import filled
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SIZES = ((40, 57), (33, 65), (40, 64), (40, 57), (21, 50))  # of the images of val; (49, 65) is the crop for all
-
-
-def filled(network):
-    """Variables that tell classes apart."""
-    draw = np.random.default_rng(0)
-
-    def fill(path, leaf):
-        noise = draw.standard_normal(leaf.shape).astype(np.float32)
-        noise *= np.sqrt(2 * leaf.shape[-1] / leaf.size) if path[-1].key == 'kernel' else 0.1
-        return jnp.asarray(1 + np.abs(noise) if path[-1].key in ('var', 'scale') else noise)
-
-    return jax.tree_util.tree_map_with_path(fill, networks.variable_shapes(network))
 
 
 def toy(root=None, held='', **fields):

@@ -33,17 +33,6 @@ def network_of(genotype='dpc_top1', **fields):
     return networks.make(config, CLASSES)
 
 
-def variables_of(network):
-    draw = np.random.default_rng(1)
-
-    def fill(path, leaf):
-        noise = draw.standard_normal(leaf.shape).astype(np.float32)
-        noise *= np.sqrt(2 * leaf.shape[-1] / leaf.size) if path[-1].key == 'kernel' else 0.1
-        return jnp.asarray(1 + np.abs(noise) if path[-1].key in ('var', 'scale') else noise)
-
-    return jax.tree_util.tree_map_with_path(fill, networks.variable_shapes(network))
-
-
 def expected(network, variables, images, pool_crop=None):
     """Logits of the network as it is used here, resized to the images."""
 
@@ -72,7 +61,7 @@ def network():
 
 @pytest.fixture(scope='module')
 def variables(network):
-    found = variables_of(network)
+    found = filled(network, seed=1)
     middle = expected(network, found, PHOTOS).mean((0, 1, 2))
     found['params']['logits']['bias'] -= middle  # else one class is everywhere
     return found
@@ -207,6 +196,7 @@ import json, os, sys
 from absl import app
 from dpc_jax import command_line
 from experiments import common, export_cell
+from tests.networks_by_hand import filled
 
 for argv in json.loads(sys.argv[1]):
     if not os.fork():

@@ -12,34 +12,17 @@ from dpc_jax.figures import pictures
 from dpc_jax.spaces import dpc
 from dpc_jax.spaces.dpc import Genotype
 from dpc_jax.study import Candidate
+from tests import forged
 
 SPACE = dpc.Space(3)
 OP_NAMES = list(dpc.OP_NAMES)
 
 
-def candidate(number, score=math.nan, ops='conv1x1 conv1x1 conv1x1', reference='', state='') -> Candidate:
+def candidate(number, score=math.nan, ops='conv1x1 conv1x1 conv1x1', **fields) -> Candidate:
     indices = [OP_NAMES.index(name.replace('_', ' ')) for name in ops.split()]
     genotype = Genotype(np.array([-1, 0, 0], np.int32), np.array(indices, np.int32))
-    return Candidate(
-        number=number,
-        reference=reference,
-        genotype=genotype,
-        key=SPACE.canonical_key(genotype),
-        state=state or ('failed' if math.isnan(score) else 'complete'),
-        score=score,
-        curve=(score,),
-        losses=(1.0,),
-        steps=30,
-        seed=0,
-        rung='proxy',
-        config_hash='c0ffee',
-        commit='abc',
-        device='cpu',
-        seconds=1.0,
-        worker='here:1',
-        finished='2026-01-01T00:00:00+00:00',
-        failure='',
-    )
+    of_cell = {'genotype': genotype, 'key': SPACE.canonical_key(genotype), 'curve': (score,)}
+    return forged.candidate(number, score, **{**of_cell, 'losses': (1.0,), 'seconds': 1.0, **fields})
 
 
 def macs(genotype) -> int:

@@ -19,11 +19,22 @@ FLOORS = (
     ),
     # Parts.
     (
-        *('progress', 'provenance', 'sharding', 'ops', 'convolution', 'aspp', 'decoder', 'backbones'),
+        *('progress', 'provenance', 'sharding', 'ops', 'convolution', 'context', 'aspp', 'decoder', 'backbones'),
         *('canvas', 'datasets', 'drawn_data', 'weights'),
     ),
     # Wholes.
-    ('cell', 'cell_transfer', 'heads', 'segmenter', 'counting', 'networks', 'inference', 'study', 'samplers'),
+    (
+        'cell',
+        'cell_transfer',
+        'heads',
+        'contexts',
+        'segmenter',
+        'counting',
+        'networks',
+        'inference',
+        'study',
+        'samplers',
+    ),
     # Makers.
     (
         *('feature_cache', 'pretrain', 'input_pipeline', 'evaluation', 'training'),
@@ -32,7 +43,7 @@ FLOORS = (
     # Journeys.
     ('cell_files', 'bench', 'journeys', 'api'),
 )
-MENUS = ('spaces', 'heads', 'backbones', 'datasets', 'samplers', 'journeys')
+MENUS = ('spaces', 'heads', 'contexts', 'backbones', 'datasets', 'samplers', 'journeys')
 ROOMS = {
     'weights': ('tf_bundle', 'tf_import', 'checkpoint'),
     'study': ('workers', 'storage', 'batch', 'rows', 'progress', 'study', 'archive'),
@@ -47,7 +58,7 @@ door names."""
 OF_ANY_SPACE = ('dpc_jax.figures', 'dpc_jax.study')  # these ask a space by its protocol, and know no single one
 OF_A_CONFIG = ('ml_collections', 'configs.common')
 TOUCH_FILES = (
-    *('files', 'datasets', 'drawn_data', 'networks', 'weights', 'feature_cache', 'study'),
+    *('files', 'datasets', 'drawn_data', 'contexts', 'weights', 'feature_cache', 'study'),
     *('figures', 'evaluation', 'training', 'cell_files', 'bench', 'journeys', 'api', 'export'),
 )
 
@@ -316,7 +327,7 @@ def test_a_forged_fault_is_found(module, source, fault):
     [
         ('dpc_jax', ''),
         ('dpc_jax.ops', 'from dpc_jax.base import Size\nfrom dpc_jax.spaces import dpc\nfrom flax import linen as nn'),
-        ('dpc_jax.heads', 'from dpc_jax import ops'),
+        ('dpc_jax.decoder', 'from dpc_jax import ops'),
         ('dpc_jax.spaces.dpc', 'import jax\nfrom dpc_jax.base import Genotype'),
         ('dpc_jax.datasets.camvid', 'from dpc_jax.datasets import Dataset\nopen("x")'),
         ('dpc_jax.datasets.camvid', 'from PIL import Image\nImage.open("x")'),

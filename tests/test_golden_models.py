@@ -5,10 +5,8 @@ of the fixtures' README, in units of the standard deviation of the full tensor.
 """
 
 import functools
-import importlib.util
 import json
 import pathlib
-import types
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -26,6 +24,7 @@ from dpc_jax.decoder import Decoder
 from dpc_jax.segmenter import Segmenter
 from dpc_jax.spaces import dpc
 from dpc_jax.weights import tf_import
+from tests.scripts import module_at
 
 Find = Callable[[str], pathlib.Path]
 
@@ -94,15 +93,6 @@ class Golden:
         found = {'mean': x.mean(), 'std': x.std(), 'probe': signs @ x.ravel() / np.sqrt(x.size)}
         for statistic, value in found.items():
             assert abs(value - expected[statistic]) < limit * expected['std'], (name, statistic)
-
-
-def module_at(path: pathlib.Path) -> types.ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def run(network: Segmenter, variables: PyTree, images: np.ndarray, train: bool = False):

@@ -1,11 +1,9 @@
 """The import script, as a user starts it: a checkpoint that TensorFlow saved gives the golden logits."""
 
-import importlib.util
 import json
 import pathlib
 import subprocess
 import sys
-import types
 from collections.abc import Callable
 
 import jax
@@ -17,6 +15,7 @@ from dpc_jax import networks
 from dpc_jax.base import PyTree
 from dpc_jax.segmenter import Segmenter
 from dpc_jax.weights import checkpoint, tf_import
+from tests.scripts import module_at
 
 Find = Callable[[str], pathlib.Path]
 
@@ -57,15 +56,6 @@ def official(tmp_path: pathlib.Path) -> pathlib.Path:
     network = toy(19)
     tf_import.save_npz(tmp_path / 'official.npz', tf_import.to_official(noise(network), network.scopes))
     return tmp_path / 'official.npz'
-
-
-def module_at(path: pathlib.Path) -> types.ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.slow

@@ -29,6 +29,10 @@ class Strided(nn.Module):
 
     output_stride: int = 8
 
+    @property
+    def by_stride(self):
+        return {self.output_stride: 'features'}
+
     @nn.compact
     def __call__(self, images, train):
         features = nn.Conv(6, (3, 3), strides=self.output_stride, padding=((1, 1), (1, 1)))(images / 127.5 - 1)

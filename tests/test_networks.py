@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from configs import camvid, common
-from dpc_jax import networks
+from dpc_jax import contexts, networks
 from dpc_jax.aspp import ASPP
 from dpc_jax.base import InputError
 from dpc_jax.cell import DensePredictionCell
+from dpc_jax.contexts.dpc import read_genotype
 from dpc_jax.segmenter import scale_size
 from dpc_jax.spaces import dpc
+from tests.networks_by_hand import filled
 
 IMAGES = np.random.default_rng(0).uniform(0, 255, (2, 65, 97, 3)).astype(np.float32)
 
@@ -26,19 +28,7 @@ def toy(**fields):
     return config
 
 
-def variables_of(network):
-    """Of the right shapes, quickly: init compiles the whole network."""
-    draw = np.random.default_rng(0)
-
-    def fill(path, leaf):
-        noise = draw.standard_normal(leaf.shape).astype(np.float32)
-        noise *= np.sqrt(2 * leaf.shape[-1] / leaf.size) if path[-1].key == 'kernel' else 0.1
-        return jnp.asarray(1 + np.abs(noise) if path[-1].key in ('var', 'scale') else noise)
-
-    return jax.tree_util.tree_map_with_path(fill, networks.variable_shapes(network))
-
-
-@pytest.mark.parametrize('context', networks.CONTEXTS)
+@pytest.mark.parametrize('context', contexts.names())
 @pytest.mark.parametrize('decoder', [0, 4])
 def test_logits_have_the_stride_that_is_said(context, decoder):
     network = networks.make(toy(context__name=context, decoder__output_stride=decoder), 5)
@@ -89,7 +79,7 @@ def test_a_cell_of_three_branches_is_built_too(tmp_path):
 
 
 def test_the_head_of_the_released_mobilenet_models_is_aspp_without_rates():
-    context = networks.make_context(toy(context__name='image_level', context__image_pooling=False))
+    context = contexts.make(toy(context__name='image_level', context__image_pooling=False))
     assert isinstance(context, ASPP)
     assert (context.rates, context.image_pooling) == ((), True)
 
@@ -107,7 +97,7 @@ def test_pooling_windows_may_be_those_of_another_crop(tmp_path):
     genotype = dpc.parse(json.dumps([{'input': -1, 'op': 'pyramid_pooling', 'grid_size': [2, 4]}]))
     (tmp_path / 'cell.json').write_text(space.to_json(genotype))
     network = networks.make(toy(context__genotype=str(tmp_path / 'cell.json')), 5)
-    variables = variables_of(network)
+    variables = filled(network)
 
     @functools.partial(jax.jit, static_argnums=1)
     def logits(images, pool_crop):
@@ -125,7 +115,7 @@ def test_pooling_windows_may_be_those_of_another_crop(tmp_path):
 @pytest.mark.parametrize('context', ['dpc', 'aspp'])
 def test_training_draws_its_dropout_from_the_key(context):
     network = networks.make(toy(context__name=context, context__dropout_rate=0.5), 5)
-    variables = variables_of(network)
+    variables = filled(network)
 
     @jax.jit
     def logits(key):
@@ -151,7 +141,7 @@ def test_sizes_scale_as_officially(shared, side):
         ({'backbone__output_stride': 4}, 'output stride 4 of mobilenet_v2: it must be one of 8, 16, 32'),
         ({'backbone__output_stride': 32}, 'output stride 32: the rates of a cell need 4, 8 or 16'),
         ({'backbone__width': 0.0}, 'width 0.0 of mobilenet_v2'),
-        ({'context__name': 'psp'}, "context.name is 'psp'; allowed: dpc, aspp, image_level, none"),
+        ({'context__name': 'psp'}, "context.name is 'psp'; allowed: aspp, dpc, image_level, none"),
         ({'context__filters': 0}, 'context.filters is 0; it must be at least 1'),
         ({'context__dropout_rate': 1.0}, 'context.dropout_rate is 1.0; it must be at least 0 and below 1'),
         ({'context__pooling': 'max'}, "context.pooling is 'max'; allowed: sliding, binned"),
@@ -203,7 +193,7 @@ def test_a_faulty_cell_file_is_one_line_that_names_it(tmp_path, text, words):
 def test_a_cell_file_that_is_no_text_is_one_line(tmp_path):
     (tmp_path / 'cell.json').write_bytes(b'\xff\xfe\x00')
     with pytest.raises(InputError, match='not a text; it must be a JSON file or one of'):
-        networks.read_genotype(str(tmp_path / 'cell.json'))
+        read_genotype(str(tmp_path / 'cell.json'))
 
 
 def test_the_toy_of_a_config_has_all_parts():

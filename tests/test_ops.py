@@ -231,6 +231,14 @@ def test_resizing_a_map_is_one_matrix_per_axis():
     np.testing.assert_allclose(ops.resize_bilinear(x, size), ops.along_axes(x, *matrices), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize('axes', ['bhwl', 'blhw'])
+def test_upsampled_logits_are_resized_and_have_their_classes_in_front(axes):
+    x, size = float32(normal(2, 5, 7, 3)), (11, 8)
+    given = x if axes == 'bhwl' else jnp.moveaxis(x, -1, 1)
+    found = ops.upsample_logits(given, size, axes=axes)
+    np.testing.assert_allclose(found, jnp.moveaxis(ops.resize_bilinear(x, size), -1, 1), rtol=0, atol=1e-6)
+
+
 def test_corners_stay_and_a_ramp_stays_a_ramp():
     ramp = float32(np.arange(5)[:, None] + 10 * np.arange(4)[None, :])[None, :, :, None]
     found = ops.resize_bilinear(ramp, (9, 13))[0, :, :, 0]

@@ -25,12 +25,7 @@ SETTINGS = ProxySettings(
 ROUNDING = 1e-4  # in losses of about 1, between chunk sizes; measured: 2e-7
 
 
-@pytest.fixture(scope='module', autouse=True)
-def quick_compilation():
-    """Most of the time of these tests is compilation; this leaves out LLVM's passes and none of XLA's."""
-    jax.config.update('jax_disable_most_optimizations', True)
-    yield
-    jax.config.update('jax_disable_most_optimizations', False)
+pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 
 @pytest.fixture(scope='module')

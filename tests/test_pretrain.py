@@ -92,13 +92,6 @@ def test_every_step_is_shown():
     assert shown == [('training the backbone', 8, i) for i in range(8)]
 
 
-@pytest.fixture
-def quick_compilation():
-    jax.config.update('jax_disable_most_optimizations', True)
-    yield
-    jax.config.update('jax_disable_most_optimizations', False)
-
-
 @pytest.mark.slow  # compiles a whole backbone
 @pytest.mark.usefixtures('quick_compilation')
 def test_it_learns_and_inference_is_as_good_as_training_mode():

@@ -15,34 +15,11 @@ from tensorboardX.crc32c import crc32c
 from tensorboardX.proto.event_pb2 import Event
 
 from dpc_jax.progress import StepProgress, duration, track
-from dpc_jax.spaces.dpc import Genotype
-from dpc_jax.study import Candidate, Progress
+from dpc_jax.study import Progress
+from tests.forged import candidate
 
 ESCAPE = '\x1b'
 HIDE_CURSOR, SHOW_CURSOR = '\x1b[?25l', '\x1b[?25h'
-
-
-def candidate(number, score=math.nan, reference='', state='', losses=(1.5, 0.75)) -> Candidate:
-    return Candidate(
-        number=number,
-        reference=reference,
-        genotype=Genotype(np.array([-1], np.int32), np.array([0], np.int32)),
-        key=f'F[cell{number}]',
-        state=state or ('failed' if math.isnan(score) else 'complete'),
-        score=score,
-        curve=(),
-        losses=losses,
-        steps=30,
-        seed=0,
-        rung='proxy',
-        config_hash='c0ffee',
-        commit='abc',
-        device='cpu',
-        seconds=2.5,
-        worker='here:1',
-        finished='2026-01-01T00:00:00+00:00',
-        failure='',
-    )
 
 
 class Clock:

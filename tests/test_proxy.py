@@ -37,12 +37,7 @@ CELLS = {
 }
 
 
-@pytest.fixture(scope='module', autouse=True)
-def quick_compilation():
-    """Most of the time of these tests is compilation."""
-    jax.config.update('jax_disable_most_optimizations', True)
-    yield
-    jax.config.update('jax_disable_most_optimizations', False)
+pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 
 @pytest.fixture(scope='module')

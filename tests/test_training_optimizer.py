@@ -1,18 +1,24 @@
 """Which tensors decay and how fast each learns: by the official lists of variables, and by arithmetic in NumPy."""
 
+import dataclasses
 import json
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from absl import flags
 from flax import traverse_util
+from ml_collections import config_flags
 
 from configs import camvid, cityscapes
-from dpc_jax import networks
+from dpc_jax import networks, training
 from dpc_jax.base import InputError
 from dpc_jax.training import optimizer
-from dpc_jax.training.optimizer import OptimizerSettings
+from dpc_jax.training.checkpoint import flat
+from dpc_jax.training.optimizer import OptimizerSettings, PartSettings, read_parts
 from dpc_jax.weights import tf_import
 
 SCOPES = {'backbone': 'MobilenetV2', 'context': '', 'logits': 'logits/semantic'}
@@ -49,7 +55,7 @@ def test_only_biases_learn_twice_as_fast_and_only_the_backbone_is_no_last_layer(
     assert {path[0] for path in factors} == {'backbone', 'context', 'logits'}
 
 
-def test_the_learning_rate_is_poly_behind_a_slow_start():
+def test_the_learning_rate_is_poly_after_a_slow_start():
     settings = OptimizerSettings(steps=100, learning_rate=0.5, slow_start_steps=20, slow_start_learning_rate=0.01)
     found = [float(optimizer.learning_rate(jnp.int32(step), settings)) for step in (0, 19, 20, 60, 99, 100)]
     expected = [0.01, 0.01, 0.5, 0.5 * 0.5**0.9, 0.5 * (1 / 80) ** 0.9, 0]
@@ -110,3 +116,115 @@ def test_steps_by_hand():
 def test_a_wrong_setting_is_refused(field, value):
     with pytest.raises(InputError, match=rf'^train\.{field} is '):
         OptimizerSettings(**{field: value})
+
+
+# ---- parts with rules of their own ----------------------------------------------------------------------------------
+
+
+def drawn(draw):
+    shapes = {
+        'backbone': {'Conv': {'kernel': (1, 1, 2, 3)}},
+        'context': {'aspp0': {'kernel': (1, 1, 3, 3)}},
+        'logits': {'kernel': (1, 1, 3, 2), 'bias': (2,)},
+    }
+    return jax.tree.map(
+        lambda shape: jnp.asarray(draw.standard_normal(shape), jnp.float32),
+        shapes,
+        is_leaf=lambda x: isinstance(x, tuple),
+    )
+
+
+def moved(transform, params, gradients):
+    """The parameters after steps along the gradients."""
+    state = transform.init(params)
+    for gradient in gradients:
+        with jax.numpy_dtype_promotion('standard'):  # optax's Adam, by itself
+            updates, state = transform.update(gradient, state, params)
+            params = optax.apply_updates(params, updates)
+    return params
+
+
+@pytest.mark.parametrize('adaptive', ['adam', 'adamw'])
+def test_each_part_moves_as_by_its_own_optimiser(adaptive):
+    draw = np.random.default_rng(0)
+    params, gradients = drawn(draw), [drawn(draw) for _ in range(3)]
+    parts = {
+        'backbone': PartSettings(learning_rate=0.001, momentum=0.5, weight_decay=0.1),
+        'context': PartSettings(adaptive, learning_rate=0.003, weight_decay=0.2),
+    }
+    whole = OptimizerSettings(steps=10, learning_rate=0.1, momentum=0.9, weight_decay=0.05)
+    settings = dataclasses.replace(whole, parts=parts)
+    found = moved(optimizer.make(params, SCOPES, settings), params, gradients)
+
+    def poly(base):
+        return lambda step: base * (1 - step / 10) ** 0.9
+
+    decayed_sgd = optax.chain(optax.add_decayed_weights(0.1), optax.sgd(poly(0.001), momentum=0.5))
+    by_adam = {
+        'adam': optax.chain(optax.add_decayed_weights(0.2), optax.adam(poly(0.003))),
+        'adamw': optax.adamw(poly(0.003), weight_decay=0.2),
+    }[adaptive]
+    by_hand = {'backbone': decayed_sgd, 'context': by_adam, 'logits': optimizer.make(params, SCOPES, whole)}
+    for part, transform in by_hand.items():
+        mine = (lambda tree: tree) if part == 'logits' else (lambda tree: {part: tree[part]})  # noqa: B023
+        expected = moved(transform, mine(params), [mine(gradient) for gradient in gradients])
+        jax.tree.map(
+            lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7), found[part], expected[part]
+        )
+    assert np.abs(found['context']['aspp0']['kernel'] - params['context']['aspp0']['kernel']).max() > 0.001
+
+
+def test_without_parts_the_state_has_the_leaves_that_it_always_had():
+    params = drawn(np.random.default_rng(0))
+    names = set(flat(optimizer.make(params, SCOPES, OptimizerSettings()).init(params)))
+    tensors = {'backbone.Conv.kernel', 'context.aspp0.kernel', 'logits.kernel', 'logits.bias'}
+    assert names == {*(f'2.0.trace.{name}' for name in tensors), '2.1.count'}
+
+
+def test_types_promote_strictly_around_adam():
+    params = drawn(np.random.default_rng(0))
+    transform = optimizer.make(params, SCOPES, OptimizerSettings(parts={'logits': PartSettings('adam')}))
+    updates, _ = jax.jit(transform.update)(params, transform.init(params), params)
+    assert {leaf.dtype for leaf in jax.tree.leaves(updates)} == {jnp.dtype(jnp.float32)}
+
+
+@pytest.mark.parametrize(
+    ('parts', 'said'),
+    [
+        ({'backbone': 0.1}, "train.parts.backbone is 0.1; it must be a mapping such as {'learning_rate': 0.001}"),
+        (
+            {'backbone': {'lr': 0.1}},
+            "train.parts.backbone has no setting 'lr'; allowed: optimizer, learning_rate, momentum, weight_decay",
+        ),
+        ({'logits': {'optimizer': 'lion'}}, "train.parts.logits.optimizer is 'lion'; allowed: sgd, adam, adamw"),
+        ({'logits': {'learning_rate': 0.0}}, 'train.parts.logits.learning_rate is 0.0; it must be a number above 0'),
+        ({'logits': {'learning_rate': '1'}}, "train.parts.logits.learning_rate is '1'; it must be a number"),
+        ({'logits': {'momentum': 1.0}}, 'train.parts.logits.momentum is 1.0; it must be at least 0 and below 1'),
+        (
+            {'logits': {'weight_decay': -1}},
+            'train.parts.logits.weight_decay is -1.0; it must be a number of at least 0',
+        ),
+    ],
+)
+def test_a_wrong_rule_of_a_part_is_one_line(parts, said, fault):
+    assert fault(lambda: read_parts(parts)) == said
+
+
+def test_a_part_that_the_network_lacks_is_one_line(fault):
+    config = camvid.get_config('toy')
+    config.train.parts = {'decoder': {'learning_rate': 0.1}}
+    said = "train.parts names 'decoder'; parts of this network: backbone, context, logits"
+    assert fault(lambda: training.check(config, 1)) == said
+    settings = OptimizerSettings(parts=read_parts(config.train.parts.to_dict()))
+    assert fault(lambda: optimizer.make(drawn(np.random.default_rng(0)), SCOPES, settings)) == said
+
+
+def test_the_command_line_gives_parts_their_rules(monkeypatch):
+    given = "{'backbone': {'optimizer': 'sgd', 'learning_rate': 0.001}}"
+    argv = ['run.py', f'--config.train.parts={given}']
+    monkeypatch.setattr(sys, 'argv', argv)  # where config_flags looks for what a flag overrides
+    values = flags.FlagValues()
+    config = config_flags.DEFINE_config_dict('config', camvid.get_config('toy'), flag_values=values)
+    values(argv)
+    parts = training.step_settings(config.value).optimizer.parts
+    assert parts == {'backbone': PartSettings('sgd', learning_rate=0.001)}

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 
-from dpc_jax import losses, ops, sharding
+from dpc_jax import losses, networks, ops, sharding
 from dpc_jax.base import IGNORE_LABEL, InputError
 from dpc_jax.losses import LossSettings
 from dpc_jax.training import optimizer
@@ -27,7 +27,7 @@ KEY = jax.random.key(7)
 
 
 def run(settings, *, devices=1, parts=1, steps=1, net=None, count=8):
-    """The state behind some steps, and their losses."""
+    """The state after some steps, and their losses."""
     net, mesh = net or small.network(), sharding.data_mesh(devices)
     step = train_step.make_step(net, settings, mesh)
     state, told = sharding.replicate(small.state(net, settings), mesh), []
@@ -124,7 +124,7 @@ def test_hard_pixels_are_those_of_the_part():
     net = small.network(dropout_rate=0.0)
     start, (images, labels) = small.state(net, settings), small.batch(8)
     logits = net.apply({'params': start.params, 'batch_stats': start.batch_stats}, images[0])
-    terms = losses.pixel_losses(train_step.full_size(logits, (13, 13)), labels[0])
+    terms = losses.pixel_losses(ops.upsample_logits(logits, (13, 13)), labels[0])
     _, (told,) = run(settings, net=net)
     assert told == pytest.approx(float(losses.hard_mean(terms, jnp.float32(0.1))), rel=1e-5)
     _, (told,) = run(settings, net=net, parts=2)
@@ -145,9 +145,55 @@ def test_accuracy_is_of_the_labelled_pixels():
     settings, net = StepSettings(optimizer=FAST, batch_norm='frozen'), small.network(dropout_rate=0.0)
     start, (images, labels) = small.state(net, settings), small.batch(8)
     logits = net.apply({'params': start.params, 'batch_stats': start.batch_stats}, images[0])
-    predicted, kept = train_step.full_size(logits, (13, 13)).argmax(1), labels[0] != IGNORE_LABEL
+    predicted, kept = ops.upsample_logits(logits, (13, 13)).argmax(1), labels[0] != IGNORE_LABEL
     state, _ = run(settings, net=net)
     assert state.means.values()['accuracy'] == pytest.approx((predicted == labels[0])[kept].mean())
+
+
+def test_the_loss_of_auxiliary_logits_counts_by_its_weight_and_their_accuracy_does_not():
+    settings, net = StepSettings(optimizer=FAST), small.network_with_auxiliary(0.4)
+    start, (images, labels) = small.state(net, settings), small.batch(8)
+
+    def losses_of(params):
+        variables = {'params': params, 'batch_stats': start.batch_stats}
+        outputs, _ = net.apply(variables, images[0], True, KEY, mutable=['batch_stats'], method='outputs')
+        assert set(outputs.auxiliary) == {'early'}
+        found = [
+            ops.resize_bilinear(x, (13, 13)).transpose(0, 3, 1, 2) for x in (outputs.logits, outputs.auxiliary['early'])
+        ]
+        main, early = (losses.cross_entropy(logits, labels[0]) for logits in found)
+        kept = labels[0] != IGNORE_LABEL
+        return main + 0.4 * early, (main, (found[0].argmax(1) == labels[0])[kept].mean(dtype=jnp.float32))
+
+    (loss, (main, accuracy)), gradients = jax.jit(jax.value_and_grad(losses_of, has_aux=True))(start.params)
+    state, (told,) = run(settings, net=net)
+    assert told == pytest.approx(float(loss), rel=1e-5)
+    assert told > float(main) + 0.1
+    assert state.means.values()['accuracy'] == pytest.approx(float(accuracy))
+    transform = optimizer.make(start.params, net.scopes, FAST)
+    updates, _ = transform.update(gradients, start.opt_state, start.params)
+    close(state.params, optax.apply_updates(start.params, updates))
+    for gradient in (gradients['auxiliary']['early']['kernel'], gradients['context']['early']['kernel']):
+        assert np.abs(gradient).max() > 1e-4
+
+
+def test_auxiliary_logits_of_weight_0_change_nothing_else():
+    settings = StepSettings(optimizer=OptimizerSettings(steps=10, learning_rate=0.3, weight_decay=0.0))
+    net = small.network_with_auxiliary(0.0)
+    start = small.state(net, settings).params
+    state, _ = run(settings, net=net)
+    close(state.params['auxiliary'], start['auxiliary'], 0)
+    assert np.abs(state.params['context']['main']['kernel'] - start['context']['main']['kernel']).max() > 1e-4
+
+
+def test_prediction_does_not_read_auxiliary_logits():
+    net, (images, _) = small.network_with_auxiliary(0.4), small.batch(2)
+    variables = networks.init_variables(jax.random.key(0), net)
+    logits = net.apply(variables, images[0])
+    params = {**variables['params'], 'auxiliary': jax.tree.map(lambda x: x * jnp.nan, variables['params']['auxiliary'])}
+    broken = net.apply({**variables, 'params': params}, images[0], method='outputs')
+    np.testing.assert_array_equal(broken.logits, logits)
+    assert np.isnan(broken.auxiliary['early']).all()
 
 
 def test_a_batch_without_labels_changes_nothing_but_by_decay():
@@ -181,7 +227,7 @@ def test_the_same_on_1_2_4_and_8_devices():
     flags = [flag for flag in os.environ['XLA_FLAGS'].split() if 'device_count' not in flag]
     environment = {**os.environ, 'XLA_FLAGS': ' '.join([*flags, '--xla_force_host_platform_device_count=8'])}
     root = pathlib.Path(__file__).resolve().parent.parent
-    command = [sys.executable, '-m', 'tests.test_train_step']
+    command = [sys.executable, '-m', 'tests.test_training_step']
     done = subprocess.run(command, cwd=root, env=environment, text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

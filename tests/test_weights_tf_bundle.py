@@ -3,11 +3,9 @@
 The writer below is written from the formats' descriptions and shares no code with the reader, its checksum included.
 """
 
-import importlib.util
 import json
 import pathlib
 import struct
-import types
 import zlib
 from collections.abc import Callable, Iterable
 
@@ -17,6 +15,7 @@ import pytest
 
 from dpc_jax.base import InputError
 from dpc_jax.weights import tf_bundle
+from tests.scripts import module_at
 
 Find = Callable[[str], pathlib.Path]
 Pairs = list[tuple[bytes, bytes]]
@@ -202,15 +201,6 @@ def test_values_of_the_whole_network_are_those_of_the_rule(shared: Find) -> None
     assert bundle['global_step'] == 90_000
     for name in set(bundle) - {'global_step'}:
         np.testing.assert_array_equal(bundle[name], rule.variable(name, bundle.shape(name)), err_msg=name, strict=True)
-
-
-def module_at(path: pathlib.Path) -> types.ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def copied(source: pathlib.Path, target: pathlib.Path) -> pathlib.Path:

@@ -2,7 +2,10 @@
 
 Each file of the folder exposes `Model`, a Flax module of images in 0..255 that gives a dict of named endpoints, and
 `NAMES`: what its variants are called, each with the settings that make it. A model's `official_scope` is what the
-names of its official variables start with, its `low_level` the endpoint at stride 4 that a decoder reads.
+names of its official variables start with, its `low_level` the endpoint at stride 4 that the decoder of DeepLabv3+
+reads. Its `by_stride` names an endpoint for each stride, `{4: ..., 8: ..., 16: 'features'}`: from 4 to the output
+stride, where it is always the features; before that it is the last map that is computed at the stride
+(`last_of_each_stride`).
 """
 
 import importlib
@@ -72,11 +75,24 @@ def make_divisible(depth: float, divisor: int = 8, min_value: int = 8) -> int:
     return rounded if rounded >= 0.9 * depth else rounded + divisor
 
 
+def last_of_each_stride(blocks: Iterable[tuple[int, str]]) -> dict[int, str]:
+    """Stride -> endpoint, from stride 4 to the output stride, of the blocks that follow a stem of stride 2.
+
+    `blocks` are pairs: the stride of a block, and the last endpoint before the map shrinks in it.
+    """
+    last, reached_stride = {}, 2
+    for stride, endpoint in blocks:
+        if stride > 1:
+            last[reached_stride] = endpoint
+            reached_stride *= stride
+    return {stride: endpoint for stride, endpoint in last.items() if stride >= 4} | {reached_stride: 'features'}
+
+
 def atrous(nominal_strides: Iterable[int], output_stride: int, reached_stride: int) -> list[tuple[int, int]]:
-    """(stride, rate) of each block behind a stem that has reached `reached_stride`.
+    """(stride, rate) of each block that follows a stem which has reached `reached_stride`.
 
     When the output stride is reached, a block that would stride runs at stride 1 and the current rate, and the blocks
-    behind it run at the rate times its nominal stride (mobilenet.mobilenet_base, xception.stack_blocks_dense).
+    after it run at the rate times its nominal stride (mobilenet.mobilenet_base, xception.stack_blocks_dense).
     """
     blocks, rate = [], 1
     for nominal_stride in nominal_strides:

@@ -6,6 +6,7 @@ like the official variables.
 """
 
 import functools
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -51,7 +52,7 @@ class Bottleneck(NamedTuple):
 
 
 def bottlenecks(width: float, output_stride: int) -> tuple[Bottleneck, ...]:
-    """The 17 blocks behind the stem."""
+    """The 17 blocks after the stem."""
     nominal = [
         (depth, expansion, stride)
         for expansion, depth, first_stride, count in BOTTLENECKS
@@ -122,12 +123,18 @@ class Model(nn.Module):
         """The endpoint that a decoder at stride 4 reads, 144 channels at width 1 (official feature_extractor.py)."""
         return 'layer_4/depthwise_output'
 
+    @property
+    def by_stride(self) -> Mapping[int, str]:
+        """The output of the last block at each stride: 24, 32, 96 and 320 channels at width 1, output stride 32."""
+        blocks = bottlenecks(self.width, self.output_stride)
+        return backbones.last_of_each_stride((block.stride, f'layer_{index + 1}') for index, block in enumerate(blocks))
+
     @nn.compact
     def __call__(self, images: Float[Array, 'B H W 3'], train: bool = False) -> dict[str, Float[Array, 'B _ _ _']]:
         """Named endpoints of images in 0..255.
 
         `layer_1` (stem) .. `layer_18`, each k >= 2 with `layer_k/depthwise_output` and each k >= 3 with
-        `layer_k/expansion_output` (both behind BN and ReLU6), as slim names them; `features` is `layer_18`. A map is
+        `layer_k/expansion_output` (both after BN and ReLU6), as slim names them; `features` is `layer_18`. A map is
         ceil(size / stride) large. Under jit, endpoints that the caller does not return cost nothing.
         """
         x = backbones.scaled(images, self.dtype)

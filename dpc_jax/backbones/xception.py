@@ -43,7 +43,7 @@ class Block(NamedTuple):
     skip: str = 'conv'  # 'conv': 1x1 with the unit's stride; 'sum': the input itself; 'none'
     units: int = 1
     rate: int = 1
-    preactivated: bool = True  # ReLU before each separable convolution and nowhere else; else behind each part
+    preactivated: bool = True  # ReLU before each separable convolution and nowhere else; else after each part
 
 
 _ENTRY = (Block('block1', (128,) * 3, 2), Block('block2', (256,) * 3, 2), Block('block3', (728,) * 3, 2))
@@ -58,7 +58,7 @@ _EXIT = (Block('block1', (728, 1024, 1024), 2), Block('block2', (1536, 1536, 204
 
 
 def flows(layers: int) -> dict[str, tuple[Block, ...]]:
-    """The blocks behind the stem, by flow (xception_41, xception_65, xception_71 of the official file)."""
+    """The blocks after the stem, by flow (xception_41, xception_65, xception_71 of the official file)."""
     return {
         'entry_flow': _ENTRY_71 if layers == 71 else _ENTRY,
         'middle_flow': (Block('block1', (728,) * 3, 1, 'sum', units=8 if layers == 41 else 16),),
@@ -87,7 +87,7 @@ class XceptionModule(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'B h w _'], train: bool) -> tuple[Float[Array, 'B _ _ _'], Endpoints]:
-        """The output, and the parts by official name, each behind its batch norm (and ReLU, if that is its place)."""
+        """The output, and the parts by official name, each after its batch norm (and ReLU, if that is its place)."""
         block, source, parts = self.block, x, {}
         unit = functools.partial(_unit, decay=self.bn_decay, activation=None if block.preactivated else nn.relu)
         for index, (depth, grid) in enumerate(zip(block.depths, self.multi_grid, strict=True), 1):
@@ -201,8 +201,20 @@ class Model(nn.Module):
     @property
     def low_level(self) -> str:
         """The endpoint that a decoder at stride 4 reads: 256 channels, not rectified (feature_extractor.py)."""
-        block = 3 if self.layers == 71 else 2
-        return f'entry_flow/block{block}/unit_1/xception_module/separable_conv2_pointwise'
+        return self.by_stride[4]
+
+    @property
+    def by_stride(self) -> Mapping[int, str]:
+        """What the strided convolution of a block reads: 256, 728, 1024, 2048 channels at width 1, output stride 32.
+
+        The official decoder reads it at stride 4 (feature_extractor.py), and names no endpoint for the others.
+        """
+        flow_blocks = with_stride(flows(self.layers), self.output_stride).items()
+        return backbones.last_of_each_stride(
+            (block.stride, f'{flow}/{block.name}/unit_1/xception_module/separable_conv2_pointwise')
+            for flow, blocks in flow_blocks
+            for block in blocks
+        )
 
     @nn.compact
     def __call__(self, images: Float[Array, 'B H W 3'], train: bool = False) -> dict[str, Float[Array, 'B _ _ _']]:

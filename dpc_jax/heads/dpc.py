@@ -111,10 +111,8 @@ def make(config: ml_collections.ConfigDict, num_classes: int) -> Head:
 def upsample(
     x: Float[Array, 'B h w D'], kernel: Float[Array, 'D L'], size: Size, bias: Float[Array, ' L'] | None = None
 ) -> Float[Array, 'B L H W']:
-    """Logits in float32, resized (align-corners bilinear): one matrix product per axis, classes in front of both."""
+    """Logits in float32, resized as `ops.upsample_logits` does."""
     y = jnp.einsum('bhwd,dl->blhw', x.astype(jnp.float32), kernel)
     if bias is not None:
         y = y + bias[None, :, None, None]
-    rows, cols = (ops.resize_matrix(*pair) for pair in zip(y.shape[2:], size, strict=True))
-    y = jnp.einsum('blhw,Ww->blhW', y, cols)
-    return jnp.einsum('blhW,Hh->blHW', y, rows)
+    return ops.upsample_logits(y, size, axes='blhw')

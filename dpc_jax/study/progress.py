@@ -3,16 +3,15 @@
 import math
 import pathlib
 import time
-import types
 from collections.abc import Sequence
 
 from rich.console import Console
 
-from dpc_jax.progress import Clock, Events, Screen, duration
+from dpc_jax.progress import Clock, Reported, duration
 from dpc_jax.study.rows import Candidate
 
 
-class Progress:
+class Progress(Reported):
     """How far a search is: `with Progress(total, done, best, logdir) as progress: progress.update(candidates)`.
 
     `total` is the number of candidates to sample, `done` and `best` what an earlier start of the same search has
@@ -38,23 +37,8 @@ class Progress:
     ) -> None:
         self.total, self.done, self.best = total, done, best
         self.failed = 0
-        self._before, self._clock, self._start = done, clock, clock()
-        self._logdir = None if logdir is None else pathlib.Path(logdir)
-        self._events: Events | None = None
-        self._screen = Screen(self, 'candidates', console, clock)
-
-    def __enter__(self) -> 'Progress':
-        if self._logdir is not None:
-            self._events = Events(self._logdir)
-        self._screen.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
-    ) -> None:
-        self._screen.stop()
-        if self._events is not None:
-            self._events.close()
+        self._before = done
+        super().__init__('candidates', None if logdir is None else pathlib.Path(logdir), console, clock)
 
     def update(self, candidates: Sequence[Candidate]) -> None:
         """Takes in candidates that were finished, in any order and number."""

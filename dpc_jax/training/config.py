@@ -16,7 +16,7 @@ from dpc_jax.base import InputError
 from dpc_jax.datasets import Dataset
 from dpc_jax.losses import LossSettings
 from dpc_jax.segmenter import Segmenter
-from dpc_jax.training.optimizer import OptimizerSettings
+from dpc_jax.training.optimizer import OptimizerSettings, check_parts, read_parts
 from dpc_jax.training.step import StepSettings
 
 CONFIG, CHECKPOINTS = 'config.json', 'checkpoints'  # in a work folder
@@ -28,6 +28,9 @@ FREE_FIELDS = (
     *('evaluate.batch_size', 'evaluate.pictures'),
 )
 """Fields that may change between two starts of one run. Of the data, the names of the images are compared."""
+
+ADDED: dict[str, Any] = {'train.parts': {}}
+"""Fields that configs did not have once, with the value that stands for what was done before."""
 
 
 def check(config: ml_collections.ConfigDict, num_devices: int) -> None:
@@ -41,8 +44,8 @@ def check(config: ml_collections.ConfigDict, num_devices: int) -> None:
             )
     evaluation.check(config)
     datasets.check_split(config.dataset.name, train.split)
-    make_network(config)
-    step_settings(config)
+    network = make_network(config)
+    check_parts(step_settings(config).optimizer.parts, network.scopes)
     input_pipeline.pipeline_settings(config, num_devices)
     checks.one_of('train.init.parts', train.init.parts, PARTS)
     for field in ('log_every', 'evaluate_every', 'checkpoint_every'):
@@ -73,7 +76,7 @@ def step_settings(config: ml_collections.ConfigDict) -> StepSettings:
     names = OptimizerSettings.__dataclass_fields__
     return StepSettings(
         LossSettings(tuple(map(float, weights)), train.hard_pixels, train.hard_pixels_step),
-        OptimizerSettings(**{name: train[name] for name in names}),
+        OptimizerSettings(**{**{name: train[name] for name in names}, 'parts': read_parts(train.parts.to_dict())}),
         batch_norm=train.batch_norm,
         ema_decay=train.ema_decay,
     )
@@ -111,7 +114,9 @@ def _claim(workdir: pathlib.Path, wanted: Mapping[str, Any]) -> None:
         raise InputError(f"workdir '{workdir}' has checkpoints but no {CONFIG}; give another workdir") from None
     except (OSError, ValueError) as error:
         raise InputError(f'{path} cannot be read ({error}); give another workdir') from error
-    for name, there, here in provenance.differences(provenance.flat(held), provenance.flat(wanted), free=FREE_FIELDS):
+    added = provenance.flat(ADDED)
+    there_and_here = ({**added, **provenance.flat(fields)} for fields in (held, wanted))
+    for name, there, here in provenance.differences(*there_and_here, free=FREE_FIELDS):
         was, now = (json.loads(text) if text != provenance.MISSING else None for text in (there, here))
         raise InputError(
             f"workdir '{workdir}' is of another config: {name} was {was!r} there and is {now!r} now;"

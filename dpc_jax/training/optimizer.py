@@ -1,4 +1,6 @@
-"""How parameters move: momentum, the poly learning rate, which tensors decay, whose gradients are multiplied.
+"""How parameters move: the optimiser, the poly learning rate, which tensors decay, whose gradients are multiplied.
+
+One rule moves all of a network, momentum SGD, unless parts of it have rules of their own (`PartSettings`).
 
 Source of every rule: tensorflow/models research/deeplab, train.py and utils/train_utils.py (and slim's arg scopes for
 what is regularised). What a tensor is, its official name says.
@@ -6,24 +8,86 @@ what is regularised). What a tensor is, its official name says.
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 import jax
 import optax
-from flax import traverse_util
 from jaxtyping import Array, Float, Int
 
-from dpc_jax import weights
+from dpc_jax import checks, weights
 from dpc_jax.base import InputError, PyTree
 from dpc_jax.weights import Scopes
 
 BIAS_GRADIENT_MULTIPLIER = 2.0  # get_model_gradient_multipliers: of every variable that is called biases
 BACKBONE = 'backbone'  # the part of a network that is no last layer (model.get_extra_layer_scopes)
+OTHERS = 'others'  # label of all parts that have no rule of their own
+
+
+@dataclasses.dataclass(frozen=True)
+class PartSettings:
+    """The rule of one part of a network, in place of the rule of the whole.
+
+    Attributes:
+      optimizer: one of `OPTIMIZERS`.
+      learning_rate: what the poly learning rate starts from; its form is that of the whole network.
+      momentum: of 'sgd' alone.
+      weight_decay: a part of the gradient for 'sgd' and 'adam', and apart from it for 'adamw'.
+
+    None is the value of the whole network.
+
+    Raises:
+      InputError: an optimiser that is not known, a number outside of its range.
+    """
+
+    optimizer: str = 'sgd'
+    learning_rate: float | None = None
+    momentum: float | None = None
+    weight_decay: float | None = None
+
+    def __post_init__(self) -> None:
+        checks.one_of('optimizer', self.optimizer, OPTIMIZERS)
+        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
+            raise InputError(f'learning_rate is {self.learning_rate}; it must be a number above 0')
+        if self.momentum is not None and not 0 <= self.momentum < 1:
+            raise InputError(f'momentum is {self.momentum}; it must be at least 0 and below 1')
+        if self.weight_decay is not None and not 0 <= self.weight_decay < math.inf:
+            raise InputError(f'weight_decay is {self.weight_decay}; it must be a number of at least 0')
+
+
+def read_parts(parts: Mapping[str, Any]) -> dict[str, PartSettings]:
+    """`train.parts` of a config, `{part: {field: value}}`; InputError names what is wrong in it."""
+    found = {}
+    for part, fields in parts.items():
+        name = f'train.parts.{part}'
+        if not isinstance(fields, Mapping):
+            raise InputError(f"{name} is {fields!r}; it must be a mapping such as {{'learning_rate': 0.001}}")
+        known = PartSettings.__dataclass_fields__
+        for field, value in fields.items():
+            if field not in known:
+                raise InputError(f"{name} has no setting '{field}'; allowed: {', '.join(known)}")
+            if field != 'optimizer' and type(value) not in (int, float):
+                raise InputError(f'{name}.{field} is {value!r}; it must be a number')
+        try:
+            numbers: dict[str, Any] = {name: float(value) for name, value in fields.items() if name != 'optimizer'}
+            found[part] = PartSettings(fields.get('optimizer', 'sgd'), **numbers)
+        except InputError as error:
+            raise InputError(f'{name}.{error}') from None
+    return found
+
+
+def check_parts(parts: Mapping[str, PartSettings], there: Collection[str]) -> None:
+    """InputError unless each part that has a rule is `there` in the network."""
+    for part in parts:
+        if part not in there:
+            raise InputError(f"train.parts names '{part}'; parts of this network: {', '.join(there)}")
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerSettings:
     """Momentum without Nesterov, poly learning rate that ends at 0; defaults are those of Cityscapes.
+
+    `parts` have rules of their own, by their names in the network (`Segmenter.scopes`).
 
     Raises:
       InputError: a number outside of its range.
@@ -37,6 +101,7 @@ class OptimizerSettings:
     momentum: float = 0.9
     weight_decay: float = 4e-5
     last_layer_gradient_multiplier: float = 1.0
+    parts: Mapping[str, PartSettings] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -70,21 +135,76 @@ def learning_rate(step: Int[Array, ''], settings: OptimizerSettings) -> Float[Ar
 
 
 def make(params: PyTree, scopes: Scopes, settings: OptimizerSettings) -> optax.GradientTransformation:
-    """Momentum SGD for `params` (arrays or shapes) of a network with these official scopes.
+    """What moves `params` (arrays or shapes) of a network with these official scopes.
 
-    The decay is part of the gradient, as the official regulariser is part of the loss: it is multiplied and gathers
-    momentum like the rest.
+    Raises:
+      InputError: a part has a rule and is not in the network.
     """
+    check_parts(settings.parts, scopes)
+    if not settings.parts:
+        return _rule(params, scopes, settings, PartSettings())
+    labels = {part: part if part in settings.parts else OTHERS for part in params}
+    rules = {}
+    for label in set(labels.values()):
+        mine = {part: tree if labels[part] == label else optax.MaskedNode() for part, tree in params.items()}
+        rules[label] = _rule(mine, scopes, settings, settings.parts.get(label, PartSettings()))
+    return optax.partition(rules, labels)
+
+
+def _rule(
+    params: PyTree, scopes: Scopes, settings: OptimizerSettings, part: PartSettings
+) -> optax.GradientTransformation:
+    """One optimiser for all of `params`."""
+    own = {name: value for name, value in dataclasses.asdict(part).items() if value is not None and name != 'optimizer'}
+    settings = dataclasses.replace(settings, **own)
     factors = gradient_multipliers(params, scopes, settings.last_layer_gradient_multiplier)
 
     def multiply(gradients: PyTree, _: PyTree) -> PyTree:
         return jax.tree.map(lambda gradient, factor: gradient * factor, gradients, factors)
 
-    return optax.chain(
-        optax.add_decayed_weights(settings.weight_decay, mask=decayed(params, scopes)),
-        optax.stateless(multiply),
-        optax.sgd(lambda step: learning_rate(step, settings), momentum=settings.momentum),
-    )
+    decay = optax.add_decayed_weights(settings.weight_decay, mask=decayed(params, scopes))
+    return OPTIMIZERS[part.optimizer](settings, decay, optax.stateless(multiply))
+
+
+def _sgd(
+    settings: OptimizerSettings, decay: optax.GradientTransformation, multiply: optax.GradientTransformation
+) -> optax.GradientTransformation:
+    """The decay is part of the gradient, as the official regulariser is part of the loss: it is multiplied and gathers
+    momentum like the rest."""
+    return optax.chain(decay, multiply, optax.sgd(_schedule(settings), momentum=settings.momentum))
+
+
+def _adam(
+    settings: OptimizerSettings, decay: optax.GradientTransformation, multiply: optax.GradientTransformation
+) -> optax.GradientTransformation:
+    return _any_types(optax.chain(decay, multiply, optax.adam(_schedule(settings))))
+
+
+def _adamw(
+    settings: OptimizerSettings, decay: optax.GradientTransformation, multiply: optax.GradientTransformation
+) -> optax.GradientTransformation:
+    rate = optax.scale_by_learning_rate(_schedule(settings))
+    return _any_types(optax.chain(multiply, optax.scale_by_adam(), decay, rate))
+
+
+OPTIMIZERS = {'sgd': _sgd, 'adam': _adam, 'adamw': _adamw}
+"""`(settings, decay of the weights, multiplication of the gradients) -> what moves them`. Adam divides a constant
+factor on a gradient out again, but for its epsilon."""
+
+
+def _schedule(settings: OptimizerSettings) -> optax.Schedule:
+    return lambda step: learning_rate(step, settings)
+
+
+def _any_types(transform: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The same where types promote strictly: optax's Adam raises a float to an integer count."""
+
+    def update(gradients: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
+        with jax.numpy_dtype_promotion('standard'):
+            moved: tuple[PyTree, PyTree] = transform.update(gradients, state, params)
+        return moved
+
+    return optax.GradientTransformation(transform.init, update)
 
 
 def decayed(params: PyTree, scopes: Scopes) -> PyTree:
@@ -93,7 +213,7 @@ def decayed(params: PyTree, scopes: Scopes) -> PyTree:
 
 
 def gradient_multipliers(params: PyTree, scopes: Scopes, last_layer: float) -> PyTree:
-    """The factor on the gradient of each tensor: twice for biases, `last_layer` for all behind the backbone."""
+    """The factor on the gradient of each tensor: twice for biases, `last_layer` for all after the backbone."""
 
     def factor(name: str, part: str) -> float:
         bias = BIAS_GRADIENT_MULTIPLIER if name.endswith('/biases') else 1.0
@@ -103,6 +223,10 @@ def gradient_multipliers(params: PyTree, scopes: Scopes, last_layer: float) -> P
 
 
 def _by_official_name(params: PyTree, scopes: Scopes, rule: Callable[[str, str], bool | float]) -> PyTree:
-    paths = traverse_util.flatten_dict(params)
-    found = {path: rule(weights.official_name(('params', *path), scopes), path[0]) for path in paths}
-    return traverse_util.unflatten_dict(found)
+    """`rule(official name, part)` of each tensor; what is masked stays so."""
+
+    def of_tensor(path: tuple[Any, ...], _: Any) -> bool | float:
+        names = tuple(key.key for key in path)
+        return rule(weights.official_name(('params', *names), scopes), names[0])
+
+    return jax.tree_util.tree_map_with_path(of_tensor, params)

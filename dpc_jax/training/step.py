@@ -22,7 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Integer
 
 from dpc_jax import losses, metrics, networks, ops, sharding
-from dpc_jax.base import IGNORE_LABEL, InputError, PyTree, Size
+from dpc_jax.base import IGNORE_LABEL, InputError, PyTree
 from dpc_jax.losses import LossSettings
 from dpc_jax.segmenter import Segmenter
 from dpc_jax.training import optimizer
@@ -187,20 +187,33 @@ def part_loss(
     labelled: Float[Array, ' G'],
     parts: int,
 ) -> tuple[Float[Array, ''], tuple[PyTree, Int[Array, '']]]:
-    """What a part of the batch adds to the loss; and the moving averages behind it, and how many pixels are right."""
+    """What a part of the batch adds to the loss; and the moving averages after it, and how many pixels are right.
+
+    The loss is that of the logits and, each times its weight, those of the auxiliary ones; what is right is said of the
+    logits alone.
+    """
     groups = labelled.shape[0]
 
     def one(
         key: jax.Array, images: Float[Array, 'b H W 3'], labels: Int[Array, 'b H W'], labelled: Float[Array, '']
     ) -> tuple[Any, Any, Any]:
         variables, train = {'params': params, 'batch_stats': stats}, settings.batch_norm != 'frozen'
-        small, mutated = network.apply(variables, images, train, key, mutable=['batch_stats'])
-        logits = full_size(small, (labels.shape[1], labels.shape[2]))
-        terms = losses.pixel_losses(logits, labels, settings.loss.class_weights)
-        if settings.loss.hard_pixels < 1:
-            loss = losses.hard_mean(terms, losses.hard_share(step, settings.loss)) / parts
-        else:
-            loss = terms.sum() / labelled
+        outputs, mutated = network.apply(variables, images, train, key, mutable=['batch_stats'], method='outputs')
+        # In float32 on every device: a GPU would round what it multiplies.
+        full_size = functools.partial(
+            ops.upsample_logits, size=(labels.shape[1], labels.shape[2]), precision=lax.Precision.HIGHEST
+        )
+
+        def loss_of(logits: Float[Array, 'b L H W']) -> Float[Array, '']:
+            terms = losses.pixel_losses(logits, labels, settings.loss.class_weights)
+            if settings.loss.hard_pixels < 1:
+                return losses.hard_mean(terms, losses.hard_share(step, settings.loss)) / parts
+            return terms.sum() / labelled
+
+        logits = full_size(outputs.logits)
+        loss = loss_of(logits)
+        for name, weight in network.auxiliary_weights.items():
+            loss = loss + weight * loss_of(full_size(outputs.auxiliary[name]))
         hits = (metrics.predict(lax.stop_gradient(logits)) == labels).sum()
         return loss, mutated['batch_stats'], hits
 
@@ -210,19 +223,6 @@ def part_loss(
     images, labels = (x.reshape(groups, -1, *x.shape[1:]) for x in (images, labels))
     loss, moved_stats, hits = jax.vmap(one)(jax.random.split(key, groups), images, labels, labelled)
     return loss.mean(), (jax.tree.map(lambda x: x.mean(0), moved_stats), hits.sum())
-
-
-def full_size(logits: Float[Array, 'B h w L'], size: Size) -> Float[Array, 'B L H W']:
-    """Logits at the size of the labels, which are never made smaller (DeepLabv3 §4.1): align-corners bilinear.
-
-    One matrix product per axis, classes in front of both: its gradient is a product again, where that of a gather is
-    a scatter.
-    """
-    rows, columns = (
-        jnp.asarray(ops.resize_matrix(*pair), jnp.float32) for pair in zip(logits.shape[1:3], size, strict=True)
-    )
-    y = jnp.einsum('bhwl,Ww->blhW', logits, columns, precision=lax.Precision.HIGHEST)
-    return jnp.einsum('blhW,Hh->blHW', y, rows, precision=lax.Precision.HIGHEST)
 
 
 def moved(average: PyTree, new: PyTree, step: Int[Array, ''], decay: float) -> PyTree:

@@ -1,0 +1,7 @@
+"""No context: decoder and logits read the backbone's features."""
+
+import ml_collections
+
+
+def make(config: ml_collections.ConfigDict, *, decay: float) -> None:
+    """Nothing, whatever the config says."""
