@@ -137,7 +137,7 @@ def first_folder(root: pathlib.Path, names: Sequence[str]) -> pathlib.Path:
 
 
 def read_list(path: pathlib.Path, form: str) -> tuple[tuple[int, list[str]], ...]:
-    """Number (from 1) and words of the lines that hold any; InputError if there are none. `form` says what a line is."""
+    """Number (from 1) and words of each line that has any; InputError if none has. `form` says what a line is."""
     try:
         lines = path.read_text(encoding='utf-8').splitlines()
     except FileNotFoundError:

@@ -111,7 +111,9 @@ def load(name: str, root: str | pathlib.Path, split: str) -> Packed:
     except Exception as error:  # whatever the parsers of JSON, protocol buffers and features make of a damaged file
         raise InputError(f"the pack '{folder}' is damaged: {_line(error)}") from error
     if len(source) != len(names[split]):
-        raise InputError(f"the pack '{folder}' is damaged: {split} has {len(source)} of its {len(names[split])} examples")
+        raise InputError(
+            f"the pack '{folder}' is damaged: {split} has {len(source)} of its {len(names[split])} examples"
+        )
     fields = {field: getattr(kind, field) for field in CLASS_FIELDS}
     made: Packed = type(f'Packed{kind.__name__}', (Packed,), fields)(
         split, folder, source, tuple(names[split]), digests[split]

@@ -160,7 +160,9 @@ class _Collected:
         for what, column, known in (('image_id', 1, self.images), ('category_id', 2, self.labels)):
             wrong = set(self.regions[start + column :: 5]).difference(known)
             if wrong:
-                raise InputError(f'{path}: {what} {min(wrong)} of an annotation is not one of those that the file lists')
+                raise InputError(
+                    f'{path}: {what} {min(wrong)} of an annotation is not one of those that the file lists'
+                )
         self._check_regions(path)
 
     def _check_regions(self, path: pathlib.Path) -> None:
