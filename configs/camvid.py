@@ -1,8 +1,8 @@
 """Whole networks on CamVid, which fits a laptop: 11 classes, 367 and 101 images of 360x480 (docs/data.md).
 
 MobileNet-v2 with the released cell and no decoder, as in Table 1 of the paper (arXiv:1809.04184), which has no CamVid;
-nothing is published for it. A short training from ImageNet weights, whose head learns 30 times as fast as the backbone:
-240 steps of batch 8 are 5 epochs, 6 to 10 minutes on 2 CPU cores. What 400 reach: docs/training.md,
+nothing is published for it. A short training from ImageNet weights, in which all after the backbone learns 30 times
+as fast: 240 steps of batch 8 are 5 epochs, 6 to 10 minutes on 2 CPU cores. What 400 reach: docs/training.md,
 "CamVid, end to end".
 
   python run.py --config=configs/camvid.py --workdir=runs/camvid_dpc_0 --config.dataset.root=/data/camvid \\

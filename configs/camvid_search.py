@@ -1,7 +1,7 @@
 """Search on CamVid with the ImageNet MobileNet-v2: real street scenes, 367 train and 101 val images of 360x480.
 
 The paper's proxy (Chen et al. 2018, arXiv:1809.04184, §3.2) on a data set that fits a laptop: 64 filters and 500 steps
-instead of 256 and 30 000; 40 minutes of evaluation on two cores. Data, weights and what came out are in
+instead of 256 and 30 000; 40 minutes of evaluation on two cores. Data, weights and results are in
 docs/search.md, "CamVid".
 
   python run.py --config=configs/camvid_search.py --workdir=runs/camvid \\

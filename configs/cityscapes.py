@@ -9,13 +9,13 @@
     MobileNet-v2, ASPP      73.97       the same and --config.context.name=aspp
 
 The paper says "modified Xception" without its depth; the zoo's released DPC is Xception-71 (80.31 on val), and
---config.backbone.name=xception_65 is the other. Over a week on one P100 by the paper (§3.2); not timed here.
+--config.backbone.name=xception_65 is the other. The paper says over a week on one P100 (§3.2); not timed here.
 
   python run.py --config=configs/cityscapes.py --workdir=runs/cityscapes --config.dataset.root=/data/cityscapes \\
     --config.train.init.checkpoint=xception_71_2018_05_09.tar.gz
 
 Table 2, the test server (82.7): train with --config.train.split=trainval_coarse, from the weights of the run above and
-a lower LR (the paper gives neither steps nor LR of it), then
+a lower LR (the paper gives neither its steps nor its LR), then
 
   python run.py --config=configs/cityscapes.py --workdir=runs/cityscapes_test --config.journey=evaluate \\
     --config.dataset.root=/data/cityscapes --config.checkpoint=runs/cityscapes_coarse/weights \\

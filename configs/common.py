@@ -36,7 +36,7 @@ def search_config() -> ml_collections.ConfigDict:
     config.cache.views = 4  # augmented views of each train image
     config.cache.scales = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
     config.cache.flip_probability = 0.5
-    config.cache.batch_size = 8  # of the backbone's pass
+    config.cache.batch_size = 8  # images at a time through the backbone
 
     config.proxy = ml_collections.ConfigDict()
     config.proxy.steps = 30_000
@@ -55,11 +55,11 @@ def search_config() -> ml_collections.ConfigDict:
     )
     config.proxy.chunk = 0  # candidates within one vmap; 0 measures up to search.population and takes the fastest
     config.proxy.at_once = 0  # candidates in one call of a program; 0: chunk times devices
-    config.proxy.steps_per_call = 20  # how often Ctrl-C is heard
+    config.proxy.steps_per_call = 20  # steps between which Ctrl-C can stop
 
     config.search = ml_collections.ConfigDict()
     config.search.num_candidates = 28_000
-    config.search.population = 8  # candidates proposed together, knowing the same scores
+    config.search.population = 8  # candidates that are proposed together, from the same scores
     config.search.sampler = 'near_best'  # uniform | near_best | optuna.TPESampler | ...
     config.search.sampler_settings = ml_collections.ConfigDict(  # of each sampler, under its name
         {'near_best': {'exploit': 0.5, 'incumbents': 10, 'neighbourhood': 'adjacent'}}
@@ -126,7 +126,7 @@ def train_config() -> ml_collections.ConfigDict:
     config.split = 'train'
     config.steps = 90_000
     config.batch_size = 16  # images of a step, on all devices of all hosts together
-    config.accumulate = 1  # the batch goes through in so many parts, their gradients added up: for small memories
+    config.accumulate = 1  # parts in which the batch goes through, gradients added up: for small memories
     config.dtype = 'float32'  # of the computation, or bfloat16; parameters are float32
 
     config.crop_size = (769, 769)
@@ -152,11 +152,13 @@ def train_config() -> ml_collections.ConfigDict:
     config.bn_decay = 0.0  # of the moving averages; 0 keeps the official 0.9997 (MobileNet-v2: 0.997)
 
     config.class_weights = ()  # one for each class; () weighs all alike
-    config.hard_pixels = 1.0  # share of the pixels, the hardest, that the loss is of (top_k_percent_pixels)
-    config.hard_pixels_step = 0  # until which the share shrinks from 1
+    config.hard_pixels = 1.0  # share of the pixels, the hardest, whose loss counts (top_k_percent_pixels)
+    config.hard_pixels_step = 0  # step until which the share shrinks from 1
 
     config.init = ml_collections.ConfigDict()
-    config.init.checkpoint = ''  # what to start from: official weights, or a folder that a training wrote; '' is noise
+    config.init.checkpoint = (
+        ''  # what to start from: official weights, or a folder that a training wrote; '' draws them
+    )
     config.init.parts = 'all'  # or 'backbone'; logits of another number of classes are drawn anew
 
     config.log_every = 100  # steps, as below
@@ -167,7 +169,7 @@ def train_config() -> ml_collections.ConfigDict:
 
 
 def shrink_network(config: ml_collections.ConfigDict) -> None:
-    """Makes any network small enough for seconds, with all its parts."""
+    """Makes any network small enough to run in seconds, with all its parts."""
     config.backbone.width = 0.1
     config.context.filters = 8
     config.decoder.low_level_filters = 4
@@ -183,7 +185,7 @@ def shrink_network(config: ml_collections.ConfigDict) -> None:
 
 
 def shrink(config: ml_collections.ConfigDict) -> None:
-    """Makes any search a matter of seconds, through the same code: three candidates of two branches, four steps."""
+    """Makes any search run in seconds, through the same code: three candidates of two branches, four steps."""
     config.space.num_branches = 2
     config.cell.filters = 4
     config.backbone.width = 0.1

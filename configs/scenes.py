@@ -1,7 +1,7 @@
 """Whole networks on the procedural street scenes: no download, no GPU, minutes on two cores (no paper has them).
 
 A narrow MobileNet-v2 with the released cell (Chen et al. 2018, arXiv:1809.04184), or with a cell that
-`configs/scenes_search.py` found. What it is for: to see a network trained and its predictions without any data. The
+`configs/scenes_search.py` found. It shows the training of a network and its predictions without any data. The
 backbone that a search has trained is a good start:
 
   python run.py --config=configs/scenes.py --workdir=runs/scenes_net

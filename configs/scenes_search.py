@@ -1,6 +1,6 @@
 """Search on procedural street scenes: no download, no GPU, minutes on two cores.
 
-The whole job of the paper (Chen et al. 2018, arXiv:1809.04184, §3.2), only smaller: a narrow MobileNet-v2 is trained
+The whole search of the paper (Chen et al. 2018, arXiv:1809.04184, §3.2), only smaller: a narrow MobileNet-v2 is trained
 for a minute to see what can be seen locally, its features of 257x385 scenes are cached at output stride 16, and cells
 are trained on them and ranked. Four pairs of classes in the scenes can be told apart only by a cue far away, each in
 another direction, so what a cell reaches decides its score.

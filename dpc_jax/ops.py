@@ -192,7 +192,7 @@ def pool(
 
     Sliding windows are those of a map of `pooled_size` cells, by default of this map: a network that was trained on
     crops may keep their windows on whole images (the official image_pooling_crop_size). InputError if one of them
-    is larger than the map, or if `pooling` is 'binned'.
+    is larger than the map, or if bins get a `pooled_size`.
     """
     if pooling == 'sliding':
         height, width = pooled_size or (x.shape[1], x.shape[2])

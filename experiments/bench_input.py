@@ -2,9 +2,9 @@
 
   python experiments/bench_input.py --config=configs/camvid.py --workdir=runs/bench --config.dataset.root=/data/camvid
 
-Images per second of: reading and decoding, the same with augmentation (both in one thread), the whole pipeline with the
-config's workers and threads from the folder and from a pack of it (made in the workdir), and the compiled step. The
-pipeline is held against the step, and the time of one image is split into its parts.
+It prints images per second of reading and decoding, the same with augmentation (both in one thread), the whole pipeline
+with the config's workers and threads from the folder and from a pack of it (made in the workdir), and the compiled
+step. The pipeline is compared with the step, and the time of one image is split into its parts.
 """
 
 import pathlib
@@ -78,12 +78,12 @@ def step_rate(config: ml_collections.ConfigDict, dataset: Dataset, settings: Pip
     (_, images, labels), *_ = input_pipeline.on_devices(
         input_pipeline.train_batches(dataset, settings, start=0, stop=1), mesh
     )
-    state, told = step(key, state, images, labels)
-    jax.block_until_ready(told)
+    state, report = step(key, state, images, labels)
+    jax.block_until_ready(report)
     started = time.perf_counter()
     for _ in range(steps):
-        state, told = step(key, state, images, labels)
-    jax.block_until_ready(told)
+        state, report = step(key, state, images, labels)
+    jax.block_until_ready(report)
     return steps * settings.batch_size / (time.perf_counter() - started)
 
 

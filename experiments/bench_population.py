@@ -46,7 +46,7 @@ LOSS_STRIDE = 4
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """Seconds for one candidate-step, and what compiling cost before."""
+    """Seconds for one candidate-step, and seconds of compiling before."""
 
     step_seconds: float
     compile_seconds: float = 0.0
@@ -73,7 +73,7 @@ def head() -> dpc_head.Head:
 
 
 def settings() -> proxy.ProxySettings:
-    """The work of the flags."""
+    """The settings that the flags ask for."""
     return proxy.ProxySettings(
         head(),
         steps=max(STEPS.value, 4),
@@ -160,7 +160,7 @@ def _round_up(count: int, unit: int) -> int:
 
 
 def peak_memory() -> str:
-    """Of the device where it says, else of this process."""
+    """Peak memory of the device where it is known, else of this process."""
     stats = jax.devices()[0].memory_stats() or {}
     if 'peak_bytes_in_use' in stats:
         return f'{stats["peak_bytes_in_use"] / 2**30:.2f} GiB on the device'
@@ -190,7 +190,7 @@ def main(argv: Sequence[str]) -> None:
     if one_by_one:
         rows.append(('static', time_static(data, one_by_one), f'{len(one_by_one)} of the cells, one at a time'))
     if TORCH.value:
-        from experiments import torch_cell  # only where it is asked for: PyTorch is no requirement
+        from experiments import torch_cell  # only where it is asked for: PyTorch is not a requirement
 
         seconds = torch_cell.step_seconds(
             unstack(genotypes),

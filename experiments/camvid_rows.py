@@ -2,7 +2,7 @@
 
   python experiments/camvid_rows.py --rows=experiments/results,runs --out=camvid.md
 
-Runs are averaged that differ in the seed alone: the same network, images, protocol, steps, batch, crop and start.
+Runs that differ in the seed alone are averaged: the same network, images, protocol, steps, batch, crop and start.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ def command(context: str) -> str:
 
 
 def line(group: Sequence[Row]) -> list[str]:
-    """The cells of runs that differ in the seed alone."""
+    """A line of the table, of runs that differ in the seed alone."""
     settings = group[0].settings
     scores = sorted((row.seed or 0, row.miou) for row in group if row.miou is not None)
     listed = [f'{100 * score:.2f}' for _, score in scores]

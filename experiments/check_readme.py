@@ -80,7 +80,7 @@ def check(root: pathlib.Path, stated: Sequence[Claim], elsewhere: Sequence[State
 
 
 def rows_of(report: Report, root: pathlib.Path, source: claims.Source) -> Values:
-    """The named values of a file; none, and a fault, where it cannot be read."""
+    """The named values of a file; none, and a fault, if it cannot be read."""
     try:
         return source.read(root / RESULTS / source.path)
     except (OSError, ValueError, KeyError, IndexError) as error:
@@ -89,7 +89,7 @@ def rows_of(report: Report, root: pathlib.Path, source: claims.Source) -> Values
 
 
 def sole_match(report: Report, document: str, expression: str, phrase: str) -> re.Match[str] | None:
-    """Where the phrase stands; none, and a fault, unless that is one place."""
+    """The match of the phrase; None, and a fault, unless there is exactly one."""
     found = list(re.finditer(expression, report.texts.get(document, '')))
     if len(found) != 1:
         times = f'stands there {len(found)} times' if found else 'is not there'
@@ -141,7 +141,7 @@ def place(name: str, text: str, offset: int) -> str:
 
 
 def fixed(report: Report) -> dict[str, str]:
-    """The documents that change, with the numbers of the rows."""
+    """The documents that would change, with the numbers of the rows."""
     texts = dict(report.texts)
     for number in sorted(report.numbers, key=lambda number: number.start, reverse=True):
         text = texts[number.document]
@@ -150,7 +150,7 @@ def fixed(report: Report) -> dict[str, str]:
 
 
 def run(root: pathlib.Path, *, fix: bool, say: Callable[[str], object] = print) -> list[str]:
-    """Checks the documents below `root`, mends them if asked to; gives the faults that are left."""
+    """Checks the documents below `root`, corrects them if `fix`; returns the faults that are left."""
     report = check(root, claims.CLAIMS, claims.ELSEWHERE)
     if fix:
         for name, text in fixed(report).items():

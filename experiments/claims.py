@@ -1,7 +1,7 @@
 """Which number of the documents comes from which row in `results/`; `check_readme.py` compares them.
 
-A claim is a phrase of a document with its numbers left open: `{name:format}` stands for one number, and the reader says
-what every name is worth in a file of rows. Percentages are read as percentages, times in the unit of their name.
+A claim is a phrase of a document with its numbers left open: `{name:format}` stands for one number, and the reader
+gives the value of every name in a file of rows. Percentages are read as percentages, times in the unit of their name.
 Numbers of the documents that no row holds are in `ELSEWHERE`, each with its source.
 """
 
@@ -64,7 +64,7 @@ def read_ranking(path: pathlib.Path) -> Values:
 
 
 def read_scores(path: pathlib.Path) -> Values:
-    """Cells under several seeds: the mean of each, and what the seeds say of all."""
+    """Cells under several seeds: the mean of each, and deviations and correlation over the seeds."""
     scores = _scores(path)
     stds = [statistics.stdev(found) for found in scores.values()]
     seeds = np.array(list(scores.values()))

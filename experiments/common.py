@@ -25,7 +25,7 @@ Scores = dict[str, list[float]]
 def check_whole_network(config: ml_collections.ConfigDict) -> None:
     """InputError unless the config names a whole network."""
     if 'decoder' not in config:
-        raise InputError('--config is of no whole network; configs/camvid.py and configs/cityscapes.py are')
+        raise InputError('--config names no whole network; configs/camvid.py and configs/cityscapes.py do')
 
 
 def config_and_workdir() -> tuple[ml_collections.ConfigDict, pathlib.Path]:
@@ -48,7 +48,7 @@ def scores_under_seeds(
 
 
 def write_scores(scores: Scores, directory: pathlib.Path, stem: str, summary: str) -> None:
-    """`stem`.md, .csv and .png into `directory`; the table and the paths on the screen."""
+    """`stem`.md, .csv and .png into `directory`; prints the table and the paths."""
     directory.mkdir(parents=True, exist_ok=True)
     paths = {suffix: directory / f'{stem}.{suffix}' for suffix in ('md', 'csv', 'png')}
     paths['md'].write_text(table(scores, summary))
@@ -63,7 +63,7 @@ def write_scores(scores: Scores, directory: pathlib.Path, stem: str, summary: st
 
 
 def table(scores: Scores, summary: str) -> str:
-    """Markdown: a row per cell, and what they say."""
+    """Markdown: a row per cell, then the summary."""
     lines = ['| cell | mean mIoU % | std | scores |', '|:--|--:|--:|:--|']
     for name, values in scores.items():
         listed = ', '.join(f'{100 * v:.2f}' for v in values)

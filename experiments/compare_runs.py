@@ -26,16 +26,16 @@ from experiments.rows import Row
 SCORES = ('miou', 'pixel_accuracy', 'class_accuracy')
 FREE = ('context', 'genotype')  # settings in which runs may differ
 # 97.5 % quantiles of Student's t with 1, 2, ... degrees of freedom (NIST/SEMATECH e-Handbook, 1.3.6.7.2), for intervals
-# of 95 %. The last stands for all beyond: a little too wide.
+# of 95 %. The last is used for all larger numbers too: a little too wide.
 T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 
-class Run(NamedTuple):
+class FinishedRun(NamedTuple):
     """A finished training."""
 
     workdir: pathlib.Path
     row: Row
-    held: Mapping[str, Any]  # all of the row's file
+    held: Mapping[str, Any]  # all that the row's file has
     records: list[training.Record]
 
     @property
@@ -45,18 +45,18 @@ class Run(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Module and seed, as a folder is called."""
+        """Module and seed, as the name of a folder."""
         return f'{self.module}_seed{self.row.seed}'
 
 
-Modules = Mapping[str, Mapping[int, Run]]
+Modules = Mapping[str, Mapping[int, FinishedRun]]
 """Module -> seed -> run, in order of both."""
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------
 
 
-def read(workdir: pathlib.Path) -> Run:
+def read(workdir: pathlib.Path) -> FinishedRun:
     """The training in `workdir`; InputError unless it is finished and its images have labels."""
     path = workdir / 'evaluation' / rows.METRICS
     if not path.exists():
@@ -66,12 +66,12 @@ def read(workdir: pathlib.Path) -> Run:
         raise InputError(f"--workdirs has '{workdir}': {path} is of an evaluation alone, not of a training")
     if row.miou is None or not isinstance(held.get('iou'), dict):
         raise InputError(f"--workdirs has '{workdir}': {path} has no scores")
-    return Run(workdir, row, held, training.read_records(workdir / training.METRICS))
+    return FinishedRun(workdir, row, held, training.read_records(workdir / training.METRICS))
 
 
-def by_module(runs: Sequence[Run]) -> Modules:
+def by_module(runs: Sequence[FinishedRun]) -> Modules:
     """The runs in order; InputError where two are the same or differ in more than module and seed."""
-    first, found = runs[0], dict[str, dict[int, Run]]()
+    first, found = runs[0], dict[str, dict[int, FinishedRun]]()
     for run in sorted(runs, key=lambda run: (run.module, run.row.seed or 0)):
         different = differences(first, run)
         if different:
@@ -82,8 +82,8 @@ def by_module(runs: Sequence[Run]) -> Modules:
     return found
 
 
-def differences(one: Run, other: Run) -> list[str]:
-    """What is not the same in the two, besides module and seed; which images they are is compared by their digest."""
+def differences(one: FinishedRun, other: FinishedRun) -> list[str]:
+    """What differs in the two besides module and seed; the images are compared by their digest."""
     pairs = [
         (dict(run.row.settings._asdict(), training=run.row.origin, data=run.held.get('data'))) for run in (one, other)
     ]
@@ -126,7 +126,7 @@ def module_table(modules: Modules) -> str:
     return rows.markdown_table(heads, lines)
 
 
-def facts(seeds: Mapping[int, Run]) -> list[str]:
+def facts(seeds: Mapping[int, FinishedRun]) -> list[str]:
     """Commits and devices."""
     return rows.facts([run.row for run in seeds.values()])[2:]
 
@@ -151,7 +151,7 @@ def difference_table(modules: Modules) -> str:
 
 
 def interval(values: Sequence[float]) -> str:
-    """Of the mean, by Student's t; two values at least."""
+    """Interval of the mean, by Student's t; it needs at least two values."""
     count = len(values)
     if count < 2:
         return '–'
@@ -193,7 +193,7 @@ def as_csv(modules: Modules) -> str:
 
 
 def write(modules: Modules, folder: pathlib.Path) -> list[pathlib.Path]:
-    """Everything, into `folder`."""
+    """Writes everything into `folder`."""
     for run in (run for seeds in modules.values() for run in seeds.values()):
         place = folder / 'rows' / run.name
         place.mkdir(parents=True, exist_ok=True)
@@ -207,7 +207,7 @@ def write(modules: Modules, folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def make_folder(folder: pathlib.Path) -> pathlib.Path:
-    """Makes it if it is missing; InputError where that cannot be."""
+    """Makes the folder if it is missing; InputError if it cannot."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

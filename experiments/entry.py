@@ -1,4 +1,4 @@
-"""How the experiment scripts end; apart from `common` because it imports next to nothing."""
+"""How the experiment scripts end; not in `common`, because this file imports almost nothing."""
 
 import functools
 import sys

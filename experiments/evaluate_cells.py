@@ -66,7 +66,7 @@ def rows(names: Sequence[str], result: CellScores) -> list[Row]:
 
 
 def _iou_by_class(confusions: Sequence[Any], classes: Sequence[str]) -> dict[str, float]:
-    """After the last step; NaN where the labels lack the class, and in studies of an earlier version."""
+    """IoU of each class after the last step; NaN if the labels lack it, and in studies of an earlier version."""
     values = metrics.class_iou(np.array(confusions[-1])) if confusions else np.full(len(classes), np.nan)
     return dict(zip(classes, values.tolist(), strict=True))
 

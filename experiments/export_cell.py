@@ -7,7 +7,7 @@
 
 The config says what is around the cell (backbone, filters, decoder, classes of the data set) and, unless --image_size
 does, the size of images. Weights are those of a checkpoint of this project (`experiments/import_checkpoint.py` makes
-one of an official file); without one they are drawn from config.seed, but for those of --backbone.
+one of an official file); without one they are drawn from config.seed, except those of --backbone.
 """
 
 import pathlib
@@ -69,12 +69,12 @@ def main(argv: Sequence[str]) -> None:
 
 
 def check_folder(out: pathlib.Path) -> None:
-    """InputError if something of somebody else's is there."""
+    """InputError if the folder holds files that this script did not write."""
     if out.exists() and not out.is_dir():
         raise InputError(f"--out: '{out}' is a file")
     others = sorted(path.name for path in out.iterdir() if path.name not in FILES) if out.exists() else []
     if others:
-        raise InputError(f"--out: '{out}' holds {others[0]}, which is not of this script; give a folder of its own")
+        raise InputError(f"--out: '{out}' holds {others[0]}, which this script did not write; give a folder of its own")
 
 
 # ---- what is exported -----------------------------------------------------------------------------------------------
@@ -108,7 +108,7 @@ def size_of_images(config: ml_collections.ConfigDict) -> Size:
         return image_size.parse(IMAGE_SIZE.value, 'image_size')
     height, width = config.evaluate.crop_size
     if not (height and width):
-        raise InputError('--image_size is needed: config.evaluate.crop_size says none')
+        raise InputError('--image_size is needed: config.evaluate.crop_size gives none')
     return height, width
 
 
@@ -136,7 +136,7 @@ def load_weights(config: ml_collections.ConfigDict, network: Segmenter) -> tuple
 
 
 def write(out: pathlib.Path, genotype: Genotype, *, title: str, program: bytes, text: str) -> None:
-    """All of `FILES`."""
+    """Writes all of `FILES`."""
     space = Space(len(genotype.ops))
     (out / 'cell.json').write_text(space.to_json(genotype))
     for suffix in ('svg', 'png'):
@@ -147,7 +147,7 @@ def write(out: pathlib.Path, genotype: Genotype, *, title: str, program: bytes, 
 
 
 def readme(facts: Mapping[str, str], config: ml_collections.ConfigDict, size: Size, classes: Sequence[str]) -> str:
-    """What lies in the folder, what it was made of, and what the numbers of the classes mean."""
+    """What the folder holds, what it was made from, and what the numbers of the classes mean."""
     shape = f'[B, {size[0]}, {size[1]}'
     pool_crop = tuple(config.evaluate.image_pooling_crop_size)
     pooled = f'those of images of {pool_crop[0]}x{pool_crop[1]}' if any(pool_crop) else 'of the whole image'

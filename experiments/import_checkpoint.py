@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def filled(variables: PyTree, network: Segmenter, seed: int) -> PyTree:
-    """Fresh values where there are only shapes; no others are drawn, so the program is compiled in a moment."""
+    """Fresh values for leaves that are only shapes; as no others are drawn, compiling is quick."""
     leaves, tree = jax.tree.flatten(variables)
     absent = [index for index, leaf in enumerate(leaves) if not isinstance(leaf, jax.Array)]
 

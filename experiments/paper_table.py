@@ -1,6 +1,6 @@
-"""A table of the paper (arXiv:1809.04184) with what was reached here beside it; table1_... to table4_... fill it.
+"""A table of the paper (arXiv:1809.04184) beside what was reached here; table1_... to table4_... fill it.
 
-Nothing is computed: rows of evaluations are looked for, and what has not been run is said to be so, with its commands.
+Nothing is computed: rows of evaluations are looked for, and what has not been run is listed with its commands.
 """
 
 import pathlib
@@ -32,8 +32,8 @@ class Entry(NamedTuple):
 
     name: tuple[str, ...]  # what it is: the first cells
     published: str  # mIoU in %, perhaps with the mark of a footnote
-    wanted: tuple[Settings, ...] = ()  # networks that are this row, any of them; (): it is not in this repository
-    commands: tuple[str, ...] = ()  # that make a row of the first of them
+    wanted: tuple[Settings, ...] = ()  # networks that may be this row; (): it is not in this repository
+    commands: tuple[str, ...] = ()  # that make a row of the first network
     costs: tuple[str, ...] = ()  # further cells, before the score
 
 
@@ -126,7 +126,7 @@ def cells(item: Entry, group: Sequence[Row]) -> list[str]:
 
 
 def near_misses(table: Table, found: Sequence[Row]) -> list[str]:
-    """Rows of the same images that are none of this table, and how they differ from the one that is nearest."""
+    """Rows of the same images that do not belong to this table, and how they differ from the nearest row."""
     wanted = [settings for item in table.entries for settings in item.wanted]
     lines = []
     for row in found:
@@ -135,7 +135,7 @@ def near_misses(table: Table, found: Sequence[Row]) -> list[str]:
         if same_images and (nearest or row.generated):
             said = 'drawn images' if row.generated else ', '.join(nearest)
             lines.append(f'- {row.path} ({rows.reached([row])}): {said}')
-    return ['Of the same split, but none of these rows:', '\n'.join(lines)] if lines else []
+    return ['Evaluations of the same split that are not one of these rows:', '\n'.join(lines)] if lines else []
 
 
 def differences(settings: Settings, wanted: Settings) -> list[str]:
@@ -148,7 +148,7 @@ def differences(settings: Settings, wanted: Settings) -> list[str]:
 
 
 def start(made: Markdown) -> None:
-    """Parses --rows and --out, prints the Markdown. The flags are defined only now, so that tests import scripts."""
+    """Parses --rows and --out, prints the Markdown. The flags are defined here, so that tests can import scripts."""
     flags.DEFINE_list('rows', list(rows.FOLDERS), 'Folders with rows of evaluations (metrics.json), at any depth.')
     flags.DEFINE_string('out', '', 'Markdown file.')
     for name in ('rows', 'out'):

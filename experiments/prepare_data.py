@@ -3,7 +3,7 @@
   python experiments/prepare_data.py --dataset=cityscapes --root=/data/cityscapes
 
 Decodes all images and labels. Writes `report.md` and a contact sheet for each split into --out. A split that is not on
-disk is said to be absent and is no fault, unless --splits names it. Exit code: 0 all is whole, 1 files are faulty (all
+disk is listed as absent, which is a fault only if --splits names it. Exit code: 0 all is whole, 1 files are faulty (all
 are listed), files that a split lists are missing (the first is named) or their number is not the published one, 2 wrong
 flags or root.
 """
@@ -35,11 +35,11 @@ IMAGES = flags.DEFINE_integer('images', 12, 'Images in the contact sheet of a sp
 
 flags.adopt_module_key_flags(data_folder)  # so that --help lists them
 
-COLUMNS = 4  # of a contact sheet; each has an image and, below it, its label over it
+COLUMNS = 4  # of a contact sheet; each has an image and, below it, the image with its label over it
 TILE = 2.4  # inches wide
 OPACITY = 0.6  # of a label over its image
-DARK = (20, 20, 20)  # where nothing is known
-ABSENT = ('there is no ', 'there are no ')  # what data sets say where a list or a folder of a split is not there
+DARK = (20, 20, 20)  # where there is no label
+ABSENT = ('there is no ', 'there are no ')  # how messages of data sets begin if a list or folder of a split is absent
 SHOWN_FAULTS = 5  # on the screen; the report has all
 
 
@@ -67,7 +67,7 @@ def look(dataset: Dataset, index: int) -> tuple[str, np.ndarray, Size]:
 
 
 def check(dataset: Dataset) -> Checked:
-    """Decodes everything, in threads: decoding lets go of the interpreter."""
+    """Decodes everything in threads, since decoding releases Python's lock."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         seen = pool.map(functools.partial(look, dataset), range(len(dataset)))
         found = list(track(seen, f'{dataset.split}: images', len(dataset)))
@@ -168,7 +168,7 @@ def overlay(
 
 
 def main(argv: Sequence[str]) -> None:
-    """Checks, writes, says how it is by the exit code."""
+    """Checks, writes, and gives the result as exit code."""
     del argv
     if not DATASET.value or IMAGES.value < 1:
         raise InputError(

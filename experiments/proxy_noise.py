@@ -4,8 +4,8 @@
 
 Takes the best, the middle and the worst candidates of the search in `workdir` and its references, trains each with
 `--seeds` further seeds (other initial noise, dropout and order of images; the cached views are the same), and writes
-`noise.md`, `noise.csv` and `noise.png` to `workdir/report`. What it compares: the standard deviation between the seeds
-of one cell, and the spread between cells. Every score is kept in the workdir's storage, so a second start goes on where
+`noise.md`, `noise.csv` and `noise.png` to `workdir/report`. It compares the standard deviation between the seeds of
+one cell with that between cells. Every score is kept in the workdir's storage, so a second start goes on where
 the first was stopped.
 """
 
@@ -40,7 +40,7 @@ def chosen(candidates: Sequence[Candidate], each: int) -> dict[str, Genotype]:
 def spread(scores: Scores) -> tuple[float, float, float]:
     """Standard deviation within a cell (pooled over cells), between the cells' means, and Spearman between seeds.
 
-    The last is the mean of the rank correlations of all pairs of seeds: what two searches would agree on.
+    The last is the mean of the rank correlations of all pairs of seeds: how far two searches would agree.
     """
     table = np.array(list(scores.values()))  # [cells, seeds]
     within = float(np.sqrt(table.var(1, ddof=1).mean()))
@@ -50,7 +50,7 @@ def spread(scores: Scores) -> tuple[float, float, float]:
 
 
 def summary(scores: Scores) -> str:
-    """What the scores say of the proxy, in two sentences."""
+    """What the scores tell about the proxy, in two sentences."""
     within, between, agreement = spread(scores)
     times = f'{between / within:.1f}' if within else 'any number of'
     return (

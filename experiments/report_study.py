@@ -1,4 +1,4 @@
-"""The report of a study from its storage alone: no data, no weights, nothing trained. Also while the search runs.
+"""The report of a study from its storage alone: no data, no weights, no training. It works while the search runs, too.
 
 python experiments/report_study.py --workdir=runs/camvid
 python experiments/report_study.py --storage=postgresql://user@host/db --study=dpc-proxy --out=report
@@ -13,7 +13,7 @@ from dpc_jax import command_line, figures, spaces, study
 from dpc_jax.base import InputError
 from experiments import common
 
-STORAGE = flags.DEFINE_string('storage', '', 'Or any Optuna URL.')
+STORAGE = flags.DEFINE_string('storage', '', 'Instead of --workdir: any Optuna URL.')
 STUDY = flags.DEFINE_string('study', 'dpc-proxy', 'Name of the study there.')
 OUT = flags.DEFINE_string('out', '', 'Folder for the report.')
 

@@ -24,7 +24,7 @@ Json = dict[str, Any]
 
 
 class Training(NamedTuple):
-    """How weights came about, but for the seed."""
+    """How weights were trained, except the seed."""
 
     steps: int
     batch_size: int
@@ -37,7 +37,7 @@ class Training(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """What of a row must be as in a table: the network, its data, the protocol of the evaluation."""
+    """What of a row a table compares: the network, its data, the protocol of the evaluation."""
 
     dataset: str
     split: str
@@ -65,7 +65,7 @@ class Row:
     settings: Settings
     generated: bool  # on drawn images, as of ':toy'
     miou: float | None  # 0..1; None: the images have no labels
-    training: Training | None  # None: nothing that was read says how the weights came about
+    training: Training | None  # None: no file that was read says how the weights were trained
     seed: int | None  # of that training
     weights: str  # digest
     config_hash: str
@@ -84,7 +84,7 @@ class Found(NamedTuple):
     """What folders hold."""
 
     rows: list[Row]
-    faults: list[str]  # a line for each file that is no row
+    faults: list[str]  # a line for each file that is not a row
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------
@@ -126,11 +126,11 @@ def read_row(path: pathlib.Path) -> Row:
         return parse(held, path)
     except (KeyError, TypeError, ValueError) as error:
         what = f'it has no {error}' if isinstance(error, KeyError) else str(error)
-        raise InputError(f'{path} is no row of an evaluation: {what}') from error
+        raise InputError(f'{path} is not a row of an evaluation: {what}') from error
 
 
 def with_answer(row: Row) -> Row:
-    """A row without labels gets the score that the server gave, where the user has put it beside; InputError."""
+    """A row without labels gets the score that the server gave, if the user put it beside the row; InputError."""
     path = row.path.with_name(SERVER)
     if row.miou is not None or not path.exists():
         return row
@@ -138,7 +138,7 @@ def with_answer(row: Row) -> Row:
 
 
 def knows(row: Row) -> tuple[bool, bool]:
-    """Of copies of a row that counts which knows more."""
+    """Sort key among copies of a row: the one that knows most counts."""
     return row.miou is not None, row.training is not None
 
 
@@ -149,7 +149,7 @@ def read_json(path: pathlib.Path) -> Json:
     except (OSError, ValueError) as error:
         raise InputError(f'{path} cannot be read: {error}') from error
     if not isinstance(held, dict):
-        raise InputError(f'{path} is no JSON object')
+        raise InputError(f'{path} is not a JSON object')
     return held
 
 
@@ -220,7 +220,7 @@ def with_training(rows: Sequence[Row]) -> list[Row]:
 
 
 def matching(rows: Iterable[Row], wanted: Settings) -> list[Row]:
-    """Those of that network, data and protocol; of real images."""
+    """Rows of real images with that network, data and protocol."""
     return [row for row in rows if row.settings == wanted and not row.generated]
 
 
@@ -238,7 +238,7 @@ def best(group: Sequence[Row]) -> float:
 
 
 def mean_and_std(values: Sequence[float]) -> str:
-    """In %, of two or more values: 75.38 ± 0.20 (sample standard deviation)."""
+    """Mean and sample standard deviation in %, of two or more values: 75.38 ± 0.20."""
     return f'{100 * statistics.fmean(values):.2f} ± {100 * statistics.stdev(values):.2f}'
 
 

@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> None:
     """Trains the cells and writes what came out."""
     del argv
     if SEEDS.value < 2:
-        raise InputError(f'--seeds is {SEEDS.value}; at least 2')
+        raise InputError(f'--seeds is {SEEDS.value}; it must be at least 2')
     config, workdir = common.config_and_workdir()
     scores = common.scores_under_seeds(config, workdir, cells(dpc.Space(config.space.num_branches)), range(SEEDS.value))
     means = {name: 100 * float(np.mean(values)) for name, values in scores.items()}

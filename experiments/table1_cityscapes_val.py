@@ -30,8 +30,8 @@ CORRECTED = (
     ' 1.4 points over 73.97, which is 75.38.'
 )
 UNDERCOUNT = (
-    '(‡) By the rule that gives the published number, and truly: the published ones hold one of the three separable'
-    ' convolutions of ASPP (experiments/results/table1_modules.md).'
+    '(‡) By the rule that gives the published number, and the true number: the published ones hold one of the three'
+    ' separable convolutions of ASPP (experiments/results/table1_modules.md).'
 )
 
 

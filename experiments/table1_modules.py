@@ -4,7 +4,7 @@
   python experiments/table1_modules.py --repeats=3     (longer: measures the wall time on this machine, too)
   python experiments/table1_modules.py --genotype=cell.json --by_operator --image_size=361x481 --num_classes=11
 
-All in inference, for one image. Prints Markdown; --out and --json write it and its rows to files.
+Everything is counted in inference, for one image. Prints Markdown; --out and --json write it and its rows to files.
 """
 
 import itertools
@@ -44,16 +44,16 @@ JSON = flags.DEFINE_string('json', '', 'JSON file.')
 Row = dict[str, Any]
 
 
-class Context(NamedTuple):
-    """What stands on the features: how it is called here, `config.context.name` and `.genotype`."""
+class NamedContext(NamedTuple):
+    """What stands on the features: its name here, `config.context.name` and `.genotype`."""
 
     label: str
     name: str
     genotype: str = ''
 
 
-ASPP, DPC = Context('ASPP', 'aspp'), Context('DPC', 'dpc', 'dpc_top1')
-IMAGE_LEVEL = Context('image level + 1x1', 'image_level')  # of the released MobileNet-v2 models
+ASPP, DPC = NamedContext('ASPP', 'aspp'), NamedContext('DPC', 'dpc', 'dpc_top1')
+IMAGE_LEVEL = NamedContext('image level + 1x1', 'image_level')  # of the released MobileNet-v2 models
 
 PUBLISHED_FOR = ((1025, 2049), 16, 19)  # size, output stride and classes of the multiply-adds below
 PAPER = {  # Table 1, by channels of the features: Params, MAdds
@@ -77,7 +77,7 @@ UNDERCOUNT = (
 # ---- rows -----------------------------------------------------------------------------------------------------------
 
 
-def settings(backbone: str, context: Context, *, decoder: bool) -> ml_collections.ConfigDict:
+def settings(backbone: str, context: NamedContext, *, decoder: bool) -> ml_collections.ConfigDict:
     """The config of a network."""
     config = fields.network_config()
     config.backbone.name, config.backbone.output_stride = backbone, OUTPUT_STRIDE.value
@@ -86,7 +86,7 @@ def settings(backbone: str, context: Context, *, decoder: bool) -> ml_collection
     return config
 
 
-def module_rows(contexts: Sequence[Context], size: Size) -> list[Row]:
+def module_rows(contexts: Sequence[NamedContext], size: Size) -> list[Row]:
     """Context modules by themselves; backbones whose features have the same shape share their rows."""
     sharing: dict[tuple[int, ...], list[str]] = {}
     for backbone in BACKBONES.value:
@@ -96,7 +96,7 @@ def module_rows(contexts: Sequence[Context], size: Size) -> list[Row]:
     return [module_row(names, context, shape, size) for shape, names in sharing.items() for context in contexts]
 
 
-def module_row(names: Sequence[str], context: Context, shape: tuple[int, ...], size: Size) -> Row:
+def module_row(names: Sequence[str], context: NamedContext, shape: tuple[int, ...], size: Size) -> Row:
     """One context module on features [1, h, w, C] of the backbones `names`."""
     module: Any = contexts.make(settings(names[0], context, decoder=False))
     features = jax.ShapeDtypeStruct(shape, jnp.float32)
@@ -119,7 +119,7 @@ def module_row(names: Sequence[str], context: Context, shape: tuple[int, ...], s
     }
 
 
-def model_row(backbone: str, context: Context, size: Size, *, decoder: bool) -> Row:
+def model_row(backbone: str, context: NamedContext, size: Size, *, decoder: bool) -> Row:
     """A whole network."""
     network = networks.make(settings(backbone, context, decoder=decoder), NUM_CLASSES.value)
     operations = counting.operations(network, image_of(size))
@@ -228,7 +228,7 @@ def module_table(rows: Sequence[Row]) -> str:
 
 
 def ratio_table(rows: Sequence[Row]) -> str:
-    """Each cell against ASPP on the same features: as published, and truly."""
+    """Each cell against ASPP on the same features: as published, and true."""
     heads = ['cell / ASPP', 'Params published', 'by its rule', 'true', 'with projection', 'MAdds published', 'here']
     keys = ('params_published', 'params_by_the_rule', 'params', 'params_with_projection', 'macs_published', 'macs')
     lines = []
@@ -312,7 +312,7 @@ def billions(number: float | None) -> str:
 # ---- main -----------------------------------------------------------------------------------------------------------
 
 
-def known_context(name: str) -> Context:
+def known_context(name: str) -> NamedContext:
     """One that --contexts may name."""
     known = {context.name: context for context in (ASPP, DPC, IMAGE_LEVEL)}
     if name not in known:
@@ -322,7 +322,7 @@ def known_context(name: str) -> Context:
 
 def report_of(size: Size) -> Row:
     """All rows, with what they depend on."""
-    further = [Context(pathlib.Path(genotype).name, 'dpc', genotype) for genotype in GENOTYPE.value]
+    further = [NamedContext(pathlib.Path(genotype).name, 'dpc', genotype) for genotype in GENOTYPE.value]
     chosen = [known_context(name) for name in CONTEXTS.value]
     models = list(itertools.product(BACKBONES.value, (*chosen, *further), (True, False)))
     console = rich.console.Console(stderr=True)

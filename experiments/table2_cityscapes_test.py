@@ -13,14 +13,14 @@ from experiments.paper_table import CITYSCAPES_SCALES, Entry, Table
 from experiments.rows import Row
 
 PROTOCOL = (
-    'The published numbers are those that Table 2 of the paper prints, of the methods of others too. Here: 1525'
+    'The published numbers are those that Table 2 of the paper prints, also those of other methods. Here: 1525'
     f' images, output stride 8, mirror images, scales {", ".join(map(str, CITYSCAPES_SCALES))}, which is how the'
     ' released checkpoint was submitted (official model zoo; the paper does not list its own).'
 )
 BACKBONE = 'xception_71'
 COARSE, TEST = 'runs/cityscapes_coarse', 'runs/cityscapes_test'
 UNKNOWN = (
-    '(†) Trained on fine and coarse labels in the end; the paper gives neither steps nor learning rate of that stage,'
+    '(†) Trained on fine and coarse labels in the end; the paper gives neither steps nor learning rate of that stage;'
     ' those of the command are a guess.'
 )
 

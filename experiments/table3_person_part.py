@@ -12,7 +12,7 @@ from experiments.rows import Row, Settings
 IMAGES = 1817  # of val, arXiv:1511.03339
 WORKDIR = 'runs/person_part'
 PROTOCOL = (
-    'The published numbers are those that Table 3 of the paper prints, of the methods of others too. Here:'
+    'The published numbers are those that Table 3 of the paper prints, also those of other methods. Here:'
     f' {IMAGES} images, output stride 16, mirror images, scales {", ".join(map(str, VOC_SCALES))} (DeepLabv3,'
     ' arXiv:1706.05587; the paper does not list its own).'
 )

@@ -15,7 +15,7 @@ from experiments.rows import Row, Settings
 IMAGES = 1456  # of test, as the challenge's page counts them
 STAGE1, STAGE2, TEST = 'runs/voc1', 'runs/voc2', 'runs/voc_test'
 PROTOCOL = (
-    'The published numbers are those that Table 4 of the paper prints, of the methods of others too. Here:'
+    'The published numbers are those that Table 4 of the paper prints, also those of other methods. Here:'
     f' {IMAGES} images, output stride 8, mirror images, scales {", ".join(map(str, VOC_SCALES))} (DeepLabv3,'
     ' arXiv:1706.05587; the paper does not list its own).'
 )

@@ -1,7 +1,7 @@
-"""The released-style cell in eager PyTorch: a yardstick for `bench_population.py --torch`, and nothing else.
+"""A cell in eager PyTorch, built like the released one: the reference of `bench_population.py --torch`, nothing else.
 
-Operators as in the static view of `dpc_jax.cell` (depthwise, BN, ReLU, pointwise, BN, ReLU; sliding pooling), momentum
-SGD, the loss at a quarter of the image's resolution.
+Operators are those of the static view of `dpc_jax.cell` (depthwise, BN, ReLU, pointwise, BN, ReLU; sliding pooling);
+it has momentum SGD, and the loss at a quarter of the image's resolution.
 """
 
 import time

@@ -214,14 +214,14 @@ FITS = '--image_size=33x49'
 BAD = [
     (
         ('--config=configs/camvid_search.py', '--genotype=dpc_top1', '--out=OUT'),
-        '--config is of no whole network; configs/camvid.py and configs/cityscapes.py are',
+        '--config names no whole network; configs/camvid.py and configs/cityscapes.py do',
     ),
     ((), '--config and --out are needed'),
     (('--genotype=dpc_top1', '--out=OUT'), '--config and --out are needed'),
     ((TOY, '--out=OUT'), 'give either --workdir or --storage (of a search) or --genotype'),
     ((*CELL, '--workdir=absent', '--out=OUT'), 'give either --workdir or --storage (of a search) or --genotype'),
     ((*CELL, '--out=TMP/file'), "file' is a file"),
-    ((*CELL, '--out=TMP/full'), 'holds notes.txt, which is not of this script'),
+    ((*CELL, '--out=TMP/full'), 'holds notes.txt, which this script did not write'),
     ((TOY, '--workdir=absent', '--out=OUT'), 'there is no storage'),
     ((TOY, '--genotype=absent.json', '--out=OUT'), "'absent.json': No such file or directory"),
     ((TOY, '--genotype=TMP/faulty.json', FITS, '--out=OUT'), 'faulty.json: branch 0: rate [2, 1]; allowed: (1, 3'),

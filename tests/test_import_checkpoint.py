@@ -130,7 +130,7 @@ def test_the_backbone_alone_is_taken_from_another_model(official: pathlib.Path, 
         ((TOY, '--out=x'), '--config, --checkpoint and --out are needed; --help explains them'),
         (
             ('--config=configs/scenes_search.py', '--checkpoint=x', '--out=x'),
-            '--config is of no whole network; configs/camvid.py and configs/cityscapes.py are',
+            '--config names no whole network; configs/camvid.py and configs/cityscapes.py do',
         ),
     ],
 )

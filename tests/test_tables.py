@@ -206,7 +206,7 @@ def test_damaged_rows_are_named_and_skipped(tmp_path):
     good = row_of(MOBILE_DPC, 0.75)
     damaged = {
         '{"miou": 0.7': 'cannot be read',
-        '[1]': 'is no JSON object',
+        '[1]': 'is not a JSON object',
         '{}': "it has no 'config'",
         json.dumps(without(good, 'config', 'backbone', 'name')): "it has no 'name'",
         json.dumps(good | {'miou': 75}): 'miou is 75; it must be a number from 0 to 1',

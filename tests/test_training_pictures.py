@@ -220,7 +220,7 @@ def edit(workdir, change):
         (lambda held: held.pop('training'), 'is of an evaluation alone, not of a training'),
         (lambda held: held.update(miou=None), 'has no scores'),
         (lambda held: held.pop('iou'), 'has no scores'),
-        (lambda held: held.pop('weights'), "is no row of an evaluation: it has no 'weights'"),
+        (lambda held: held.pop('weights'), "is not a row of an evaluation: it has no 'weights'"),
         (lambda held: held.update(flip=True), 'cannot be compared: flip is True and False'),
         (lambda held: held.update(data='other'), 'cannot be compared: data is other and f1'),
         (lambda held: held['training'].update(steps=7), 'cannot be compared: training is 7 steps of'),
