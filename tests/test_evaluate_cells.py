@@ -8,7 +8,9 @@ import statistics
 import subprocess
 import sys
 import time
+import types
 
+import numpy as np
 import pytest
 
 from dpc_jax import study
@@ -115,22 +117,13 @@ def test_many_cells_are_drawn_by_rank():
         for place in range(60)
     ]
 
-    class Result:
-        cells = list(range(60))
-
-        class space:  # noqa: N801
-            canonical_key = staticmethod(str)
-
-        @staticmethod
-        def scores():
-            import numpy as np
-
-            return np.array([[row['mean'] - 0.01, row['mean'] + 0.01] for row in table])
-
-    figure = module.draw(table, frozenset({'aspp'}), Result)
+    scores = np.array([[row['mean'] - 0.01, row['mean'] + 0.01] for row in table])
+    space = types.SimpleNamespace(canonical_key=str)
+    result = types.SimpleNamespace(cells=range(60), space=space, scores=lambda: scores)
+    figure = module.draw(table, frozenset({'aspp'}), result)
     (axes,) = figure.axes
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ['mean over seeds', 'aspp (93.00 %)']
-    few = module.draw(table[:5], frozenset(), Result)
+    few = module.draw(table[:5], frozenset(), result)
     assert [label.get_text() for label in few.axes[0].get_yticklabels()] == [row['cell'] for row in table[:5]]
 
 
@@ -152,7 +145,7 @@ def test_many_cells_are_drawn_by_rank():
 )
 def test_bad_input_is_one_line_and_nothing_is_written(toy_search, tmp_path, words, said):
     workdir = toy_search[0] if 'filters' in said else tmp_path / 'new'
-    code, out, err = finish(f'--workdir={workdir}', *words)
+    code, _, err = finish(f'--workdir={workdir}', *words)
     assert (code, err.count('\n')) == (2, 1), err
     assert said in err
     assert not (tmp_path / 'new').exists()
