@@ -174,12 +174,14 @@ class _CountedWork:
         self._clock, self._start = clock, clock()
 
     def facts(self) -> list[str]:
+        """Time left, as soon as some are done."""
         seconds = self._clock() - self._start
         if 0 < self.done < self.total:
             return [f'{duration((self.total - self.done) * seconds / self.done)} left']
         return []
 
     def note(self) -> str:
+        """Nothing."""
         return ''
 
 
@@ -199,7 +201,7 @@ class Screen:
             )
 
     def start(self) -> None:
-        """Shows the bar, where there is one."""
+        """Shows the bar, where there is a terminal."""
         if self._live is not None:
             self._live.start()
 
@@ -244,21 +246,21 @@ class Events:
         self._writer = EventsWriter(str(logdir / 'events'), f'.{os.getpid()}.{time.time_ns()}')
 
     def add(self, step: int, scalars: dict[str, float]) -> None:
-        """One point of each curve."""
+        """Scalars by tag, at a step."""
         for tag, value in scalars.items():
             self._writer.write_event(Event(wall_time=time.time(), step=step, summary=scalar(tag, value)))
 
     def image(self, tag: str, step: int, pixels: UInt8[np.ndarray, 'H W 3']) -> None:
-        """A picture."""
+        """An image at a step."""
         summary = image(tag, pixels, dataformats='HWC')
         self._writer.write_event(Event(wall_time=time.time(), step=step, summary=summary))
 
     def flush(self) -> None:
-        """On the disk when it returns."""
+        """Puts on the disk what was added."""
         self._writer.flush()
 
     def close(self) -> None:
-        """The end of the file."""
+        """Ends the file."""
         self._writer.close()
 
 
