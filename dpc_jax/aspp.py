@@ -10,7 +10,7 @@ from dpc_jax.base import InputError, Size
 from dpc_jax.context import Context
 from dpc_jax.convolution import ConvUnit, separable
 
-FILTERS = 256  # of every head (official model.py)
+FILTERS = 256  # of every context (official model.py)
 DROPOUT_RATE = 0.1  # official keep_prob 0.9
 
 
@@ -26,8 +26,8 @@ class ASPP(Context):
 
     Attributes:
       filters: D, of each part and of the output.
-      rates: of the 3x3 convolutions at output stride 16; () with an image-level feature is the head of the released
-        MobileNet-v2 models.
+      rates: of the 3x3 convolutions at output stride 16; () with an image-level feature is the context of the
+        released MobileNet-v2 models.
       output_stride: scales the rates. The official flags leave that to the user.
       image_pooling: whether there is an image-level feature.
       separable: 3x3 convolutions are separable; else full ones.

@@ -65,7 +65,7 @@ has its own: a method of one space takes no genotype of another.
 class ProxyResult(NamedTuple):
     """What an evaluator found out about P candidates.
 
-    A candidate whose loss became non-finite has `finite = False` and NaN scores from there on; the study records
+    A candidate whose loss was not finite has `finite = False` and NaN scores from there on; the study records
     it as failed and it ranks last. `seconds` is the wall time of the call, shared evenly among its candidates.
     """
 
@@ -86,7 +86,7 @@ KeepGoing = Callable[[int, Float[np.ndarray, ' P']], Bool[np.ndarray, ' P']]
 Evaluator = Callable[[Genotype, KeepGoing | None], ProxyResult]
 """Trains and scores a population `[P, K]`; its seed, data and budget were bound when it was made.
 
-It says nothing of vmap, devices or spaces: the search is the same for every evaluator.
+It does not mention vmap, devices or spaces: the search is the same for every evaluator.
 """
 
 

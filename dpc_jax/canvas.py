@@ -13,32 +13,32 @@ Point = tuple[float, float]  # (x, y), shares of width and height, from the top 
 
 @dataclasses.dataclass(frozen=True)
 class Canvas:
-    """Image and label at twice the final size; the methods draw into them. A `label` of None leaves the label."""
+    """Image and label at twice the final size; the methods draw into them, with a `label` of None into the image alone."""
 
     image: UInt8[np.ndarray, 'H2 W2 3']
     label: UInt8[np.ndarray, 'H2 W2']
 
     @property
     def upright(self) -> float:
-        """Height / width: what is h high and as wide as high measures `h * upright` sideways."""
+        """Height / width: something as wide as it is high, h, has the width `h * upright`."""
         return self.label.shape[0] / self.label.shape[1]
 
     def polygons(self, polygons: Sequence[Sequence[Point]], colour: Colour, label: int | None) -> None:
-        """Filled, all of one colour."""
+        """Draws polygons, filled with one colour."""
         points = [self._fixed(polygon) for polygon in polygons]
         cv2.fillPoly(self.image, points, colour, shift=4)
         if label is not None:
             cv2.fillPoly(self.label, points, label, shift=4)
 
     def box(self, foot: Point, width: float, height: float, colour: Colour, label: int | None) -> None:
-        """Upright, the middle of its lower edge on `foot`."""
+        """Draws an upright box, the middle of its lower edge on `foot`."""
         (x, y), half = foot, width / 2
         self.polygons([[(x - half, y), (x + half, y), (x + half, y - height), (x - half, y - height)]], colour, label)
 
     def ellipse(
         self, centre: Point, half_height: float, colour: Colour, label: int | None, *, wide: float = 1.0
     ) -> None:
-        """A disc if `wide` is 1."""
+        """Draws an ellipse; a disc if `wide` is 1."""
         middle, axes = self._fixed([centre, (half_height * wide * self.upright, half_height)]).tolist()
         cv2.ellipse(self.image, middle, axes, 0, 0, 360, colour, -1, shift=4)
         if label is not None:

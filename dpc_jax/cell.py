@@ -112,7 +112,7 @@ class Unit(NamedTuple):
 
 
 class CellParams(NamedTuple):
-    """Parameters of any cell of K branches. M = max(C, D) channels enter a branch; those it lacks are 0."""
+    """Parameters of any cell of K branches. M = max(C, D) channels enter a branch; those it does not read are 0."""
 
     depthwise: Unit  # kernel [K, 3, 3, M], scale and bias [K, M]; used by separable branches only
     pointwise: Unit  # kernel [K, M, D], scale and bias [K, D]; the one product of every kind
@@ -128,14 +128,14 @@ class CellStats(NamedTuple):
 
 
 class Uses(NamedTuple):
-    """Which branches of any candidate need what costs extra; a branch that none needs it for goes without."""
+    """Which branches need a costly part in any candidate; where no candidate needs it, it is left out."""
 
     features: Bool[Array, ' K']  # reads the backbone's C channels and not only D
     pooling: Bool[Array, ' K']
 
 
 def uses(genotypes: Genotype) -> Uses:
-    """Of a population `[P, K]` or one genotype `[K]`."""
+    """What a population `[P, K]` or one genotype `[K]` uses."""
     num_branches = genotypes.ops.shape[-1]
     kinds = jnp.asarray(dpc.KIND_OF_OP)[genotypes.ops].reshape(-1, num_branches)
     inputs = jnp.asarray(genotypes.inputs).reshape(-1, num_branches)
@@ -187,7 +187,7 @@ def apply(
     """One cell whose genotype `[K]` is data (unbatched: vmap over params, stats and genotype for a population).
 
     `dropout_key` draws the dropout mask when training. `used` may say of a whole population what it uses; by default
-    it is that of this genotype. It changes the time taken and not one bit of the result.
+    it is that of this genotype. It changes the time and no bit of the result.
     """
     used = uses(genotype) if used is None else used
     # The first D channels are there whatever a branch reads; the rest, if C > D, only where it reads the features.
@@ -239,7 +239,7 @@ def _branch(
     settings: CellSettings,
     train: bool,
 ) -> tuple[Float[Array, 'B h w D'], tuple[Moments, Moments]]:
-    """One branch: what comes before the product by kind, the product that all kinds share, pooling around its norm.
+    """One branch: the part of its kind, then the product that all kinds share, with pooling around its norm.
 
     `x` are the D channels that every branch reads and the R = C - D others of the features.
     """

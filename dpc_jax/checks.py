@@ -7,7 +7,7 @@ from dpc_jax.base import InputError, Size
 
 
 def at_least(minimum: int, **named: Any) -> None:
-    """InputError unless each value is at least `minimum`; `name__of__field` is said as `name.of.field`."""
+    """InputError unless each value is at least `minimum`; `name__of__field` is shown as `name.of.field`."""
     for name, value in named.items():
         if not value >= minimum:  # also for NaN
             raise InputError(f'{name.replace("__", ".")} is {value}; it must be at least {minimum}')

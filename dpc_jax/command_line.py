@@ -18,15 +18,15 @@ FAULTS = (
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
     """The `flags_parser` of `absl.app.run`; whatever is wrong with the flags is one line and exit code 2."""
-    # absl shows what libraries merely inform of, and JAX does of every kind of device that this machine has not.
+    # absl shows lines of level INFO, and JAX writes one for every kind of device that this machine lacks.
     logging.getLogger('jax._src.xla_bridge').setLevel(logging.WARNING)
     try:
         rest = flags.FLAGS(list(argv))
         if len(rest) > 1:
             raise InputError(f"'{rest[1]}' is not a flag; --help explains the flags")
         if 'config' in flags.FLAGS and flags.FLAGS.config is not None:
-            flags.FLAGS.config.get('journey')  # ml_collections says only now that there is no such file
-    except SystemExit:  # of --help, with absl's exit code 1
+            flags.FLAGS.config.get('journey')  # only now ml_collections raises if there is no such file
+    except SystemExit:  # after --help, for which absl exits with code 1
         sys.exit(0)
     except FAULTS as error:
         fail(_explained(error, argv))

@@ -11,16 +11,16 @@ from dpc_jax.base import Size
 
 
 class ContextOutput(NamedTuple):
-    """What a network makes its logits of."""
+    """What a network makes its logits from."""
 
     features: Float[Array, 'B h w D']  # what the decoder reads, or the logits where there is none
     auxiliary: Mapping[str, Float[Array, 'B _ _ _']]  # further maps by name, each with logits and a loss in training
 
 
 class Context(nn.Module):
-    """The base of all contexts; as it stands, it is of those that read the features and give one map.
+    """The base of all contexts; its defaults suit those that read the features and give one map.
 
-    Such a context writes `__call__(features, train, dropout_key, pooled_size)` alone. One that reads maps of several
+    Such a context defines `__call__(features, train, dropout_key, pooled_size)` alone. One that reads maps of several
     strides, or gives auxiliary maps, overrides what follows. Its parameters are named `context/...` in a network.
     """
 

@@ -3,7 +3,7 @@
 Parameters are named and nested like the official variables, so that `tf_import` maps them by rule and `counting` finds
 every multiplication by looking for this module.
 
-Convolutions are written as what a CPU does fast, and mean the same: 1x1 as a matrix product, depthwise as nine shifted
+Convolutions are written in a form that a CPU does fast: 1x1 as a matrix product, depthwise as nine shifted
 reads. On 2 cores the shifted reads took 1/10 to 1/50 of the time of XLA's grouped convolution forward and 1/3 to 1/30
 with its gradient, measured on maps of MobileNet-v2 (batch 8, 9x9x576 to 65x65x96).
 """
@@ -45,7 +45,7 @@ def dense(
     rate: Size = (1, 1),
     padding: Padding = 'same',
 ) -> Float[Array, 'B _ _ D']:
-    """Convolution; of 1x1 a matrix product."""
+    """Convolution; a 1x1 kernel is a matrix product."""
     taps = kernel.shape[:2]
     if taps == (1, 1):
         return x[:, ::stride, ::stride] @ kernel[0, 0]

@@ -20,7 +20,7 @@ from dpc_jax.base import PyTree, Size
 from dpc_jax.convolution import ConvUnit
 from dpc_jax.decoder import Logits
 
-PROJECTION = 'concat_projection'  # official name, of the cell's as of ASPP's
+PROJECTION = 'concat_projection'  # official name, in the cell and in ASPP
 
 # ---- any module -----------------------------------------------------------------------------------------------------
 
@@ -28,7 +28,7 @@ PROJECTION = 'concat_projection'  # official name, of the cell's as of ASPP's
 class Operation(NamedTuple):
     """One convolution, at the place and size where it runs."""
 
-    path: tuple[str, ...]  # of its module; () of the counted one itself
+    path: tuple[str, ...]  # of its module; () if that is the counted module itself
     kind: str  # 'depthwise 3x3', 'conv 1x1', ...
     kernel: tuple[int, ...]  # [kh, kw, C, D], depthwise [kh, kw, 1, C]
     rate: Size
@@ -55,7 +55,7 @@ class Cost(NamedTuple):
 def operations(module: nn.Module, *inputs: Any, **settings: Any) -> tuple[Operation, ...]:
     """The convolutions of a call `module(*inputs, **settings)`, in the order in which they run; nothing is computed.
 
-    `inputs` are arrays or `jax.ShapeDtypeStruct`, [B, ...] with any B; `settings` are what is no array. Without
+    `inputs` are arrays or `jax.ShapeDtypeStruct`, [B, ...] with any B; `settings` are not arrays. Without
     `train=True` among them the call is inference.
     """
     found: list[Operation] = []
@@ -79,13 +79,13 @@ def _operation(unit: ConvUnit | Logits, size: Size) -> Operation:
 
 
 def total(operations: Iterable[Operation]) -> Cost:
-    """Of all of them."""
+    """Cost of all operations together."""
     found = tuple(operations)
     return Cost(sum(operation.weights for operation in found), sum(operation.macs for operation in found))
 
 
 def totals(operations: Iterable[Operation], group: Callable[[Operation], str]) -> dict[str, Cost]:
-    """Of each group, in order of appearance."""
+    """Cost of each group, in order of appearance."""
     groups: dict[str, list[Operation]] = {}
     for operation in operations:
         groups.setdefault(group(operation), []).append(operation)
@@ -96,16 +96,16 @@ def totals(operations: Iterable[Operation], group: Callable[[Operation], str]) -
 
 
 def without_projection(operations: Iterable[Operation]) -> tuple[Operation, ...]:
-    """What Table 1 counts of a context module: all but the projection behind the concatenation."""
+    """What Table 1 counts of a context module: all but the projection after the concatenation."""
     return tuple(operation for operation in operations if PROJECTION not in operation.path)
 
 
 def as_published(operations: Iterable[Operation]) -> Cost:
     """Params and MAdds of a context module by the rule that gives the printed figures of Table 1.
 
-    Of ASPP's atrous convolutions (`aspp1`, `aspp2`, ...) the weights are counted once, the multiply-adds of all: the
-    printed Params (0.25M, 1.59M) are those of one, the printed MAdds those of three. The paper does not say so; no
-    other number of pointwise and depthwise kernels fits both backbones. Of a cell everything is counted.
+    For ASPP's atrous convolutions (`aspp1`, `aspp2`, ...) the weights of one are counted, and the multiply-adds of all:
+    the printed Params (0.25M, 1.59M) are those of one, the printed MAdds those of three. The paper does not say so; no
+    other number of pointwise and depthwise kernels fits both backbones. In a cell everything is counted.
     """
     counted = without_projection(operations)
     return Cost(total(o for o in counted if not _is_repeated(o)).weights, total(counted).macs)
@@ -127,7 +127,7 @@ class Variables(NamedTuple):
 
 
 def count_variables(variables: PyTree) -> Variables:
-    """Of `params` and `batch_stats`, as arrays or shapes (`networks.variable_shapes`)."""
+    """Counts `params` and `batch_stats`, given as arrays or shapes (`networks.variable_shapes`)."""
     leaves = jax.tree.leaves(variables)
     trainable = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables['params']))
     return Variables(trainable, sum(math.prod(leaf.shape) for leaf in leaves), len(leaves))

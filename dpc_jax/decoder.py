@@ -55,11 +55,11 @@ class Logits(nn.Module):
 
 
 class AuxiliaryLogits(nn.Module):
-    """Logits of each auxiliary map, which stand below its name."""
+    """Logits of each auxiliary map; parameters are under its name."""
 
     num_classes: int
 
     @nn.compact
     def __call__(self, maps: Mapping[str, Float[Array, 'B _ _ _']]) -> dict[str, Float[Array, 'B _ _ L']]:
-        """Under the names of the maps, each at the size of its map."""
+        """Logits by name of the map, each at the size of its map."""
         return {name: Logits(self.num_classes, name=name)(x) for name, x in maps.items()}

@@ -1,4 +1,4 @@
-"""Small drawn data sets in the folders of the real ones, so that any config can be tried before data are at hand.
+"""Small drawn data sets in the folders of the real ones, so that any config can be tried without the real data.
 
 An image is a ground and four shapes in the colours of their classes, with noise; the rims of shapes are ignored, as in
 PASCAL VOC. The ground is class 0 where that is the background, and else a class like the others.
@@ -22,7 +22,7 @@ from dpc_jax.datasets import camvid, coco
 
 SHAPES = 4  # in an image
 NOISE = 8.0  # gray levels
-INSIDE = 0.85  # of a shape has its label, the rest is rim
+INSIDE = 0.85  # share of a shape that has its label; the rest is its rim
 
 CITIES = {'train': 'aachen', 'val': 'frankfurt', 'test': 'berlin', 'train_extra': 'troisdorf'}
 COCO_IDS = (5, 2, 16, 9, 44, 6, 3, 17, 62, 21, 67, 18, 19, 4, 1, 64, 20, 63, 7, 72)  # of VOC's classes, as in its files
@@ -45,7 +45,7 @@ class Drawing(NamedTuple):
 
 
 Drawings = Mapping[str, Sequence[Drawing]]
-"""By the part of the data set that they are for."""
+"""Drawings by the part of the data set that they are for."""
 
 
 def names() -> tuple[str, ...]:
@@ -124,7 +124,7 @@ def _colour(kind: type[datasets.Dataset], label: int) -> Colour:
 
 
 def _save(path: pathlib.Path, pixels: UInt8[np.ndarray, '...'], palette: bool = False) -> None:
-    """As JPEG or PNG, by the name; `palette`: as indices of VOC's colours."""
+    """Saves JPEG or PNG, by the name; `palette`: as indices of VOC's colours."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(pixels)
     if palette:
@@ -237,7 +237,7 @@ def _area(points: Float64[np.ndarray, 'K 2']) -> float:
 
 
 def run_lengths(mask: Bool[np.ndarray, 'H W']) -> list[int]:
-    """Down the columns, the first of them outside, as COCO writes crowds."""
+    """Lengths of runs down the columns, the first of them outside, as COCO writes crowds."""
     inside = np.concatenate([[False], mask.T.ravel()])
     ends = [*np.flatnonzero(inside[1:] != inside[:-1]).tolist(), mask.size]
     return np.diff([0, *ends]).tolist()
@@ -250,4 +250,4 @@ LAYOUTS: Mapping[str, tuple[tuple[str, ...], Callable[[pathlib.Path, Drawings], 
     'person_part': (('train', 'val'), _lay_out_person_part),
     'coco': (('train', 'val'), _lay_out_coco),
 }
-"""Of each name: parts that are drawn, and how they become files."""
+"""Name -> parts that are drawn, and how they become files."""

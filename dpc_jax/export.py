@@ -39,7 +39,7 @@ def segment(
 ) -> dict[str, Float[Array, 'B H W L'] | Int[Array, 'B H W']]:
     """What the program does: 'logits' (float32), resized to the images, and 'classes' (int32), the largest of them.
 
-    In inference; `images` are in 0..255, of any type. `pool_crop` is that of `Segmenter`.
+    The network runs in inference; `images` are in 0..255, of any type. `pool_crop` is that of `Segmenter`.
     """
     coarse: Any = network.apply(variables, images.astype(jnp.float32), False, None, pool_crop)
     logits = ops.resize_bilinear(coarse, (images.shape[1], images.shape[2]))
@@ -58,7 +58,7 @@ def program(
     """`segment` for any number of images of `size` (H, W) and type `dtype`, serialised; for `jax.export.deserialize`.
 
     Raises:
-      InputError: `dtype` is none of `IMAGE_DTYPES`; a side of `size` is no multiple of the output stride plus 1.
+      InputError: `dtype` is not in `IMAGE_DTYPES`; a side of `size` is not a multiple of the output stride plus 1.
     """
     if dtype not in IMAGE_DTYPES:
         raise InputError(f"type of the images '{dtype}'; allowed: {', '.join(IMAGE_DTYPES)}")
@@ -69,14 +69,14 @@ def program(
 
     (batch,) = export.symbolic_shape('B')
     images = jax.ShapeDtypeStruct((batch, *size, 3), jnp.dtype(dtype))
-    # float32 is float32, as in evaluate.py: left to itself a GPU rounds the factors of a product to fewer bits.
+    # As in evaluation: by default a GPU rounds the factors of a float32 product to fewer bits.
     with _without_tracebacks(), jax.default_matmul_precision('float32'):
         return bytes(export.export(jax.jit(classes_and_logits), platforms=platforms)(images).serialize())
 
 
 @contextlib.contextmanager
 def _without_tracebacks() -> Iterator[None]:
-    """A program names, at every operation, the source files of the machine that made it, unless JAX is told not to."""
+    """Leaves out the source files of this machine, which a program names at every operation by default."""
     config: Any = jax.config
     limit = config.jax_traceback_in_locations_limit
     config.update('jax_traceback_in_locations_limit', 0)

@@ -1,12 +1,13 @@
 """The frozen backbone, run once over train and val: what every candidate of a search is trained and scored on.
 
 Train images are stored as a fixed number of augmented views each (scale, crop, flip drawn by seed), val images whole;
-how augmentation and caching go together is left open by the paper (§3.2). Features are bfloat16, one array per output
+the paper leaves open how augmentation and caching go together (§3.2). Features are bfloat16, one array per output
 stride, so that a second stride is one more entry and not another cache.
 
 A cache is a folder of memory-mapped arrays and `meta.json`, which holds the description of all that made it and the
-size and SHA-256 of every file. What does not agree with that in each byte is refused, said, and built anew. A cache
-appears under its name when it is whole; of several processes that want it, one builds and the others wait.
+size and SHA-256 of every file. If one byte does not agree with that, the cache is refused with a
+warning and built anew. A cache appears under its name when it is whole; of several processes that want it, one builds
+and the others wait.
 """
 
 import contextlib
@@ -29,29 +30,29 @@ from dpc_jax import checks, files, preprocess
 from dpc_jax.base import InputError, Size, Track
 from dpc_jax.datasets import Dataset
 
-FORMAT = 1  # of the folder; a change makes older caches unknown
+FORMAT = 1  # of the folder; after a change older caches are not used
 
 Backbone = Callable[[Float[Array, 'B H W 3']], Mapping[int, Float[Array, 'B _ _ _']]]
-"""Images in 0..255 -> features by output stride. Jitted, weights inside."""
+"""Images in 0..255 -> features by output stride; a jitted function with its weights inside."""
 
 
 @dataclasses.dataclass(frozen=True)
 class CacheSettings:
-    """What is drawn from the data, besides the data and the backbone."""
+    """What is drawn from the data; with data and backbone it determines a cache."""
 
     crop_size: Size  # of a train view: output stride * k + 1
     views: int = 4  # per train image
     scales: tuple[float, ...] = preprocess.SCALES
     flip_probability: float = 0.5
     seed: int = 0
-    batch_size: int = 8  # of the backbone's pass; no part of the key
+    batch_size: int = 8  # of the backbone's pass; not part of the key
 
     def __post_init__(self) -> None:
         checks.fields_at_least(1, self, ('views', 'batch_size'), 'cache')
         if min(self.crop_size) < 1:
             raise InputError(f'cache.crop_size is {self.crop_size}; both sides must be at least 1')
         if not self.scales or not all(scale > 0 for scale in self.scales):
-            raise InputError(f'cache.scales is {self.scales}; at least one, all above 0')
+            raise InputError(f'cache.scales is {self.scales}; it must be one or more numbers above 0')
         if not 0 <= self.flip_probability <= 1:
             raise InputError(f'cache.flip_probability is {self.flip_probability}; it must be in 0..1')
         checks.at_least(0, seed=self.seed)
@@ -172,7 +173,7 @@ def _difference(found: Any, wanted: Any) -> str:
 
 @contextlib.contextmanager
 def _lock(folder: pathlib.Path) -> Iterator[None]:
-    """Lets one process at a time build a cache; one that is killed lets go."""
+    """Lets one process at a time build a cache; the lock of a killed process is free."""
     with contextlib.ExitStack() as stack:
         with _writing(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -204,7 +205,7 @@ def _build(
 ) -> None:
     draft = folder.with_name(f'{folder.name}.unfinished')
     with _writing(folder):
-        for old in (folder, draft):  # one that is not used, and what a killed process has left
+        for old in (folder, draft):  # a cache that is not used, and what a killed process left
             files.remove(old)
         draft.mkdir()
     train, val = datasets

@@ -1,6 +1,6 @@
 """Images to classes: at one scale, or the mean over several scales and over mirrored images.
 
-As the official model.py does it (predict_labels, predict_labels_multi_scale). A pass at scale s reads the images at
+It follows the official model.py (predict_labels, predict_labels_multi_scale). A pass at scale s reads the images at
 scale_size(crop, s); its logits are resized to scale_size(crop, max(1, s) / logits stride) and from there to the crop.
 Of several passes the softmax probabilities are averaged. All resizing is bilinear with corners on corners.
 """
@@ -30,7 +30,7 @@ class InferenceSettings:
       pool_crop: pooling windows are those of images of this size at scale 1; None takes the images' own.
 
     Raises:
-      InputError: no scales, or one that is no number above 0.
+      InputError: no scales, or one that is not a number above 0.
     """
 
     scales: tuple[float, ...] = (1.0,)
@@ -48,11 +48,11 @@ class InferenceSettings:
 
 
 class Prediction(NamedTuple):
-    """Of a batch over N devices."""
+    """What is found in a batch over N devices."""
 
     classes: UInt8[Array, 'B H W']
     confusion: Int[Array, 'N L L']  # of each device's images, by (label, class): add them up in int64
-    finite: Bool[Array, ' B']  # whether all scores of an image are numbers; NaN would be counted as class 0
+    finite: Bool[Array, ' B']  # whether all scores of an image are finite; NaN would be counted as class 0
 
 
 # ---- pure, of any batch ---------------------------------------------------------------------------------------------

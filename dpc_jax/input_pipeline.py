@@ -2,7 +2,7 @@
 
 The batch of a step is a function of seed and step alone: Grain shuffles the numbers of the images anew for every epoch,
 and example number n of the run (n = step * batch size + place) draws its crop from the seed and n. How many workers,
-threads or processes there are changes nothing, and to go on behind a step is to begin the sequence there: the position
+threads or processes there are changes nothing, and to go on after a step is to begin the sequence there: the position
 of a run in its data is the step.
 """
 
@@ -31,10 +31,10 @@ from dpc_jax.datasets import Dataset
 from dpc_jax.read_ahead import read_ahead
 
 FAULTY_IMAGES = ('stop', 'skip')
-WORKER_BATCHES = 2  # that each worker holds ready
+WORKER_BATCHES = 2  # batches that each worker holds ready
 NO_LEAK = 'ignore:resource_tracker:UserWarning'
-"""An option of Python for the processes that are started: the memory that workers share is freed at the end at the
-latest, and the one that frees it then calls it leaked."""
+"""An option of Python for the processes that are started: Python reports memory that workers share as leaked if it
+is freed only at the end."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,10 +43,10 @@ class PipelineSettings:
 
     Attributes:
       batch_size: images of a step, of all processes together.
-      parts: A, in which they go through the network.
+      parts: A, the parts of the batch that go through the network one after the other.
       workers: processes that decode and augment; 0 for this one.
       threads: of each of them.
-      faulty_images: 'stop', or 'skip' to take the next image that is whole in the place of a faulty one.
+      faulty_images: 'stop', or 'skip' to take the next whole image in place of a faulty one.
     """
 
     seed: int
@@ -61,7 +61,7 @@ class PipelineSettings:
 
 
 class WorkersError(InputError):
-    """A worker was ended from outside: by want of memory, or by a signal to all processes of a job."""
+    """A worker was ended from outside: for lack of memory, or by a signal to all processes of a job."""
 
 
 class TrainBatch(NamedTuple):
@@ -70,17 +70,17 @@ class TrainBatch(NamedTuple):
     images: Float32[np.ndarray, 'A B H W 3']
     labels: UInt8[np.ndarray, 'A B H W']
     indices: Int[np.ndarray, ' N']  # into the data set, of all rows of all processes, in their order
-    faults: tuple[str, ...]  # of images in whose place others came
+    faults: tuple[str, ...]  # of images that others replace
 
 
 class Faulty(NamedTuple):
-    """In the place of a batch: why there is none. A worker's exception would come with its traceback."""
+    """Takes the place of a batch and says why there is none. A worker's exception would come with its traceback."""
 
     why: str
 
 
 def pipeline_settings(config: ml_collections.ConfigDict, num_devices: int) -> PipelineSettings:
-    """What `config.train` says of batches that are split over so many devices; InputError names what cannot be."""
+    """What `config.train` says of batches that are split over so many devices; InputError names a bad value."""
     train, stride = config.train, config.backbone.output_stride
     if not 0 <= config.seed < 2**32:
         raise InputError(f'seed is {config.seed}; it must be at least 0 and below 2**32')
@@ -132,12 +132,12 @@ def train_batches(
     process: int = 0,
     processes: int = 1,
 ) -> Generator[TrainBatch]:
-    """The batches of the steps `start` to `stop`; of `processes` that share every batch, the rows of one.
+    """The batches of the steps `start` to `stop`; of `processes` that share every batch, the rows of `process`.
 
-    Its workers end with the iterator (`close`).
+    The workers end with the iterator (`close`).
 
     Raises:
-      InputError: a faulty image that is not to be skipped, or no image at all that is whole; `WorkersError`.
+      InputError: a faulty image that is not to be skipped, or no whole image at all; `WorkersError`.
     """
     if start >= stop:
         return
@@ -160,7 +160,7 @@ def train_batches(
         while True:
             try:
                 batch = next(iterator, None)
-            except RuntimeError as error:  # Grain's, of a process that is gone
+            except RuntimeError as error:  # Grain raises it when a process has ended
                 raise WorkersError(
                     f'a worker that makes batches was killed; train.workers ({settings.workers}) times train.batch_size'
                     f' ({settings.batch_size}) may need more memory, of /dev/shm too, than there is: {error}'
@@ -177,14 +177,14 @@ def _numbered(number: int, index: int) -> Int[np.ndarray, ' 2']:
 
 
 def _init_worker(worker: int, workers: int) -> None:
-    """Of a process that was started to decode: it needs no accelerator, and Ctrl-C is for the process that trains."""
+    """Prepares a process that decodes: it needs no accelerator, and Ctrl-C is for the process that trains."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     jax.config.update('jax_platforms', 'cpu')
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
 
 
 def _end_with(parent: int) -> None:
-    """Ends this process when its parent is gone, which may have been killed without a chance to say so."""
+    """Ends this process when its parent has ended, which may have been killed without a chance to stop it."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)

@@ -12,12 +12,12 @@ from dpc_jax.base import IGNORE_LABEL, InputError
 
 @dataclasses.dataclass(frozen=True)
 class LossSettings:
-    """What is made of the cross-entropies of the pixels.
+    """How the loss is made from the cross-entropies of the pixels.
 
     Attributes:
       class_weights: one factor for each class, or () for 1; the mean does not divide by them.
       hard_pixels: share of all pixels, ignored ones included, whose losses are kept: the largest.
-      hard_pixels_step: steps over which the share shrinks from 1 to `hard_pixels`; 0 is at once.
+      hard_pixels_step: steps over which the share shrinks from 1 to `hard_pixels`; 0 for at once.
 
     Raises:
       InputError: a weight below 0 or not finite, all weights 0, a share outside 0..1 or 0, a negative number of steps.

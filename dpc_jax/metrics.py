@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from dpc_jax.base import IGNORE_LABEL
 
 Score = Callable[[Int[np.ndarray, '*P L L']], Float[np.ndarray, '*P']]
-"""A number in 0..1 that a confusion matrix says, or one for each of many."""
+"""A score in 0..1 of a confusion matrix, or one for each of many."""
 
 
 def predict(logits: Float[Array, 'B L H W']) -> Int[Array, 'B H W']:
@@ -92,7 +92,7 @@ EXTRAS: Mapping[str, Score] = {
     'mean_accuracy': mean_accuracy,
     'weighted_iou': weighted_iou,
 }
-"""What is kept with every score beside it."""
+"""Further scores that are kept with every score."""
 
 
 def spearman(a: Float[np.ndarray, ' n'], b: Float[np.ndarray, ' n']) -> float:
@@ -100,7 +100,7 @@ def spearman(a: Float[np.ndarray, ' n'], b: Float[np.ndarray, ' n']) -> float:
 
     NaN where either has fewer than two different values, or a NaN.
     """
-    from scipy import stats  # takes 1 to 2 s, and of those that import this file few ask for a correlation
+    from scipy import stats  # takes 1 to 2 s, and few that import this file ask for a correlation
 
     if min(len(np.unique(a)), len(np.unique(b))) < 2:  # SciPy warns of these
         return float('nan')

@@ -23,7 +23,7 @@ from dpc_jax.base import InputError, Size
 
 Pooling = Literal['sliding', 'binned']
 """'sliding': a mean of stride 1 as in the released code. 'binned': one mean per cell of the grid, as in the paper's
-text (§3.1). They are the same for the grid 1x1; the released cell uses no pooling, so nothing settles it."""
+text (§3.1). They are equal for the grid 1x1; the released cell has no pooling, so it does not show which is right."""
 
 POOLINGS: tuple[Pooling, ...] = ('sliding', 'binned')
 
@@ -62,9 +62,9 @@ def batch_norm(
     epsilon: float,
     extent: tuple[Int[Array, ''], Int[Array, '']] | None = None,
 ) -> tuple[Float[Array, 'B h w C'], Moments]:
-    """Normalises over batch and space in float32 or wider and the new moving averages (the old ones unless `train`).
+    """x normalised over batch and space in float32 or wider, and the new moving averages (the old ones unless `train`).
 
-    `extent` (rows, columns) says that only the upper left part of the map is a map and all else is left out of the
+    `extent` (rows, columns) says that only the upper left part of x is the map, and all else is left out of the
     statistics; values there must be 0 on entry and are arbitrary on return.
 
     The moving variance takes the unbiased batch variance, as TensorFlow's fused operator does (flax.linen's takes
@@ -128,9 +128,9 @@ class BatchNorm(nn.Module):
 
 
 def dropout(key: jax.Array | None, x: Float[Array, '*n C'], rate: float) -> Float[Array, '*n C']:
-    """Sets a share `rate` of the entries to 0 and scales the rest; in both views, so that a key gives one mask.
+    """Sets a share `rate` of the entries to 0 and scales the rest; both views use it, so that a key gives one mask.
 
-    A rate of 0 needs no key; ValueError if it was forgotten elsewhere.
+    A rate of 0 needs no key; ValueError if another rate has none.
 
     16 random bits per entry: the share is right to 1 / 65536. The two halves of a random word are two entries of the
     last axis, which on a CPU takes a third of the time of asking JAX for 16-bit integers.
@@ -191,8 +191,8 @@ def pool(
     """Mean over windows of a map; see `Pooling`. The result is smaller than the map (grid 1x1: one cell).
 
     Sliding windows are those of a map of `pooled_size` cells, by default of this map: a network that was trained on
-    crops may keep their windows on whole images (the official image_pooling_crop_size). InputError where one of them
-    is larger than the map, or bins are to have windows.
+    crops may keep their windows on whole images (the official image_pooling_crop_size). InputError if one of them
+    is larger than the map, or if `pooling` is 'binned'.
     """
     if pooling == 'sliding':
         height, width = pooled_size or (x.shape[1], x.shape[2])
@@ -204,7 +204,7 @@ def pool(
             )
         # flax's avg_pool divides by an integer, which strict dtype promotion refuses. The 0 is a Python number: an
         # array would be traced under jit, and JAX differentiates a window only where it knows that it is a sum.
-        wide = x.astype(np.promote_types(x.dtype, np.float32))  # bfloat16 stops counting at 256 cells of 1
+        wide = x.astype(np.promote_types(x.dtype, np.float32))  # in bfloat16, 256 + 1 is 256
         total = nn.pool(wide, 0.0, lax.add, window, strides=(1, 1), padding='VALID')
         return (total / (window[0] * window[1])).astype(x.dtype)
     if pooled_size is not None:
@@ -248,7 +248,7 @@ _TAPS = tuple((i, j) for i in (-1, 0, 1) for j in (-1, 0, 1))
 
 
 def _with_outside(x: Float[Array, 'B h w C']) -> Float[Array, 'B n C']:
-    """The flattened map with one more row of zeros, which stands for everything outside."""
+    """The flattened map with one more row of zeros, which stands for all that is outside."""
     # The barrier keeps it one array that nine gathers read; fused into them it would be computed nine times.
     batch, _, _, channels = x.shape
     return lax.optimization_barrier(jnp.pad(x.reshape(batch, -1, channels), ((0, 0), (0, 1), (0, 0))))

@@ -20,7 +20,7 @@ PAIRS: dict[str, Pair] = {
     'pink': PINKS,
     'amber': AMBERS,
 }
-"""By the names that spaces give their operators (`spaces.Node.colour`)."""
+"""Colours by the names that spaces give their operators (`spaces.Node.colour`)."""
 
 REFERENCE_STYLES: tuple[tuple[str, Any, str], ...] = (
     (ORANGE, '--', 'D'),
@@ -28,7 +28,7 @@ REFERENCE_STYLES: tuple[tuple[str, Any, str], ...] = (
     (PINK, ':', '^'),
     (AMBER, (0, (5, 1, 1, 1, 1, 1)), 'v'),
 )
-"""Colour, line and marker of the first reference, the second, and so on, over again where there are more."""
+"""Colour, line and marker of the first reference, the second, and so on; they repeat if there are more."""
 
 NOT_LABELLED = (0, 0, 0)
 """Colour of the ignore label, as in the official pictures of Cityscapes."""

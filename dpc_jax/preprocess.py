@@ -28,7 +28,7 @@ class Crop(NamedTuple):
     label: UInt8[np.ndarray, 'H W']  # 0..L-1 or IGNORE_LABEL
 
     def as_float(self) -> 'Crop':
-        """Of an image that is still in bytes."""
+        """The crop with its image, which is still in bytes, as float32."""
         return self._replace(image=self.image.astype(np.float32))
 
 
@@ -73,7 +73,7 @@ def as_crop(example: SegmentationExample) -> Crop:
 
 
 def scale(crop: Crop, factor: float) -> Crop:
-    """Both resized to int(side * factor), the official truncation."""
+    """Image and label resized to int(side * factor), the official truncation."""
     size = scaled_size(crop.label.shape, factor)
     return Crop(resize_bilinear(crop.image, size), resize_nearest(crop.label, size))
 
@@ -85,7 +85,7 @@ def scaled_size(size: tuple[int, ...], factor: float) -> Size:
 
 
 def resized_window(example: SegmentationExample, size: Size, corner: Size, window: Size) -> Crop:
-    """The example resized to `size`, of which only the window from `corner` on is made, as far as there is something.
+    """The example resized to `size`, of which only the window from `corner` on is made, as far as the image reaches.
 
     Bit for bit what resizing the whole and cutting gives: each output sample is a mix of four source samples. Crops of
     769x769 out of frames of Cityscapes took 10 ms so instead of 137, on average over the official scales.

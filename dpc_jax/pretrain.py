@@ -1,7 +1,7 @@
-"""A backbone for data that has no published weights: MobileNet-v2 with a linear head, trained for a minute on the spot.
+"""A backbone for data that has no published weights: MobileNet-v2 with linear logits, trained here in a minute.
 
 The paper takes a backbone trained on ImageNet and COCO (§4). For generated scenes there is none, so a narrow one is
-trained to label small crops: it learns what can be told locally, and leaves context to the cells.
+trained to label small crops: it learns what can be seen locally, and leaves context to the cells.
 """
 
 import dataclasses
@@ -44,7 +44,7 @@ class PretrainSettings:
         checks.at_least(0, seed=self.seed)
 
 
-class LinearHead(nn.Module):
+class LinearLogits(nn.Module):
     """A backbone's features -> logits of every class at the size asked for."""
 
     backbone: nn.Module
@@ -57,7 +57,7 @@ class LinearHead(nn.Module):
         return jnp.moveaxis(ops.resize_bilinear(y, size), -1, 1)
 
 
-class TrainState(NamedTuple):
+class PretrainState(NamedTuple):
     """Everything that a step changes."""
 
     params: PyTree
@@ -78,19 +78,19 @@ def train_backbone(
     Raises:
       InputError: the loss is no longer finite at the end.
     """
-    model = LinearHead(backbone, dataset.num_classes)
+    model = LinearLogits(backbone, dataset.num_classes)
     crop = settings.crop_size
     size = ((crop[0] - 1) // settings.loss_stride + 1, (crop[1] - 1) // settings.loss_stride + 1)
     variables = jax.jit(lambda key: model.init(key, jnp.zeros((1, *crop, 3)), size, False))(key)
     schedule = optax.cosine_decay_schedule(settings.learning_rate, settings.steps)
     optimizer = optax.adam(schedule)
     params, stats = variables['params'], variables['batch_stats']
-    state = TrainState(params, stats, optimizer.init(params))
+    state = PretrainState(params, stats, optimizer.init(params))
 
     @jax.jit
     def step(
-        state: TrainState, images: Float[Array, 'B H W 3'], labels: Int[Array, 'B i j']
-    ) -> tuple[TrainState, Float[Array, '']]:
+        state: PretrainState, images: Float[Array, 'B H W 3'], labels: Int[Array, 'B i j']
+    ) -> tuple[PretrainState, Float[Array, '']]:
         def loss_of(params: PyTree) -> tuple[jax.Array, Any]:
             held = {'params': params, 'batch_stats': state.batch_stats}
             y, mutated = model.apply(held, images, size, True, mutable=['batch_stats'])
@@ -99,7 +99,7 @@ def train_backbone(
         (loss, stats), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         with jax.numpy_dtype_promotion('standard'):  # optax's Adam raises a float to an integer count
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        return TrainState(optax.apply_updates(state.params, updates), stats, opt_state), loss
+        return PretrainState(optax.apply_updates(state.params, updates), stats, opt_state), loss
 
     history = []
     for index in track(range(settings.steps), 'training the backbone', settings.steps):

@@ -1,6 +1,6 @@
-"""What is seen of long work while it goes on: lines on the screen, and scalars in TensorBoard's event files.
+"""What long work shows while it runs: lines on the screen, and scalars in TensorBoard's event files.
 
-On a terminal a bar is redrawn in place and removed at the end, whatever the end is (an exception and Ctrl-C too).
+On a terminal a bar is redrawn in place and removed at the end, also after an exception or Ctrl-C.
 Anywhere else (a file, a pipe, CI) the same words are printed as plain lines now and then, without control
 characters. The event files are written without TensorFlow and are on the disk when `update` returns, so a killed
 search has lost none.
@@ -50,9 +50,9 @@ class Work(Protocol):
 
 
 class Reported:
-    """Work that is seen while it goes on: on a screen, and in event files in `logdir`, both open within a `with`.
+    """Work that is shown while it runs: on a screen, and in event files in `logdir`, both open within a `with`.
 
-    A kind of work says `total`, `done`, `facts` and `note` (`Work`).
+    A subclass gives `total`, `done`, `facts` and `note` (see `Work`).
     """
 
     total: int
@@ -108,24 +108,24 @@ class StepProgress(Reported):
         super().__init__('step', logdir, console, clock)
 
     def advance(self, step: int) -> None:
-        """`step` steps are taken."""
+        """Shows that `step` steps have been taken."""
         if not self._compiled:  # the first step compiles: rates are of those after it
             self._compiled, self._before, self._start = True, step, self._clock()
         self.done = step
         self._screen.show()
 
     def say(self, text: str) -> None:
-        """What stands after the numbers from now on."""
+        """Sets the text after the numbers."""
         self._said = text
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        """Into the event files, those that are numbers."""
+        """Writes the values that are finite to the event files."""
         if self._events is not None:
             self._events.add(step, {tag: value for tag, value in values.items() if math.isfinite(value)})
             self._events.flush()
 
     def image(self, tag: str, step: int, pixels: UInt8[np.ndarray, 'H W 3']) -> None:
-        """Into the event files."""
+        """Writes a picture to the event files."""
         if self._events is not None:
             self._events.image(tag, step, pixels)
             self._events.flush()
@@ -141,7 +141,7 @@ class StepProgress(Reported):
         return facts
 
     def note(self) -> str:
-        """What was said last."""
+        """The text that `say` was given last."""
         return self._said
 
 
@@ -167,7 +167,7 @@ def track(
 
 
 class _CountedWork:
-    """_CountedWork work of any kind: what `track` shows."""
+    """Work of any kind that is counted: what `track` shows."""
 
     def __init__(self, total: int, clock: Clock) -> None:
         self.total, self.done = total, 0
@@ -206,7 +206,7 @@ class Screen:
             self._live.start()
 
     def show(self) -> None:
-        """Says how far the work is, where that is due."""
+        """Shows how far the work is, if that is due."""
         due = self._clock() - self._printed_at >= PLAIN_INTERVAL_SECONDS or self._work.done == self._work.total
         if self._live is None and due:
             self._print()
@@ -239,28 +239,28 @@ class Screen:
 
 
 class Events:
-    """One event file; a name of its own for each, as the library's have the second as their finest part."""
+    """One event file, with a name of its own: two that the library names in one second would have the same name."""
 
     def __init__(self, logdir: pathlib.Path) -> None:
         logdir.mkdir(parents=True, exist_ok=True)
         self._writer = EventsWriter(str(logdir / 'events'), f'.{os.getpid()}.{time.time_ns()}')
 
     def add(self, step: int, scalars: dict[str, float]) -> None:
-        """Scalars by tag, at a step."""
+        """Adds one point to each curve."""
         for tag, value in scalars.items():
             self._writer.write_event(Event(wall_time=time.time(), step=step, summary=scalar(tag, value)))
 
     def image(self, tag: str, step: int, pixels: UInt8[np.ndarray, 'H W 3']) -> None:
-        """An image at a step."""
+        """Adds a picture."""
         summary = image(tag, pixels, dataformats='HWC')
         self._writer.write_event(Event(wall_time=time.time(), step=step, summary=summary))
 
     def flush(self) -> None:
-        """Puts on the disk what was added."""
+        """Writes all to the disk before it returns."""
         self._writer.flush()
 
     def close(self) -> None:
-        """Ends the file."""
+        """Closes the file."""
         self._writer.close()
 
 

@@ -1,7 +1,7 @@
 """Where a score comes from: the settings, the device and the commit that are recorded with it.
 
-A study and a work folder belong to the settings that they were begun with; `differences` says whether others are the
-same.
+A study and a work folder belong to the settings that they were begun with; `differences` compares them with
+others.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ def device() -> str:
 def commit() -> str:
     """The commit of this code, with '+' where files differ from it; '' where no git repository has this code.
 
-    An installed package may lie inside a repository of something else: this file is not among the files of that one.
+    An installed package may lie inside a repository of something else: then this file is not one of that one's.
     """
     try:
         _git('ls-files', '--error-unmatch', pathlib.Path(__file__).name)

@@ -39,7 +39,7 @@ class Segmenter(nn.Module):
 
     @property
     def scopes(self) -> Mapping[str, str]:
-        """Official scope of each part that there is; '' where its variables have no prefix."""
+        """Official scope of each part of the network; '' where its variables have no prefix."""
         scopes = {'backbone': self.backbone.official_scope}
         if self.context is not None:
             scopes['context'] = self.context.official_scope
@@ -56,7 +56,7 @@ class Segmenter(nn.Module):
 
     @property
     def output_stride(self) -> int:
-        """Of the features."""
+        """Image / features resolution."""
         stride: int = self.backbone.output_stride
         return stride
 

@@ -22,7 +22,7 @@ CUDA = "pip install 'dpc_jax[cuda12]'"
 def check_devices() -> None:
     """InputError unless JAX has the devices that JAX_PLATFORMS names; every journey begins with it.
 
-    Where JAX_PLATFORMS is not set and a GPU stays idle for want of CUDA, JAX warns, and now says what to install too.
+    Where JAX_PLATFORMS is not set and a GPU stays idle because CUDA is missing, JAX warns; this adds what to install.
     """
     config: Any = jax.config
     logging.getLogger('jax._src.xla_bridge').addFilter(_name_the_extra)
@@ -48,10 +48,10 @@ def start_distributed(coordinator: str, num_processes: int, process_id: int) -> 
 
     Args:
       coordinator: host:port of process 0, or 'auto' where JAX finds everything itself (SLURM, Open MPI, Kubernetes,
-        Cloud TPU); numbers that are -1 are found too.
+        Cloud TPU); it then finds numbers that are -1, too.
 
     Raises:
-      InputError: the others did not come, or the numbers make no sense.
+      InputError: the other processes did not connect, or the numbers make no sense.
     """
     address = None if coordinator == 'auto' else coordinator
     flags = f"--coordinator='{coordinator}' --num_processes={num_processes} --process_id={process_id}"
@@ -67,7 +67,7 @@ def start_distributed(coordinator: str, num_processes: int, process_id: int) -> 
 
 
 def population_mesh(num_devices: int | None = None) -> Mesh:
-    """All devices (or the first few) in a line along the candidates; nothing is shared between them."""
+    """All devices (or the first few) in a line along the candidates, which share nothing."""
     devices = np.array(jax.devices()[:num_devices])
     # Auto axes: jax 0.11 makes explicit ones by default, which refuse integer labels in a loss.
     return Mesh(devices.reshape(1, -1), (DATA, POPULATION), axis_types=(AxisType.Auto, AxisType.Auto))
@@ -98,14 +98,14 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
     """A copy of every leaf on every device of all processes, which must hold equal values.
 
-    Never the leaf itself: a step that is given its state away deletes it, and with it whatever shares its memory.
+    It is never the leaf itself: a step deletes the state that it is given, and with it whatever shares its memory.
     """
     everywhere = replicated(mesh)
     return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(everywhere, np.array(leaf)), tree)
 
 
 def sum_over_processes(counts: Int[np.ndarray, '*n']) -> Int[np.ndarray, '*n']:
-    """The int64 counts of all processes added up, the same in each; every process calls it."""
+    """The int64 counts of all processes added up, the same in each; every process must call it."""
     if jax.process_count() == 1:
         return counts
     halves = np.stack([counts >> 30, counts & (2**30 - 1)]).astype(np.int32)  # JAX has no int64 by default
@@ -115,5 +115,5 @@ def sum_over_processes(counts: Int[np.ndarray, '*n']) -> Int[np.ndarray, '*n']:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether memory was not enough, of the host or of a device; each kind of device says it in its own words."""
+    """Whether the memory of the host or of a device was not enough; each kind of device has its own message."""
     return isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in str(error) or 'Out of memory' in str(error)

@@ -1,4 +1,4 @@
-"""Ctrl-C at a moment when it does no harm."""
+"""Lets Ctrl-C and SIGTERM wait for a moment when they do no harm."""
 
 import contextlib
 import signal
@@ -11,10 +11,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextlib.contextmanager
 def defer_signals() -> Iterator[None]:
-    """Within it SIGINT and SIGTERM wait, and are handled as ever when it ends; also a decorator.
+    """Within it SIGINT and SIGTERM wait; they are handled as usual when it ends. It is also a decorator.
 
     Python raises KeyboardInterrupt between any two instructions. In the middle of a transaction that leaves a
-    database locked for everybody, this process included. Only the main thread gets signals, so others hold nothing.
+    database locked for everybody, this process included. In other threads than the main one, which alone gets
+    signals, it does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -35,10 +36,10 @@ def defer_signals() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def noted() -> Iterator[Callable[[], bool]]:
-    """Within it the first SIGINT or SIGTERM is only noted, for a loop that asks: `with noted() as asked: ... asked()`.
+def note_signals() -> Iterator[Callable[[], bool]]:
+    """Within it a first SIGINT or SIGTERM is only noted: `with note_signals() as asked: while not asked(): ...`.
 
-    The second Ctrl-C is one as ever.
+    A second Ctrl-C raises KeyboardInterrupt as usual.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False

@@ -216,18 +216,18 @@ def test_what_is_absent_is_named(tmp_path, fault):
     ('annotation', 'message'),
     [
         (region(1, 59, box(0, 0, 40, 60)), 'no image has more than 1000 annotated pixels of the VOC classes'),
-        (region(7, 1, box(0, 0, 40, 60)), 'image_id 7 of an annotation is none of those that the file lists'),
-        (region(1, 2, box(0, 0, 40, 60)), 'category_id 2 of an annotation is none of those that the file lists'),
+        (region(7, 1, box(0, 0, 40, 60)), 'image_id 7 of an annotation is not one of those that the file lists'),
+        (region(1, 2, box(0, 0, 40, 60)), 'category_id 2 of an annotation is not one of those that the file lists'),
         (region(1, 1, [[0, 0, 40, 0, 40, 60, 7]]), 'ValueError a polygon of 7 numbers, annotation 100'),
         (region(1, 1, {'size': [40, 60], 'counts': [1, 2]}), 'ValueError runs of 3 pixels in an image of 40x60'),
         (region(1, 1, {'size': [40, 60], 'counts': [2500, -100]}), 'runs of 2400 pixels'),
-        (region(1, 1, {'size': [40, 60], 'counts': [0.5, 2399.5]}), 'ValueError runs that are no integers'),
+        (region(1, 1, {'size': [40, 60], 'counts': [0.5, 2399.5]}), 'ValueError runs that are not integers'),
         (region(1, 1, {'size': [60, 40], 'counts': [0, 2400]}), 'runs of 60x40 in image_id 1 of 40x60 pixels'),
         (region(1, 1, {'size': [10, 10], 'counts': '0T3'}), 'runs of 10x10 in image_id 1 of 40x60 pixels'),
         (region(1, 1, [[0, 0, 40, 0, math.nan, 60]]), 'a polygon of image_id 1 has the coordinate nan'),
         (region(1, 1, [[0, 0, 40, 0, 1e9, 60]]), 'a polygon of image_id 1 has the coordinate 1000000000.0'),
         ({'image_id': 1, 'segmentation': []}, "KeyError 'category_id'"),
-        (region(1, 1, [['a', 'b', 'c', 'd', 'e', 'f']]), 'these are no COCO instances: TypeError'),
+        (region(1, 1, [['a', 'b', 'c', 'd', 'e', 'f']]), 'these are not COCO instances: TypeError'),
     ],
 )
 def test_faulty_annotations(tmp_path, fault, annotation, message):
@@ -260,4 +260,4 @@ def test_workers_get_it_whole_and_its_repr_is_short(tmp_path):
 def test_a_file_that_holds_no_annotations(tmp_path, fault, text):
     write(tmp_path, [])
     (tmp_path / 'annotations/instances_train2017.json').write_text(text)
-    assert 'instances_train2017.json: these are no COCO instances: ' in fault(lambda: load(tmp_path))
+    assert 'instances_train2017.json: these are not COCO instances: ' in fault(lambda: load(tmp_path))

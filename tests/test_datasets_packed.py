@@ -139,7 +139,7 @@ def test_a_shorter_pack_than_it_says_is_refused(pack, tmp_path):
     about = json.loads((tmp_path / 'metadata.json').read_text())
     about['names']['val'].append('one more')
     (tmp_path / 'metadata.json').write_text(json.dumps(about))
-    with pytest.raises(InputError, match='is damaged: 5 examples in val, not as it says'):
+    with pytest.raises(InputError, match='is damaged: val has 5 of its '):
         load(tmp_path, 'val')
 
 

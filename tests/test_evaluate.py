@@ -299,14 +299,14 @@ def test_no_checkpoint_says_how_to_get_one(root, tmp_path):
 
 def other_classes(config, held, path):
     checkpoint.save(path, filled(networks.make(config, 19)))
-    return 'params/logits/bias is float32 (19,), needed is float32 (11,)'
+    return 'params/logits/bias is float32 (19,), the network needs float32 (11,)'
 
 
 def other_model(config, held, path):
     config.context.name = 'image_level'
     checkpoint.save(path, filled(networks.make(config, 11)))
     config.context.name = 'none'
-    return 'is of another network'
+    return 'belongs to another network'
 
 
 def truncated(config, held, path):

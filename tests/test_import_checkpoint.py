@@ -105,7 +105,9 @@ def test_the_backbone_alone_is_taken_from_another_model(official: pathlib.Path, 
     argv = (TOY, '--config.context.name=aspp', f'--checkpoint={official}', f'--out={tmp_path / "imported"}')
     code, said, err = finish(*argv)
     assert (code, said) == (2, '')
-    assert err.startswith(f"error: checkpoint '{official}' is of another model: it holds MobilenetV2, logits, meta_")
+    assert err.startswith(
+        f"error: checkpoint '{official}' belongs to another model: it holds MobilenetV2, logits, meta_"
+    )
     assert err.count('\n') == 1
     assert not (tmp_path / 'imported').exists()
 

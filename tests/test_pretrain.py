@@ -60,7 +60,7 @@ def test_a_first_step_of_no_length_gives_the_loss_of_the_start():
     settings = dataclasses.replace(SETTINGS, steps=1, learning_rate=1e-30)
     _, loss = train(settings)
     images, labels = pretrain._batch(SCENES, settings, 0)
-    model = pretrain.LinearHead(Toy(), SCENES.num_classes)
+    model = pretrain.LinearLogits(Toy(), SCENES.num_classes)
     variables = model.init(jax.random.key(0), jnp.zeros((1, 17, 33, 3)), (5, 9), False)
     logits, _ = model.apply(variables, jnp.asarray(images), (5, 9), True, mutable=['batch_stats'])
     log_p = np.log(np.exp(logits) / np.exp(logits).sum(1, keepdims=True))

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from dpc_jax.stopping import defer_signals, noted
+from dpc_jax.stopping import defer_signals, note_signals
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +86,7 @@ def test_other_threads_are_left_alone():
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_is_only_noted(number):
     before = signal.getsignal(number)
-    with noted() as asked:
+    with note_signals() as asked:
         assert not asked()
         signal.raise_signal(number)
         assert asked()
@@ -95,7 +95,7 @@ def test_the_first_signal_is_only_noted(number):
 
 
 def test_the_second_ctrl_c_is_one():
-    with noted():
+    with note_signals():
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
@@ -106,7 +106,7 @@ def test_in_other_threads_nothing_is_noted():
     found = []
 
     def work():
-        with noted() as asked:
+        with note_signals() as asked:
             found.append((asked(), signal.getsignal(signal.SIGINT)))
 
     thread = threading.Thread(target=work)

@@ -321,7 +321,7 @@ def refusal(config, workdir):
 
 
 def test_a_loss_that_is_no_number_names_step_and_files(root, tmp_path):
-    # An evaluation and a checkpoint are due where the loss is no number any more: neither takes place.
+    # An evaluation and a checkpoint are due where the loss is not finite any more: neither takes place.
     said = refusal(toy(root, train__learning_rate=1e30, train__steps=6, train__evaluate_every=2), tmp_path)
     assert ' is nan at step ' in said or ' is inf at step ' in said
     report = json.loads((tmp_path / 'diverged.json').read_text())
@@ -344,7 +344,7 @@ def test_a_loss_that_is_no_number_names_step_and_files(root, tmp_path):
 )
 def test_a_workdir_of_another_config_is_refused(whole, root, field, value, said):
     found = refusal(toy(root, **{field: value}), whole[0])
-    assert found == f"workdir '{whole[0]}' is of another config: {said.partition(';')[0]}; give another workdir"
+    assert found == f"workdir '{whole[0]}' belongs to another config: {said.partition(';')[0]}; give another workdir"
 
 
 def test_a_workdir_of_other_data_is_refused(whole, root, tmp_path):
@@ -534,4 +534,4 @@ def test_two_processes_refuse_a_workdir_together(whole, root, tmp_path):
     ends = ends_of(processes)
     assert [process.returncode for process in processes] == [2, 2], ends
     assert 'train.learning_rate was 0.003 there and is 0.5 now' in ends[0][1]
-    assert 'process 0 does not take the workdir' in ends[1][1]
+    assert 'process 0 refuses the workdir' in ends[1][1]

@@ -250,7 +250,7 @@ def test_a_flipped_bit_is_refused_or_touches_no_value(saved: pathlib.Path) -> No
 def test_file_of_another_network(saved: pathlib.Path) -> None:
     np.savez(saved, **{f'resnet/conv{i}': np.ones(3) for i in range(9)})
     message = refusal(saved)
-    assert 'holds resnet/conv0, resnet/conv1, resnet/conv2 and 6 more; needed are MobilenetV2/' in message
+    assert 'holds resnet/conv0, resnet/conv1, resnet/conv2 and 6 more; the network needs MobilenetV2/' in message
     np.savez(saved)
     assert 'it holds nothing' in refusal(saved)
 
@@ -373,7 +373,7 @@ def test_what_is_no_checkpoint(tmp_path: pathlib.Path) -> None:
     (tmp_path / 'file').write_text('text')
     for name in ('absent', 'file'):
         assert restore_refusal(tmp_path / name) == ': no such folder'
-    assert restore_refusal(tmp_path) == ' is none of this project, or damaged: no readable SHA256SUMS'
+    assert restore_refusal(tmp_path) == ' is not of this project, or damaged: no readable SHA256SUMS'
 
 
 def test_any_change_of_any_file_is_refused(kept: pathlib.Path) -> None:
@@ -404,18 +404,20 @@ def test_another_network_is_told_by_the_first_name_that_differs(kept: pathlib.Pa
     more, fewer = small_variables(), small_variables()
     more['params']['Conv']['bias'] = np.ones(3, np.float32)
     del fewer['batch_stats']['expanded_conv']
-    assert restore_refusal(kept, more) == ' is of another network: it lacks params/Conv/bias'
-    words = ' is of another network: it has batch_stats/expanded_conv/depthwise/BatchNorm/mean, which is not needed'
+    assert restore_refusal(kept, more) == ' belongs to another network: it lacks params/Conv/bias'
+    words = (
+        ' belongs to another network: it has batch_stats/expanded_conv/depthwise/BatchNorm/mean, which is not needed'
+    )
     assert restore_refusal(kept, fewer) == words
 
 
 def test_other_shapes_and_types_are_told_both(kept: pathlib.Path) -> None:
     other = small_variables()
     other['params']['Conv']['kernel'] = np.ones((1, 1, 2, 7), np.float32)
-    words = ': params/Conv/kernel is float32 (1, 1, 2, 3), needed is float32 (1, 1, 2, 7)'
+    words = ': params/Conv/kernel is float32 (1, 1, 2, 3), the network needs float32 (1, 1, 2, 7)'
     assert restore_refusal(kept, other) == words
     other['params']['Conv']['kernel'] = np.ones((1, 1, 2, 3), np.float16)
-    words = ': params/Conv/kernel is float32 (1, 1, 2, 3), needed is float16 (1, 1, 2, 3)'
+    words = ': params/Conv/kernel is float32 (1, 1, 2, 3), the network needs float16 (1, 1, 2, 3)'
     assert restore_refusal(kept, other) == words
 
 

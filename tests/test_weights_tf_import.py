@@ -310,16 +310,16 @@ def test_values_that_are_no_floating_point_numbers() -> None:
 def test_a_checkpoint_without_anything_in_common() -> None:
     assert refusal({'resnet/conv1': np.ones(1), 'resnet/conv2': np.ones(1)}, allow_missing=True) == (
         'has no variable of this network: it holds resnet/conv1, resnet/conv2;'
-        f' needed are {", ".join(list(stored_of(zeros()))[:3])} and 5 more'
+        f' the network needs {", ".join(list(stored_of(zeros()))[:3])} and 5 more'
     )
-    assert 'it holds nothing; needed are MobilenetV2' in refusal({})
+    assert 'it holds nothing; the network needs MobilenetV2' in refusal({})
 
 
 def test_missing_variables_are_named_and_so_is_what_is_there_instead() -> None:
     stored = stored_of(small(), semantic__biases=None)
     assert refusal(stored) == 'lacks 1 of 8 variables: logits/semantic/biases'
     stored |= {'MobilenetV2/Conv_1/weights': np.ones(1), 'global_step': np.ones(1)}
-    words = 'lacks 1 of 8 variables: logits/semantic/biases; of no use are MobilenetV2/Conv_1/weights'
+    words = 'lacks 1 of 8 variables: logits/semantic/biases; the network does not use MobilenetV2/Conv_1/weights'
     assert refusal(stored) == words
 
 
@@ -329,7 +329,7 @@ def test_missing_variables_are_named_and_so_is_what_is_there_instead() -> None:
         ('aspp', 'dpc', ': its context module is ASPP, that of the network a cell'),
         ('dpc', 'aspp', ': its context module is a cell, that of the network ASPP'),  # tensorflow/models issue 5630
         ('image_level', 'dpc', ': its context module is ASPP, that of the network a cell'),
-        ('none', 'dpc', 'needed are MobilenetV2, logits, meta_architecture'),
+        ('none', 'dpc', 'the network needs MobilenetV2, logits, meta_architecture'),
     ],
 )
 def test_a_checkpoint_of_another_context_module_is_told_apart(theirs: str, ours: str, words: str) -> None:
@@ -341,7 +341,7 @@ def test_a_checkpoint_of_another_context_module_is_told_apart(theirs: str, ours:
     with pytest.raises(InputError) as caught:
         tf_import.assign(networks.variable_shapes(network), stored, network.scopes, source="checkpoint 'x'")
     message = str(caught.value)
-    assert message.startswith("checkpoint 'x' is of another model: it holds MobilenetV2, ")
+    assert message.startswith("checkpoint 'x' belongs to another model: it holds MobilenetV2, ")
     assert message.endswith(words)
     assert '\n' not in message
 

@@ -1,7 +1,7 @@
 """The menu of backbones: `make('xception_65', output_stride=16)`; and what all of them share.
 
-Each file of the folder exposes `Model`, a Flax module of images in 0..255 that gives a dict of named endpoints, and
-`NAMES`: what its variants are called, each with the settings that make it. A model's `official_scope` is what the
+Each file of the folder exposes `Model`, a Flax module that takes images in 0..255 and gives a dict of named endpoints,
+and `NAMES`: its variants by name, each with the settings that make it. A model's `official_scope` is what the
 names of its official variables start with, its `low_level` the endpoint at stride 4 that the decoder of DeepLabv3+
 reads. Its `by_stride` names an endpoint for each stride, `{4: ..., 8: ..., 16: 'features'}`: from 4 to the output
 stride, where it is always the features; before that it is the last map that is computed at the stride
@@ -52,7 +52,7 @@ def _makers() -> dict[str, tuple[str, Mapping[str, Any]]]:
 
 
 def check(name: str, output_stride: int, width: float) -> None:
-    """InputError unless a backbone can be built so."""
+    """InputError unless a backbone can be built with this output stride and width."""
     if output_stride not in OUTPUT_STRIDES:
         allowed = ', '.join(map(str, OUTPUT_STRIDES))
         raise InputError(f'output stride {output_stride} of {name}: it must be one of {allowed}')

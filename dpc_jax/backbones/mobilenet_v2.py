@@ -75,7 +75,7 @@ class InvertedResidual(nn.Module):
     def __call__(self, x: Float[Array, 'B h w _'], train: bool) -> dict[str, Float[Array, 'B _ _ _']]:
         """`output`, and what lies inside by official name: `depthwise_output`; `expansion_output` if there is one."""
         depth, expansion, stride, rate = self.block
-        source, inner = x, x.shape[-1] * expansion  # a multiple of 8 as the input is, so nothing to round
+        source, inner = x, x.shape[-1] * expansion  # a multiple of 8 like the input, so there is nothing to round
         inside = {}
         unit = functools.partial(_unit, decay=self.bn_decay)
         if expansion > 1:

@@ -43,7 +43,7 @@ class Block(NamedTuple):
     skip: str = 'conv'  # 'conv': 1x1 with the unit's stride; 'sum': the input itself; 'none'
     units: int = 1
     rate: int = 1
-    preactivated: bool = True  # ReLU before each separable convolution and nowhere else; else after each part
+    preactivated: bool = True  # ReLU before each separable convolution alone; if False, after each part
 
 
 _ENTRY = (Block('block1', (128,) * 3, 2), Block('block2', (256,) * 3, 2), Block('block3', (728,) * 3, 2))
@@ -67,7 +67,7 @@ def flows(layers: int) -> dict[str, tuple[Block, ...]]:
 
 
 def with_stride(blocks: Mapping[str, tuple[Block, ...]], output_stride: int) -> dict[str, tuple[Block, ...]]:
-    """The same with the strides and rates that lead to the output stride."""
+    """The same blocks with the strides and rates that lead to the output stride."""
     nominal = [block.stride for flow in blocks.values() for block in flow]
     strided = iter(backbones.atrous(nominal, output_stride, reached_stride=2))
     return {
@@ -105,8 +105,8 @@ class XceptionModule(nn.Module):
         return x, parts
 
 
-class Unit(nn.Module):
-    """An official scope around the module."""
+class ScopedUnit(nn.Module):
+    """A unit in the scope that the official code puts around it."""
 
     block: Block
     multi_grid: tuple[int, int, int]
@@ -132,7 +132,7 @@ class UnitStack(nn.Module):
         """Output and endpoints."""
         endpoints: Endpoints = {}
         for number in range(1, 1 + self.block.units):
-            x, parts = Unit(self.block, self.multi_grid, self.bn_decay, name=f'unit_{number}')(x, train)
+            x, parts = ScopedUnit(self.block, self.multi_grid, self.bn_decay, name=f'unit_{number}')(x, train)
             endpoints |= _below(f'unit_{number}', parts)
         return x, endpoints
 

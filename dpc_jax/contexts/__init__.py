@@ -1,7 +1,7 @@
 """The menu of contexts: `make(config)` gives what stands on the backbone's maps, by `config.context.name`.
 
-Each file of the folder exposes `make(config, *, decay)`: a `dpc_jax.context.Context` of the whole config, whose batch
-norms have that decay, or None for no context at all. InputError names what in the config makes none.
+Each file of the folder exposes `make(config, *, decay)`: a `dpc_jax.context.Context` made from the whole config,
+whose batch norms have that decay, or None for no context at all. InputError names what is wrong in the config.
 """
 
 import importlib

@@ -27,7 +27,7 @@ def read_genotype(name: str) -> Genotype:
     try:
         text = path.read_text(encoding='utf-8')
     except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, 'strerror', None) or 'not a text'
+        why = getattr(error, 'strerror', None) or 'not a text file'
         named = ', '.join(dpc.NAMED)
         raise InputError(f"context.genotype '{name}': {why}; it must be a JSON file or one of {named}") from error
     return dpc.parse(text, str(path))

@@ -1,4 +1,4 @@
-"""The head of the released MobileNet-v2 models: an image-level feature beside a 1x1 convolution (official model.py)."""
+"""The context of the released MobileNet-v2 models: image-level feature and 1x1 convolution (official model.py)."""
 
 import ml_collections
 

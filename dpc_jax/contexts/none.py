@@ -4,4 +4,4 @@ import ml_collections
 
 
 def make(config: ml_collections.ConfigDict, *, decay: float) -> None:
-    """Nothing, whatever the config says."""
+    """Returns None, whatever the config says."""

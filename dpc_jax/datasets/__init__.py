@@ -27,7 +27,7 @@ VOC_CLASSES = (
     *('background', 'aeroplane', 'bicycle', 'bird', 'boat', 'bottle', 'bus', 'car', 'cat', 'chair', 'cow'),
     *('diningtable', 'dog', 'horse', 'motorbike', 'person', 'pottedplant', 'sheep', 'sofa', 'train', 'tvmonitor'),
 )
-"""In the order of their values in label files (PASCAL VOC development kit); those of COCO here, too."""
+"""In the order of their values in label files (PASCAL VOC development kit); `coco` uses them too."""
 
 PACKED = '_packed'
 PACK_INFO = 'metadata.json'  # in a folder that is a pack
@@ -74,7 +74,7 @@ class Dataset(abc.ABC):
 
     @abc.abstractmethod
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of everything that determines the content; equal for equal content on every machine."""
+        """SHA-256 (hex) of everything that determines the content; the same for the same content on every machine."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +108,7 @@ class FilePairs(Dataset):
         return read_bytes(self.files[index][0])
 
     def fingerprint(self) -> str:
-        """Of the names and the bytes of all files."""
+        """SHA-256 of the names and the bytes of all files."""
         digest = hashlib.sha256()
         for path in (path for pair in self.files for path in pair if path is not None):
             digest.update(path.name.encode() + b'\0' + hashlib.sha256(read_bytes(path)).digest())
@@ -116,7 +116,7 @@ class FilePairs(Dataset):
 
 
 def open_root(root: str, name: str) -> pathlib.Path:
-    """The folder `root` (`dataset.root` of the config) of the data set `name`; InputError unless something is in it."""
+    """The folder `root` (`dataset.root` of the config) of the data set `name`; InputError if it is absent or empty."""
     if not root:
         example = f'--config.dataset.root=/data/{name.lower()}'
         raise InputError(f'dataset.root is empty; give the {name} folder, e.g. {example}')
@@ -137,7 +137,7 @@ def first_folder(root: pathlib.Path, names: Sequence[str]) -> pathlib.Path:
 
 
 def read_list(path: pathlib.Path, form: str) -> tuple[tuple[int, list[str]], ...]:
-    """Number (from 1) and words of the lines that hold any; InputError if there are none. `form` is what they are."""
+    """Number (from 1) and words of each line that has any; InputError if none has. `form` says what a line is."""
     try:
         lines = path.read_text(encoding='utf-8').splitlines()
     except FileNotFoundError:
@@ -153,7 +153,7 @@ def read_list(path: pathlib.Path, form: str) -> tuple[tuple[int, list[str]], ...
 def pairs_of_list(path: pathlib.Path, images: pathlib.Path, labels: Sequence[pathlib.Path]) -> tuple[Pair, ...]:
     """`<images>/<id>.jpg` and `<id>.png` of the first folder of `labels` that has it, for each line of a list of VOC.
 
-    A line is an id, or a path whose stem is the id; what follows is not read. Without `labels` none are needed.
+    A line is an id, or a path whose stem is the id; what follows is not read. With `labels` empty, no label is needed.
     """
     pairs = []
     for number, words in read_list(path, 'an id'):
@@ -166,7 +166,7 @@ def pairs_of_list(path: pathlib.Path, images: pathlib.Path, labels: Sequence[pat
 
 
 def check_pair(pair: Pair, place: str) -> None:
-    """InputError unless both files are there; `place` is where they are asked for."""
+    """InputError unless both files are there; `place` says which list asks for them."""
     image, label = pair
     if not image.is_file():
         raise InputError(f'{place}: there is no image {image}')
@@ -207,7 +207,7 @@ def read_bytes(path: pathlib.Path) -> bytes:
 
 
 def decode_label(path: pathlib.Path) -> UInt8[np.ndarray, 'H W']:
-    """The values in a label file of one 8-bit channel; InputError if it is none."""
+    """The values in a label file of one 8-bit channel; InputError if it is not such a file."""
     label = decode(path, None)
     if label.ndim != 2 or label.dtype != np.uint8:
         raise InputError(f'{path}: {label.dtype} {label.shape} is not a label image of one 8-bit channel')
@@ -216,8 +216,8 @@ def decode_label(path: pathlib.Path) -> UInt8[np.ndarray, 'H W']:
 
 def decode(path: pathlib.Path, mode: str | None) -> np.ndarray:
     """The pixels of an image file, converted to `mode` (of PIL) if there is one; InputError if it is faulty."""
-    # PIL for images too: OpenCV 4.10 fills up a truncated JPEG and says nothing, and OpenCV expands palettes. The
-    # pixels are the same bit for bit, 1.4 ms instead of 0.8 ms per image of CamVid.
+    # PIL reads images too: OpenCV 4.10 fills up a truncated JPEG without a warning, and it expands palettes. The
+    # pixels are the same bit for bit; PIL takes 1.4 ms instead of 0.8 ms per image of CamVid.
     try:
         with Image.open(path) as image:
             return np.array(image.convert(mode) if mode else image)
@@ -226,12 +226,12 @@ def decode(path: pathlib.Path, mode: str | None) -> np.ndarray:
 
 
 def names() -> tuple[str, ...]:
-    """What `load` accepts: the files of this folder, but for the packed form of all of them."""
+    """What `load` accepts: the files of this folder, except `_packed`."""
     return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != PACKED))
 
 
 def kind(name: str) -> type[Dataset]:
-    """The class of the data set `name`, whose files need not be there; InputError if there is none such."""
+    """The class of the data set `name`, whose files need not be there; InputError if the name is not known."""
     if name not in names():
         raise InputError(f'unknown data set {name!r}; there are: {", ".join(names())}')
     module = importlib.import_module(f'{__name__}.{name}')
@@ -268,7 +268,7 @@ def check_split(name: str, split: str) -> None:
 
 
 def classes(name: str) -> tuple[str, ...]:
-    """Names of the classes of the data set `name`, whose files need not be there; InputError if there is none such."""
+    """Names of the classes of the data set `name`, whose files need not be there; InputError for another name."""
     return kind(name).classes
 
 

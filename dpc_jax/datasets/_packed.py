@@ -38,7 +38,7 @@ class Packed(Dataset):
     """One split of a pack. `load` makes a subclass of it with the classes of the data set that was packed."""
 
     root: pathlib.Path
-    source: Any  # of tfds: bytes by feature
+    source: Any  # the data source of tfds: bytes by feature
     names: tuple[str, ...]
     digest: str
 
@@ -66,7 +66,7 @@ class Packed(Dataset):
         return image
 
     def fingerprint(self) -> str:
-        """Of the folder it was packed from, so that scores of either are scores of the same data."""
+        """That of the folder it was packed from, so that scores of both count as scores of the same data."""
         return self.digest
 
     def _stored(self, index: int) -> Mapping[str, bytes]:
@@ -111,7 +111,9 @@ def load(name: str, root: str | pathlib.Path, split: str) -> Packed:
     except Exception as error:  # whatever the parsers of JSON, protocol buffers and features make of a damaged file
         raise InputError(f"the pack '{folder}' is damaged: {_line(error)}") from error
     if len(source) != len(names[split]):
-        raise InputError(f"the pack '{folder}' is damaged: {len(source)} examples in {split}, not as it says")
+        raise InputError(
+            f"the pack '{folder}' is damaged: {split} has {len(source)} of its {len(names[split])} examples"
+        )
     fields = {field: getattr(kind, field) for field in CLASS_FIELDS}
     made: Packed = type(f'Packed{kind.__name__}', (Packed,), fields)(
         split, folder, source, tuple(names[split]), digests[split]
@@ -120,10 +122,10 @@ def load(name: str, root: str | pathlib.Path, split: str) -> Packed:
 
 
 def write(sets: Mapping[str, Dataset], root: pathlib.Path, folder: pathlib.Path, *, track: Track) -> dict[str, int]:
-    """Packs the splits `sets` of a data set whose folder is `root` into the new folder `folder`; bytes of each.
+    """Packs the splits `sets` of a data set in the folder `root` into the new folder `folder`; gives the bytes of each.
 
-    Whole or not at all; `track` must not print to what is standard output then, which is taken away from TensorFlow
-    Datasets. All examples are decoded; InputError names the first that is faulty.
+    The pack is written whole or not at all. `track` must not print to standard output, which is redirected meanwhile
+    because TensorFlow Datasets prints. All examples are decoded; InputError names the first that is faulty.
     """
     if folder.exists():
         raise InputError(f"'{folder}' exists already; give a folder that is not there")
@@ -188,7 +190,7 @@ class _Builder(tfds.core.GeneratorBasedBuilder):
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Within it TensorFlow Datasets does not tell of downloads, which there are none of, nor how far it is."""
+    """Within it TensorFlow Datasets prints neither its progress nor lines about downloads, of which there are none."""
     tfds.disable_progress_bar()
     logger = logging.getLogger('absl')
     level = logger.level

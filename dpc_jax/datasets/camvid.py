@@ -23,7 +23,7 @@ UNKNOWN = 11
 """Label value of the files for 'no class'."""
 
 ORIGINAL_ROOT = '/SegNet/CamVid/'
-"""Where the original lists believe the data to be."""
+"""Where the original lists expect the data."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -99,7 +99,7 @@ class Cityscapes(FilePairs):
     export_ids: ClassVar[tuple[int, ...] | None] = tuple(kind.id for kind in CLASSES)
 
     def read_label(self, path: pathlib.Path) -> UInt8[np.ndarray, 'H W']:
-        """Of a file of ids or of train ids, as its name says."""
+        """The labels of a file of ids or of train ids, as its name says."""
         label = datasets.decode_label(path)
         if path.name.endswith(TRAIN_IDS):
             datasets.check_values(path, label, len(CLASSES))

@@ -5,7 +5,7 @@ a folder of the user's. The root holds, as the zip files leave it, COCO of 2017 
     annotations/instances_{train,valminusminival,minival}2014.json         train2014/*.jpg, val2014/*.jpg
 
 (the folders of images may be in `images/`). `train` is 2017's train, 118 287 images, and that is trainval minus minival
-of 2014; `val` is 2017's val, minival, 5 000. Of them those are kept whose annotations of VOC's classes, crowds left
+of 2014; `val` is 2017's val, minival, 5 000. An image is kept if its annotations of VOC's classes, crowds left
 out, have more than 1 000 pixels in all (a rule of DeepLabv3, arXiv:1706.05587, where about 60 000 are left).
 
 Categories that VOC does not have are background. Pixels of two classes are ignored, as in torchvision's references
@@ -14,7 +14,7 @@ which pixels belong to a polygon. The file of annotations is read once, which ta
 (measured on a drawn file of 533 MB, of which arrays of 390 MB are kept).
 
 Two steps are our own. Runs become pixels here, since `pycocotools.mask.decode` (2.0.11) warns with NumPy 2 at every
-call, and returns memory that nobody wrote where runs do not fill the image. And what is read is checked, since
+call, and returns uninitialised memory where runs do not fill the image. And what is read is checked, since
 pycocotools ends the process at a coordinate that is NaN or larger than its integers.
 """
 
@@ -82,7 +82,7 @@ class Coco(Dataset):
         return SegmentationExample(image, label, str(path))
 
     def draw_label(self, index: int) -> UInt8[np.ndarray, 'H W']:
-        """The label of an image, which is not read."""
+        """The label of an image; the image itself is not read."""
         height, width = self.sizes[index].tolist()
         label = np.zeros((height, width), np.uint8)
         regions = self.regions[self.rows[index] : self.rows[index + 1]]
@@ -101,7 +101,7 @@ class Coco(Dataset):
         return datasets.read_bytes(self.files[index])
 
     def fingerprint(self) -> str:
-        """Of the names and the bytes of all images, and of the annotations kept."""
+        """SHA-256 of the names and the bytes of all images, and of the annotations kept."""
         digest = hashlib.sha256()
         for path in self.files:
             digest.update(path.name.encode() + b'\0' + hashlib.sha256(datasets.read_bytes(path)).digest())
@@ -143,7 +143,7 @@ class _Collected:
         self.values = array.array('d')
 
     def read(self, path: pathlib.Path, folder: pathlib.Path) -> None:
-        """One file. Annotations are taken as they are parsed, so that not all are in memory as Python objects."""
+        """Reads one file. Annotations are taken as they are parsed, so that not all are in memory as Python objects."""
         start = len(self.regions)
         try:
             content = json.loads(datasets.read_bytes(path), object_hook=self._take)
@@ -156,15 +156,17 @@ class _Collected:
                     raise ValueError(f'image {item["file_name"]} of height {size[0]!r} and width {size[1]!r}')
                 self.images[item['id']] = (folder / item['file_name'], *size)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise InputError(f'{path}: these are no COCO instances: {type(error).__name__} {error}') from None
+            raise InputError(f'{path}: these are not COCO instances: {type(error).__name__} {error}') from None
         for what, column, known in (('image_id', 1, self.images), ('category_id', 2, self.labels)):
             wrong = set(self.regions[start + column :: 5]).difference(known)
             if wrong:
-                raise InputError(f'{path}: {what} {min(wrong)} of an annotation is none of those that the file lists')
+                raise InputError(
+                    f'{path}: {what} {min(wrong)} of an annotation is not one of those that the file lists'
+                )
         self._check_regions(path)
 
     def _check_regions(self, path: pathlib.Path) -> None:
-        """InputError unless runs fill the images that they are of, and no number is NaN or too large."""
+        """InputError unless runs fill their images, and all numbers are finite and not too large."""
         for image, *size in sorted(self.run_sizes):
             _, height, width = self.images[image]
             if size != [height, width]:
@@ -196,7 +198,7 @@ class _Collected:
         return None
 
     def keep(self, split: str) -> Coco:
-        """The data set of what was read."""
+        """The data set made of what was read."""
         pixels = dict.fromkeys(self.images, 0.0)
         for (image, category), area in self.areas.items():
             pixels[image] += area if self.labels[category] else 0.0
@@ -229,7 +231,7 @@ class _Collected:
 
 
 def _paint(label: UInt8[np.ndarray, 'H W'], mask: Bool[np.ndarray, 'H W'], value: int) -> None:
-    """A class into the label, to be ignored on others; crowds where nothing is yet."""
+    """Writes a class into the label: ignored where another class is, and a crowd only where nothing is yet."""
     if value == IGNORE_LABEL:
         label[mask & (label == 0)] = IGNORE_LABEL
         return
@@ -243,7 +245,7 @@ def _runs(shape: Mapping[str, Any]) -> list[int]:
     counts = decode_counts(shape['counts']) if isinstance(shape['counts'], str) else shape['counts']
     height, width = shape['size']
     if not all(type(count) is int for count in counts):
-        raise ValueError('runs that are no integers')
+        raise ValueError('runs that are not integers')
     if sum(counts) != height * width or min(counts) < 0:
         raise ValueError(f'runs of {sum(counts)} pixels in an image of {height}x{width}')
     return counts

@@ -59,7 +59,7 @@ def load(config: ml_collections.ConfigDict, split: str) -> PascalVOC:
     """The images of a list; all labels but those of test must be there.
 
     config: `root` (str), the folder. `duplicate_hard` (bool, may be absent): images that show a class of `HARD` come
-    twice in a split to train on, in succession; it reads all labels of the split once (2 ms each). Not in val and test.
+    twice in a split to train on, in succession; it reads all labels of the split once (2 ms each). val and test stay.
     """
     root = datasets.first_folder(datasets.open_root(config.root, 'pascal_voc'), ROOTS)
     images = datasets.first_folder(root, (IMAGES,))

@@ -10,7 +10,7 @@ unpacked in it, or a folder with both side by side, or what repositories of huma
     lists    pascal_person_part/pascal_person_part_trainval_list/{train,val,trainval}.txt, the same without the first
              folder, ImageSets/Person/..., list/..., and in the root itself; each also as {train,val,trainval}_id.txt
 
-A line of a list is an id, or a path of an image (`/JPEGImages/<id>.jpg`) with whatever behind it.
+A line of a list is an id, or a path of an image (`/JPEGImages/<id>.jpg`) and anything after it.
 """
 
 import dataclasses
@@ -61,7 +61,7 @@ class PersonPart(FilePairs):
 
 
 def load(config: ml_collections.ConfigDict, split: str) -> PersonPart:
-    """The images of a list, `trainval` also as train and val where it has none. config: `root` (str), the folder."""
+    """The images of a list; `trainval` is train and val where it has no list. config: `root` (str), the folder."""
     root = datasets.open_root(config.root, 'person_part')
     images, labels = datasets.first_folder(root, IMAGES), datasets.first_folder(root, LABELS)
     parts = ('train', 'val') if split == 'trainval' and _list(root, split) is None else (split,)

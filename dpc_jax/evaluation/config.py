@@ -19,12 +19,12 @@ from dpc_jax.progress import track
 from dpc_jax.segmenter import Segmenter
 
 DTYPES = ('float32', 'bfloat16')
-MOST_PICTURES = 100  # they are one picture, which grows with each
+MOST_PICTURES = 100  # all go into one picture, which grows with each
 FOLLOWS = (0, 0)  # a size that is to be found out
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-    """Makes everything that costs nothing, so that a bad value is refused before any work; InputError."""
+    """Makes all that is made at no cost, so that a bad value is refused before any work; InputError."""
     evaluate, stride = config.evaluate, config.backbone.output_stride
     datasets.check_split(config.dataset.name, evaluate.split)
     make_network(config)
@@ -77,7 +77,7 @@ def inference_settings(config: ml_collections.ConfigDict, crop_size: Size | None
 
 
 def choose_crop(config: ml_collections.ConfigDict, dataset: Dataset) -> Size:
-    """The crop that is asked for, or the smallest that holds every image; decodes each once, so that faults show now.
+    """The crop that is asked for, or the smallest that holds every image; decodes all once, so that faults show now.
 
     Raises:
       InputError: a faulty file, an image larger than the crop, two images that would be exported to one file.
@@ -90,7 +90,7 @@ def choose_crop(config: ml_collections.ConfigDict, dataset: Dataset) -> Size:
     crop_size = _size(config, 'crop_size')
     if crop_size != FOLLOWS and any(np.greater(largest, crop_size)):
         raise InputError(
-            f'evaluate.crop_size is {crop_size}; the largest image has {largest[0]}x{largest[1]} pixels, that needs'
+            f'evaluate.crop_size is {crop_size}; the largest image has {largest[0]}x{largest[1]} pixels, which needs'
             f' {fitting}, or {FOLLOWS} to fit it'
         )
     (name, times), *_ = collections.Counter(name for _, name in found).most_common(1)

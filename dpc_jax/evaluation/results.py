@@ -17,7 +17,7 @@ from dpc_jax.evaluation import report
 from dpc_jax.evaluation.scorer import Counted, Scorer
 
 HASHED = ('split', 'scales', 'flip', 'dtype', 'crop_size', 'image_pooling_crop_size')
-"""Fields of `config.evaluate` that scores depend on; the network, and the content of data and weights come to it."""
+"""Fields of `config.evaluate` that scores depend on; the network and the content of data and weights are added."""
 
 
 class Evaluation(NamedTuple):
@@ -75,7 +75,7 @@ def write(folder: pathlib.Path, scorer: Scorer, variables: PyTree, counted: Coun
     """Text and picture into `folder`; prints the scores and the paths. `more` goes into the row."""
     dataset, picture = scorer.dataset, folder / 'predictions.png'
     row = {**row_of(scorer, variables, counted), **more}
-    if jax.process_index():  # one writes
+    if jax.process_index():  # only the first process writes
         return Evaluation(counted.confusion, row, [])
     picture.unlink(missing_ok=True)
     if counted.shown:

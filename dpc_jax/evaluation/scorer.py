@@ -27,7 +27,7 @@ from dpc_jax.segmenter import Segmenter
 
 
 class PaddedBatch(NamedTuple):
-    """Padded examples; behind them, up to the size of a batch, images without labels."""
+    """Padded examples; after them, up to the size of a batch, images without labels."""
 
     examples: Sequence[SegmentationExample]
     images: Float32[np.ndarray, 'B H W 3']
@@ -86,13 +86,15 @@ class Scorer:
     ) -> Iterator[tuple[Sequence[SegmentationExample], Int[np.ndarray, 'L L'], jax.Array]]:
         """Batch by batch: its examples, the counts of their pixels, the classes in the padded images."""
         size = self.config.evaluate.batch_size * self.mesh.size
-        if jax.process_count() > 1:  # what lies on the devices of all goes to those of this process by way of the host
+        if (
+            jax.process_count() > 1
+        ):  # arrays on the devices of all processes go through the host to the devices of this one
             variables = jax.tree.map(np.asarray, variables)
         held = jax.device_put(variables, sharding.replicated(self.mesh))
         indices = range(jax.process_index(), len(self.dataset), jax.process_count())
         batches = read_ahead(make_batches(self.dataset, indices, self.crop_size, size))
         for batch in track(self._guarded(batches), 'evaluating, batch', -(-len(indices) // size)):
-            # float32 is float32: by default JAX lets GPUs and TPUs round the factors of a product to fewer bits.
+            # By default JAX lets GPUs and TPUs round the factors of a float32 product to fewer bits.
             with jax.default_matmul_precision('float32'), self._memory():
                 placed = jax.device_put((batch.images, batch.labels), sharding.along_data(self.mesh))
                 classes, confusion, finite = self.predict(held, *placed)
@@ -110,7 +112,7 @@ class Scorer:
 
     @contextlib.contextmanager
     def _memory(self) -> Iterator[None]:
-        """Says what to make smaller where the memory of host or device is not enough."""
+        """Says what to make smaller if the memory of host or device is not enough."""
         try:
             yield
         except (jax.errors.JaxRuntimeError, MemoryError) as error:
@@ -137,7 +139,7 @@ def make(
 
 
 def check_finite(examples: Sequence[SegmentationExample], finite: Bool[np.ndarray, ' B']) -> None:
-    """InputError that names the first image of which the network makes no numbers."""
+    """InputError that names the first image for which the network gives values that are not finite."""
     for example, is_finite in zip(examples, finite, strict=False):
         if not is_finite:
             raise InputError(

@@ -24,13 +24,13 @@ from dpc_jax.spaces import Graph
 
 ROW_GAP = 0.4
 BOX_WIDTH, BOX_HEIGHT = 0.88, 0.48
-BOX_LINES, LINE_HEIGHT = 2, 0.18125  # a box of that height has room for so many lines of text; each further one adds
+BOX_LINES, LINE_HEIGHT = 2, 0.18125  # BOX_HEIGHT has room for so many lines; each further line adds LINE_HEIGHT
 BAR_HEIGHT = 0.32
 MARGIN = 0.12
 PASSAGE_WIDTH, PLACE_GAP = 0.2, 0.16  # of a value that passes a row, and between two places of a row
 PORT_GAP = 0.3  # between two edges that enter a box, where there is room
 STUB = 0.13  # an edge between layers leaves and arrives upright
-GAP_PER_SHIFT = 0.1  # how much a gap grows with the longest way that an edge goes sideways in it
+GAP_PER_SHIFT = 0.1  # how much a gap grows per unit that an edge goes sideways in it, at most
 SWEEPS = 6  # up and down through the layers; cells of ten operators do not change after the third
 
 Point = tuple[float, float]
@@ -57,7 +57,7 @@ class Box(NamedTuple):
 
 
 class Edge(NamedTuple):
-    """`target` reads `source`; `points` are the corners of the line from the one to the other."""
+    """`target` reads `source`; `points` are the corners of the line between them."""
 
     source: int
     target: int
@@ -78,7 +78,7 @@ class Layout(NamedTuple):
 
 
 def layout(graph: Graph) -> Layout:
-    """Places a graph of at least one node; the module's text says how."""
+    """Places a graph of at least one node; the head of this file says how."""
     forest = all(len(node.reads) == 1 for node in graph.nodes) and set(graph.outputs) == set(range(len(graph.nodes)))
     return _forest(graph) if forest else _layers(graph)
 
@@ -153,9 +153,9 @@ Way = tuple[Place, ...]
 """The places of an edge row by row: its source's own first, its target's last."""
 
 Link = tuple[Place, Place]
-"""One step of a way: from a place to one in the next row. Those from the source's bar and to the sink's are none."""
+"""From a place of a way to the next, one row up; those from the source's bar and to the sink's bar do not count."""
 
-Step = tuple[float, float]
+Shift = tuple[float, float]
 """x where an edge leaves a row, and where it enters the next."""
 
 
@@ -164,11 +164,11 @@ def _layers(graph: Graph) -> Layout:
     rows = dict(enumerate(_rows(graph)))
     last = max(rows.values()) + 1
     centres, ways = _placed(graph, rows | {FEATURES: 0, sink: last})
-    steps = _steps(ways, centres, last)
+    shifts = _shifts(ways, centres, last)
 
     gaps = [ROW_GAP] * last
-    for way, edge_steps in zip(ways, steps, strict=True):
-        for gap, (x0, x1) in enumerate(edge_steps, way[0][1]):
+    for way, edge_shifts in zip(ways, shifts, strict=True):
+        for gap, (x0, x1) in enumerate(edge_shifts, way[0][1]):
             gaps[gap] = max(gaps[gap], ROW_GAP + GAP_PER_SHIFT * abs(x1 - x0))
     heights = [BAR_HEIGHT, *[box_height] * (last - 1), BAR_HEIGHT]
     middles = [MARGIN + sum(heights[:row]) + sum(gaps[:row]) + heights[row] / 2 for row in range(last + 1)]
@@ -185,8 +185,8 @@ def _layers(graph: Graph) -> Layout:
         boxes[node] = Box(node, centres[node, row], middles[row], BOX_WIDTH, box_height)
     boxes[sink] = bar(sink, last)
     edges = [
-        Edge(way[0][0], way[-1][0], _corners(edge_steps, tops[way[0][1] :], bottoms[way[0][1] + 1 :]))
-        for way, edge_steps in zip(ways, steps, strict=True)
+        Edge(way[0][0], way[-1][0], _corners(edge_shifts, tops[way[0][1] :], bottoms[way[0][1] + 1 :]))
+        for way, edge_shifts in zip(ways, shifts, strict=True)
     ]
     return Layout(boxes, tuple(edges))
 
@@ -258,7 +258,7 @@ def _crossings(links: Iterable[Link], centres: Mapping[Place, float]) -> int:
     )
 
 
-def _steps(ways: Sequence[Way], centres: Mapping[Place, float], last: int) -> list[list[Step]]:
+def _shifts(ways: Sequence[Way], centres: Mapping[Place, float], last: int) -> list[list[Shift]]:
     """Where each edge leaves and enters, row by row. Edges into one box enter side by side, in the order in which they
     come; the bars are as wide as the drawing, so what leaves the source or enters the sink goes straight up."""
     into: dict[Place, list[int]] = {}
@@ -279,10 +279,10 @@ def _steps(ways: Sequence[Way], centres: Mapping[Place, float], last: int) -> li
     return found
 
 
-def _corners(steps: Sequence[Step], tops: Sequence[float], bottoms: Sequence[float]) -> tuple[Point, ...]:
+def _corners(shifts: Sequence[Shift], tops: Sequence[float], bottoms: Sequence[float]) -> tuple[Point, ...]:
     """From row to row: upright at both ends of a gap, and slanting between them where x changes."""
-    corners: list[Point] = [(steps[0][0], tops[0])]
-    for (x0, x1), top, bottom in zip(steps, tops, bottoms, strict=False):
+    corners: list[Point] = [(shifts[0][0], tops[0])]
+    for (x0, x1), top, bottom in zip(shifts, tops, bottoms, strict=False):
         if x0 != x1:
             corners += [(x0, top + STUB), (x1, bottom - STUB)]
-    return *corners, (steps[-1][1], bottoms[len(steps) - 1])
+    return *corners, (shifts[-1][1], bottoms[len(shifts) - 1])

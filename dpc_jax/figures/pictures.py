@@ -1,8 +1,8 @@
 """Pictures of a study, as matplotlib figures; `report` writes them to files.
 
-A score is shown as mIoU in %. What is drawn of the candidates that were sampled: complete ones as points, failed
-ones as crosses without a score, pruned ones hollow, because their scores were taken after fewer steps. References
-(cells known by name) are scored like candidates but are none: they are lines or marks of their own.
+A score is shown as mIoU in %. Sampled candidates are drawn by their state: complete ones as points, failed ones
+as crosses without a score, pruned ones hollow, because their scores were taken after fewer steps. References
+(cells known by name) are scored like candidates but are drawn as lines or marks of their own.
 """
 
 import itertools
@@ -28,7 +28,7 @@ LEGEND_WIDTH = 92  # letters, the marks and gaps counted as six
 LONGEST_NAME = 40  # of a reference, in letters
 SCORE = 'Score (mIoU on val, %)'
 STRIP_HEIGHT, MAPS_HEIGHT = 9.4 / 3.1 / 4, 9.4 / 3.1 * 2.1  # inches, of one strip and of the maps below all of them
-MAX_POINTS = 400  # of a strip of points: more are not told apart
+MAX_POINTS = 400  # of a strip of points: more cannot be told apart
 LOG_RANGE = 20.0  # an axis is logarithmic where its largest value is more than so many times the smallest
 
 
@@ -149,7 +149,7 @@ def cost(candidates: Sequence[Candidate], macs: Callable[[Genotype], int]) -> Fi
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The (cost, score) of `points` than which none is as cheap and as good, and better in one; by cost, ascending."""
+    """The `points` (cost, score) that no other beats in one without losing in the other; by cost, ascending."""
     front: list[tuple[float, float]] = []
     for point in sorted(set(points), key=lambda point: (point[0], -point[1])):
         if not front or point[1] > front[-1][1]:
@@ -277,7 +277,7 @@ def _bare(axes: Axes) -> None:
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
-    """Above the axes, where it hides nothing."""
+    """Puts the legend above the axes, where it hides nothing."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         columns = max(1, min(4, LEGEND_WIDTH // (max(map(len, labels)) + 6)))

@@ -27,17 +27,17 @@ DPI = 150
 STYLE: list[str | dict[str, str]] = [
     'default',
     {'svg.hashsalt': 'cell'},
-]  # whatever the user's matplotlibrc says; the salt makes names repeat
+]  # over the user's matplotlibrc; the salt makes names repeat
 CELLS_DRAWN = 4
 
 
 def write_report(
     candidates: Sequence[Candidate], directory: pathlib.Path | str, *, space: Space, settings: Mapping[str, Any]
 ) -> list[pathlib.Path]:
-    """Writes the report of `candidates` (of one rung or of several) into `directory`; the paths, `report.md` first.
+    """Writes the report of `candidates` (of one or more rungs) into `directory`; gives the paths, `report.md` first.
 
     `settings` are the study's, nested; they are printed at the head, and the costs are those that the space counts
-    under them. Pictures that would show nothing are not made, and those of an older report go.
+    under them. Pictures that would show nothing are not made, and those of an older report are removed.
     """
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)

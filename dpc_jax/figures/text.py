@@ -89,7 +89,7 @@ def _one_line(text: str) -> str:
 
 
 def _ranking_part(table: Sequence[Row]) -> list[str]:
-    """The first ranks, and the references wherever they stand, as a table; what was left out is said."""
+    """The first ranks, and the references wherever they stand, as a table that says what it leaves out."""
     scored = [row for row in table if row['state'] == 'complete' and math.isfinite(float(row['score']))]
     if not scored:
         return ['No candidate has a score yet.']
@@ -108,7 +108,7 @@ def _ranking_part(table: Sequence[Row]) -> list[str]:
 
 
 def _how_to_read(candidates: Sequence[Candidate], space: Space, settings: Mapping[str, Any]) -> str:
-    """In the space's words; what is counted is said where counts are shown."""
+    """How to read keys, in the space's words, and what is counted if the table shows counts."""
     scored = next((candidate for candidate in candidates if is_scored(candidate)), None)
     return space.how_to_read(space.cost(scored.genotype, settings) if scored else {})
 

@@ -1,7 +1,7 @@
 """The menu of journeys: what `config.journey` names is run from the first file read to the last one written.
 
-Each file exposes `run(config, workdir)`, one function to be read from top to bottom; `STOPPED`, what is said of the
-work folder when it was stopped; and `SEVERAL_PROCESSES`, why several processes cannot run it together ('' if they can).
+Each file exposes `run(config, workdir)`, one function to be read from top to bottom; `STOPPED`, what is printed
+after a stop; and `SEVERAL_PROCESSES`, why several processes cannot run it together ('' if they can).
 """
 
 import importlib

@@ -27,7 +27,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Evaluation:
     evaluation.check(config)
     if not config.checkpoint:
         raise InputError(
-            'checkpoint is empty; experiments/import_checkpoint.py makes one of official weights, then'
+            'checkpoint is empty; experiments/import_checkpoint.py makes one from official weights; give its folder:'
             ' --config.checkpoint=FOLDER'
         )
     place = drawn_data.prepared(config.dataset, workdir)

@@ -2,7 +2,7 @@
 
     data sets -> backbone -> feature cache -> [propose -> evaluate -> record] rung by rung -> report
 
-Every stage is resumed by itself: the backbone that was trained, the cache and each finished candidate are kept, so
+Each stage can be resumed: the backbone that was trained, the cache and each finished candidate are kept, so
 the same command goes on after any stop (paper §3.2).
 """
 
@@ -30,7 +30,7 @@ def run(
     *,
     make_rungs: Callable[[Bench], Sequence[Rung]] = Bench.rungs,
 ) -> list[Candidate]:
-    """Searches, or goes on with the search in `workdir`; gives all finished candidates and references.
+    """Searches, or goes on with the search in `workdir`; returns all finished candidates and references.
 
     `make_rungs` makes the ladder; by default that of `search.ladder`.
 
@@ -55,9 +55,9 @@ def run(
 
 
 def promote(study: Study, chosen: Sequence[Candidate]) -> int:
-    """Enqueues these and no others; gives how many candidates the rung has then.
+    """Enqueues these and no others; returns how many candidates the rung has then.
 
-    A rung that was climbed before keeps what it has and gets those who became better since.
+    A rung that was climbed before keeps what it has and gets those that became better since.
     """
     for candidate in chosen:
         study.enqueue(candidate.genotype)

@@ -1,10 +1,10 @@
-"""The journey of a training: a network, a data set, steps over all devices of all hosts; whatever stops it, it goes on.
+"""The journey of a training: a network, a data set, steps over all devices of all hosts; it goes on after any stop.
 
     data set -> batches -> [step -> log -> evaluate -> checkpoint] -> weights, scores, curves
 
 A run is a function of its config and its data. The order of images, their crops and the dropout follow the number of
-the step, so a run that was stopped or killed goes on from its last checkpoint as if nothing had been (on a CPU bit for
-bit).
+the step, so a run that was stopped or killed goes on from its last checkpoint as if it had not been stopped (on a CPU
+bit for bit).
 """
 
 import collections
@@ -42,8 +42,8 @@ from dpc_jax.training import Checkpoints, Means, StepReport, StepSettings, Train
 
 STOPPED = 'everything is kept in {workdir}. The same command goes on from here.'
 SEVERAL_PROCESSES = ''
-LOST = ('Gloo ', 'NCCL', 'coordination service', 'heartbeat')  # what JAX says where another process was lost
-LAG = 2  # steps that the devices may be ahead of the look at their losses
+LOST = ('Gloo ', 'NCCL', 'coordination service', 'heartbeat')  # in JAX's errors when another process was lost
+LAG = 2  # steps that the devices may be ahead of the check of their losses
 
 
 class Run(NamedTuple):
@@ -60,7 +60,7 @@ class Run(NamedTuple):
     started: float  # of the clock, less the seconds of earlier starts
 
     def seconds(self) -> float:
-        """Of training, over all starts."""
+        """Seconds of training, over all starts."""
         return round(time.monotonic() - self.started, 1)
 
 
@@ -91,7 +91,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Evaluation:
             state, facts = training.init_state(initial_variables(config), network, settings), {'seconds': 0.0}
         else:
             state, facts = restored
-            print(f'goes on from step {int(state.step)} of {config.train.steps}')
+            print(f'the training goes on from step {int(state.step)} of {config.train.steps}')
         describe(state.params, workdir)
         log = stack.enter_context(TrainLog(workdir, config.train.steps, int(state.step)))
         stopped = stack.enter_context(stop_requests())
@@ -106,7 +106,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Evaluation:
 
 @contextlib.contextmanager
 def explained(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Iterator[None]:
-    """Within it a full disk and a full memory are one line."""
+    """Within it a full disk and a full memory become an InputError of one line."""
     try:
         yield
     except (OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
@@ -118,8 +118,8 @@ def explained(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Itera
             ) from error
         if jax.process_count() > 1 and any(word in str(error) for word in LOST):
             raise InputError(
-                'another process of this training is gone, its own output may say why; the same commands go on from'
-                f" the last checkpoint in '{workdir}'"
+                'another process of this training has ended, its output may give the reason; the same commands go on'
+                f" from the last checkpoint in '{workdir}'"
             ) from error
         if full := weights.full_disk(error):
             raise InputError(
@@ -173,7 +173,7 @@ def take_steps(run: Run, step: training.Step, state: TrainState, mesh: jax.shard
 def next_batch(
     run: Run, batches: Iterator[tuple[TrainBatch, jax.Array, jax.Array]], taken: int
 ) -> tuple[TrainBatch, jax.Array, jax.Array] | None:
-    """The next batch; None if it is to stop, for a SIGTERM to a whole job ends workers, too, and perhaps first."""
+    """The next batch; None if the run is to stop: a SIGTERM to a whole job ends workers too, perhaps before the run."""
     try:
         return next(batches)
     except WorkersError:
@@ -183,12 +183,12 @@ def next_batch(
 
 
 def due(step: int, every: int) -> bool:
-    """Whether something that happens at every so many steps happens after `step` of them; never where that is 0."""
+    """Whether what happens every `every` steps happens after step `step`; never if `every` is 0."""
     return every > 0 and step > 0 and step % every == 0
 
 
 def log_means(run: Run, state: TrainState, taken: int, skipped: int, mesh: jax.sharding.Mesh) -> TrainState:
-    """Records the means since the record before and begins new ones."""
+    """Records the means since the last record and begins new ones."""
     rate = training.learning_rate(state.step - 1, run.settings.optimizer)  # of the last step
     values = {**state.means.values(), 'learning_rate': float(rate)}
     run.log.train(taken, {**values, 'skipped_images': skipped} if skipped else values)
@@ -197,11 +197,11 @@ def log_means(run: Run, state: TrainState, taken: int, skipped: int, mesh: jax.s
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[Callable[[int], bool]]:
-    """Whether to stop at a step: after SIGTERM or Ctrl-C; of several processes, after SIGTERM to any of them."""
+    """Gives `stopped(step)`: true after SIGTERM or Ctrl-C; of several processes, after SIGTERM to any of them."""
     if jax.process_count() > 1:  # JAX's own service hears SIGTERM, and lets all processes agree on a step
         yield multihost_utils.reached_preemption_sync_point
         return
-    with stopping.noted() as asked:
+    with stopping.note_signals() as asked:
         yield lambda step: asked()
 
 
@@ -209,7 +209,7 @@ def stop_requests() -> Iterator[Callable[[int], bool]]:
 
 
 def initial_variables(config: ml_collections.ConfigDict) -> PyTree:
-    """What the first step starts from: noise, and over it what of `train.init.checkpoint` fits; prints what that is."""
+    """What the first step starts from: random values, or what fits of `train.init.checkpoint`; prints which."""
     network, init = training.make_network(config), config.train.init
     variables = networks.init_variables(jax.random.fold_in(key_from_seed(config.seed), 0), network)
     if not init.checkpoint:
@@ -221,7 +221,7 @@ def initial_variables(config: ml_collections.ConfigDict) -> PyTree:
 
 
 def describe(params: PyTree, workdir: pathlib.Path) -> None:
-    """A line on the parameters, and a table of all of them into `workdir/parameters.txt`."""
+    """Prints a line on the parameters, and writes a table of all of them to `workdir/parameters.txt`."""
     counts = {part: sum(leaf.size for leaf in jax.tree.leaves(tree)) for part, tree in params.items()}
     parts = ', '.join(f'{part} {count:,}' for part, count in counts.items())
     print(f'{sum(counts.values()):,} parameters: {parts}')
@@ -234,29 +234,29 @@ def describe(params: PyTree, workdir: pathlib.Path) -> None:
 
 
 class Watch:
-    """Looks at losses a little behind the devices, so that they need not wait; stops at the first that is no number."""
+    """Checks losses a few steps late, so that the devices need not wait; stops at the first that is not finite."""
 
     def __init__(self, run: Run) -> None:
         self.skipped = 0  # images in whose place others came
         self._run = run
-        self._coming: collections.deque[tuple[int, TrainBatch, StepReport]] = collections.deque()
+        self._unchecked: collections.deque[tuple[int, TrainBatch, StepReport]] = collections.deque()
 
     def add(self, step: int, batch: TrainBatch, report: StepReport) -> None:
-        """What step `step` was given and said."""
+        """Takes in the batch and the report of step `step`."""
         for fault in batch.faults:
             self.skipped += 1
             logging.warning('step %d: %s; another image takes its place (%d so far)', step, fault, self.skipped)
-        self._coming.append((step, batch, report))
-        if len(self._coming) > LAG:
+        self._unchecked.append((step, batch, report))
+        if len(self._unchecked) > LAG:
             self._look()
 
     def settle(self) -> None:
-        """Looks at all of them, before the state is evaluated or kept."""
-        while self._coming:
+        """Checks all that are left, before the state is evaluated or kept."""
+        while self._unchecked:
             self._look()
 
     def _look(self) -> None:
-        step, batch, report = self._coming.popleft()
+        step, batch, report = self._unchecked.popleft()
         values = {name: float(value) for name, value in report._asdict().items()}
         wrong = [name for name, value in values.items() if not math.isfinite(value)]
         if not wrong:
@@ -274,14 +274,14 @@ class Watch:
 
 
 def evaluate_now(run: Run, state: TrainState, taken: int) -> None:
-    """Scores the split of evaluation and keeps the weights if they are the best so far; nothing if it is to stop."""
+    """Scores the split of evaluation and keeps the weights if they are the best so far; not if the run is to stop."""
     counted = evaluated(run, state, taken)
     if counted is not None:
         record(run, state, taken, counted)
 
 
 def evaluated(run: Run, state: TrainState, taken: int) -> Counted | None:
-    """The counts over the split of evaluation; None if it is to stop (of several processes none is asked meanwhile)."""
+    """The counts over the split of evaluation; None if the run is to stop (of which one process alone is asked)."""
     alone = jax.process_count() == 1
     return run.scorer.count(
         state.variables, show=run.config.evaluate.pictures, stopped=lambda: alone and run.stopped(taken)
@@ -289,7 +289,7 @@ def evaluated(run: Run, state: TrainState, taken: int) -> Counted | None:
 
 
 def record(run: Run, state: TrainState, taken: int, counted: Counted) -> None:
-    """Scores and pictures into the log, the weights into `workdir/best` if none before them were better."""
+    """Writes scores and pictures to the log, and the weights to `workdir/best` if no earlier ones were as good."""
     dataset = run.scorer.dataset
     found = evaluation.scores(counted.confusion, dataset.classes)
     before = [old['miou'] for old in run.log.evaluations if old['miou'] is not None]
@@ -299,11 +299,11 @@ def record(run: Run, state: TrainState, taken: int, counted: Counted) -> None:
         weights.save(run.workdir / 'best', state.variables, replace=True)
 
 
-# ---- behind the last step -------------------------------------------------------------------------------------------
+# ---- after the last step --------------------------------------------------------------------------------------------
 
 
 def finish(run: Run, state: TrainState) -> Evaluation:
-    """The final scores, with what made them, the weights, the curves."""
+    """Writes the final scores with their cause, the weights and the curves."""
     train, workdir = run.config.train, run.workdir
     counted = evaluated(run, state, train.steps)
     if counted is None:

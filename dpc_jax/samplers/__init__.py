@@ -1,8 +1,8 @@
 """Search strategies, one a file, each an ordinary sampler of Optuna.
 
 A file exposes `make(space, *, seed, **settings) -> optuna.samplers.BaseSampler`. Its draws are a function of the
-seed, the trial's number and the finished trials that the study shows, and of nothing else: that is what lets a
-search be killed and resumed. `make` below picks a file by name, or any sampler of Optuna (`optuna.TPESampler`).
+seed, the trial's number and the finished trials that the study shows, and of nothing else: so a search can be
+killed and resumed. `make` below picks a file by name, or any sampler of Optuna (`optuna.TPESampler`).
 """
 
 import importlib
@@ -24,13 +24,13 @@ from dpc_jax.spaces import SearchSpace
 from dpc_jax.study import REDRAW, distributions
 
 TRIES = 256
-"""Cells that a strategy of this project draws for one proposal before it accepts one that is known already."""
+"""How many cells a strategy of this project draws for one proposal before it accepts a known one."""
 
 CHUNK = 64
-"""Genotypes that are drawn at once; the first is almost always taken."""
+"""How many genotypes are drawn at once; the first is almost always taken."""
 
 PLANNERS = ('GridSampler', 'QMCSampler')
-"""Samplers of Optuna whose seed lays out all trials at once, so it has to be the same for each of them."""
+"""Samplers of Optuna whose seed fixes all trials together, so it has to be the same for each trial."""
 
 
 def make(name: str, space: SearchSpace, *, seed: int, **settings: Any) -> optuna.samplers.BaseSampler:
@@ -95,7 +95,7 @@ class SpaceSampler(optuna.samplers.BaseSampler):
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """Parameters that are not the space's: uniform."""
+        """A uniform value for a parameter that is not of the space."""
         seed = int(generator(self._seed, trial).integers(2**31))
         sampler = optuna.samplers.RandomSampler(seed=seed)
         return sampler.sample_independent(study, trial, param_name, param_distribution)
@@ -112,14 +112,14 @@ def candidate_key(space: SearchSpace, trial: FrozenTrial) -> str:
 
 def uniform_draws(space: SearchSpace, random: np.random.Generator) -> Iterator[Genotype]:
     """Uniform genotypes `[K]` without end."""
-    while True:  # a chunk costs as much as one
+    while True:  # a chunk costs as much as one genotype
         yield from unstack(space.sample(jax.random.key(int(random.integers(2**31))), CHUNK))
 
 
 class OptunaSampler(optuna.samplers.BaseSampler):
     """A sampler of Optuna, made anew for each trial with a seed that follows from `seed` and the trial.
 
-    (A generator that lives as long as the process does would make a resumed search another one.)
+    With one generator for the whole process, a resumed search would differ from an uninterrupted one.
     """
 
     def __init__(self, kind: type[optuna.samplers.BaseSampler], seed: int, settings: dict[str, Any]) -> None:
@@ -131,29 +131,29 @@ class OptunaSampler(optuna.samplers.BaseSampler):
             raise InputError(f'sampler optuna.{kind.__name__} cannot be made with {settings}: {error}') from error
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """As the sampler within."""
+        """Asks the sampler of this trial."""
         return self._of(trial).infer_relative_search_space(study, trial)
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """As the sampler within."""
+        """Asks the sampler of this trial."""
         return self._of(trial).sample_relative(study, trial, search_space)
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """As the sampler within."""
+        """Asks the sampler of this trial."""
         return self._of(trial).sample_independent(study, trial, param_name, param_distribution)
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """As the sampler within."""
+        """Calls the sampler of this trial."""
         self._of(trial).before_trial(study, trial)
 
     def after_trial(
         self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
-        """As the sampler within."""
+        """Calls the sampler of this trial."""
         self._of(trial).after_trial(study, trial, state, values)
 
     def _of(self, trial: FrozenTrial) -> optuna.samplers.BaseSampler:

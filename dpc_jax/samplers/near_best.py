@@ -1,8 +1,8 @@
-"""The paper's strategy (§3.2): some cells uniformly from the space, others near the best ones observed.
+"""The paper's strategy (§3.2): some cells are drawn uniformly from the space, others near the best ones observed.
 
 The paper gives neither the mix nor what near means. Here: with probability `exploit` one of the best `incumbents`
 candidates is taken, one of its genes, and one of that gene's other values, each uniformly; else the whole cell is
-drawn uniformly, as are all cells before the first scores. References are no incumbents.
+drawn uniformly, as are all cells before the first scores. References are not incumbents.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""A study read from its storage alone: no config, no data, nothing changed there."""
+"""A study read from its storage alone: it needs no config and no data, and changes nothing."""
 
 import pathlib
 from typing import Any
@@ -35,7 +35,7 @@ def read(url: str, name: str) -> tuple[list[Candidate], dict[str, Any]]:
 
 
 def _check_exists(url: str) -> None:
-    """Opening would make an empty database where there is none."""
+    """InputError where the file is absent: to open it would make an empty database."""
     if url.startswith(JOURNAL):
         path = url.removeprefix(JOURNAL)
     elif url.startswith('sqlite'):

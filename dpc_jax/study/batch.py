@@ -5,8 +5,8 @@ Samplers and pruners work on that view, so what they decide for a candidate depe
 not on how far its own batch had come when the worker was killed. A proposal is drawn in the view and then written
 to the storage in one step: a trial there is whole.
 
-User attributes of a trial: `key` (canonical), `reference` ('' for candidates), `batch`, `owner` (the worker that is
-at it), `outcome` (all that was found out), and where they apply `duplicate_of` and `copy_of` (trial numbers).
+User attributes of a trial: `key` (canonical), `reference` ('' for candidates), `batch`, `owner` (the worker that
+evaluates it), `outcome` (all that was found out), and where they apply `duplicate_of` and `copy_of` (trial numbers).
 """
 
 import dataclasses
@@ -22,10 +22,10 @@ from dpc_jax.spaces import SearchSpace
 from dpc_jax.study.workers import Worker
 
 REDRAWS = 20
-"""Known cells in a row after which a batch stays short: the sampler has nothing new to offer."""
+"""So many known cells in a row end a batch early: the sampler has nothing new to offer."""
 
 REDRAW = 'dpc_jax:redraw'
-"""System attribute of a trial that is drawn once more, since its first cells were known: how many there were.
+"""System attribute of a trial that is drawn again because its first cells were known: how many there were.
 
 A sampler whose draws depend on seed and trial number takes it into account (`samplers.generator` does)."""
 
@@ -52,12 +52,12 @@ def make_pruner(name: str, settings: Mapping[str, Any]) -> optuna.pruners.BasePr
 
 
 def is_running(trial: FrozenTrial) -> bool:
-    """Whether a worker is, or was, at the trial (a copy waits for its reference and needs none)."""
+    """Whether a worker evaluates the trial, or did until it died (a copy waits for its reference instead)."""
     return trial.state == TrialState.RUNNING and 'owner' in trial.user_attrs and 'copy_of' not in trial.user_attrs
 
 
 def rivals(trials: Sequence[FrozenTrial]) -> dict[int, int]:
-    """Number of each trial whose cell has a lower number too -> that number. Two workers were at it at once."""
+    """Number of each trial whose cell has a lower number too -> that number: two workers proposed it at once."""
     first: dict[tuple[str, str], int] = {}
     later: dict[int, int] = {}
     for trial in _ours(trials):
@@ -80,7 +80,7 @@ def _ours(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
 
 
 class Batch:
-    """One batch of proposals in the making."""
+    """A batch of proposals while it is made."""
 
     def __init__(
         self,
@@ -186,10 +186,10 @@ def _delegated(name: str) -> Callable[..., Any]:
 
 
 class _View(optuna.storages.BaseStorage):
-    """The storage as a batch sees it. The methods are those of the base class, which describes them.
+    """The storage as a batch sees it. The base class describes the methods.
 
-    Trials are read from the list it was made with. What is about other things than trials, such as what a sampler
-    remembers in the study's attributes, goes to the real storage.
+    Trials are read from the list it was made with. All else, such as what a sampler stores in the study's attributes,
+    goes to the real storage.
     """
 
     def __init__(self, storage: optuna.storages.BaseStorage, trials: list[FrozenTrial], batch: str) -> None:
@@ -204,7 +204,7 @@ class _View(optuna.storages.BaseStorage):
         return self._draft
 
     def end(self) -> None:
-        """The draft is drawn."""
+        """Ends the draft: it is drawn."""
         self._draft = None
 
     def add(self, trial: FrozenTrial) -> None:

@@ -1,4 +1,4 @@
-"""How far a search is, while it goes on: a line on the screen, and scalars in TensorBoard's event files."""
+"""How far a search is, while it runs: a line on the screen, and scalars in TensorBoard's event files."""
 
 import math
 import pathlib
@@ -15,8 +15,8 @@ class Progress(Reported):
     """How far a search is: `with Progress(total, done, best, logdir) as progress: progress.update(candidates)`.
 
     `total` is the number of candidates to sample, `done` and `best` what an earlier start of the same search has
-    already (`best` None where nothing has a score). References are logged and take no part in any of the counts.
-    The scalars, at the candidate's number as the step, so that a later start goes on where this one ends:
+    finished (`best` None where nothing has a score). References are logged and take no part in any of the counts.
+    The scalars have the candidate's number as their step, so that a later start goes on where this one ends:
 
         candidate/score, candidate/best_score   mIoU in 0..1; a candidate that failed has no score
         candidate/loss, candidate/seconds       last mean training loss; seconds that it took
@@ -52,7 +52,7 @@ class Progress(Reported):
         self._screen.show()
 
     def resume(self, candidates: Sequence[Candidate]) -> None:
-        """Takes in candidates that an earlier start has finished: they count as done and tell nothing of the rate."""
+        """Takes in candidates that an earlier start has finished: they count as done and do not enter the rate."""
         for candidate in candidates:
             self._take(candidate)
         self._before += len(candidates)

@@ -27,7 +27,7 @@ Confusion = tuple[tuple[int, ...], ...]
 
 @dataclasses.dataclass(frozen=True)
 class RunInfo:
-    """What is noted with every candidate: where its score comes from."""
+    """What is stored with every candidate: where its score comes from."""
 
     seed: int
     config_hash: str
@@ -88,18 +88,18 @@ def ranking(candidates: Iterable[Candidate]) -> list[Candidate]:
 
 
 def finished(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Those of them that were evaluated to the end, without duplicates."""
+    """The trials that were evaluated to the end, without duplicates."""
     return [t for t in members(trials) if t.state.is_finished() and 'outcome' in t.user_attrs]
 
 
 def proposal_of(trial: FrozenTrial, space: SearchSpace) -> Proposal:
-    """What a trial was asked as."""
+    """The proposal that a trial was."""
     genotype = space.from_params(trial.params)
     return Proposal(trial.number, genotype, trial.user_attrs['key'], trial.user_attrs['reference'])
 
 
 def candidate_of(trial: FrozenTrial, space: SearchSpace) -> Candidate:
-    """What a finished trial holds."""
+    """The candidate that a finished trial holds."""
     outcome = dict(trial.user_attrs['outcome'])
     for field in ('curve', 'losses'):
         outcome[field] = tuple(math.nan if value is None else float(value) for value in outcome[field])

@@ -30,7 +30,7 @@ DRIVERS = {
 """Module that a database URL needs -> what to install for it, where that has another name."""
 
 STALE_LOCK_SECONDS = 5
-"""After how long the lock of a journal is taken for that of a killed worker; a write takes milliseconds."""
+"""After so long the lock of a journal counts as left by a killed worker; a write takes milliseconds."""
 
 
 def open_storage(url: str) -> optuna.storages.BaseStorage:
@@ -101,11 +101,13 @@ def storage_faults(url: str) -> Iterator[None]:
 
 
 def check_settings(study: optuna.Study, settings: Mapping[str, Any], added: Mapping[str, Any]) -> None:
-    """Notes the settings with a study that has no trials yet; raises InputError if its trials were made with others.
+    """Stores the settings with a study that has no trials yet; raises InputError if its trials were made with others.
 
-    `added` are the values of fields that came later than an older study, which lacks them.
+    `added` are the values of fields that an older study lacks because they came later.
     """
-    trials = study.get_trials(deepcopy=False)  # first: another worker may be making the study now, settings first
+    trials = study.get_trials(
+        deepcopy=False
+    )  # read first: another worker may be making the study now, and writes its settings first
     if 'settings' not in study.user_attrs and trials:
         raise InputError(f"study '{study.study_name}' was not made by this program: it has trials but no settings")
     if not trials:

@@ -3,14 +3,14 @@
 A trial of a study is a *reference* (a known cell that candidates are compared with) or a *candidate*, given or
 sampled; no two candidates have the same canonical key. The laws:
 
-* A proposal is a function of the sampler, its trial number and the trials of earlier batches (`study_batch`).
+* A proposal is a function of the sampler, its trial number and the trials of earlier batches (`batch`).
   What a killed worker left unfinished is asked for first, then the rest of its batch. So one worker that is killed
   at any moment and started again makes the same candidates with the same scores as one that is left alone, and
-  what was told is not evaluated again.
+  what has a result is not evaluated again.
 * Workers on one storage get disjoint candidates: each writes its proposals and then reads those of the others, and
   of two with the same key the lower trial number stays.
 * What was found out about a trial is written before its state, so a finished trial is whole.
-* Ctrl-C waits until the storage is not in use: in the midst of a transaction it would leave it locked.
+* Ctrl-C waits until the storage is not in use: in the middle of a transaction it would leave it locked.
 
 To Optuna's dashboard, samplers and pruners this is a study like any other, with direction 'maximize'.
 """
@@ -83,7 +83,7 @@ class Study:
         pruner: optuna.pruners.BasePruner | None = None,
         grace_seconds: float = 600.0,
     ) -> 'Study':
-        """Opens or makes the study `name` in the storage at `url` (see `study_storage.open_storage`).
+        """Opens or makes the study `name` in the storage at `url` (see `storage.open_storage`).
 
         `settings` are all that a score depends on, flat or nested. They are kept with the study, and an InputError
         says which fields differ when they are not those that the study was made with; `added` are the values of fields
@@ -111,14 +111,14 @@ class Study:
 
     @defer_signals()
     def close(self) -> None:
-        """Says goodbye: what this worker was asked for and has not told is free for others at once."""
+        """Signs off: proposals of this worker that have no result yet are free for others at once."""
         self._me.leave()
         self._storage.set_study_user_attr(self._id, self._me.beat_name, None)
         close_storage(self._storage)
 
     @defer_signals()
     def beat(self) -> None:
-        """Gives a sign of life to other machines (of many in a grace time ten are written)."""
+        """Gives a sign of life to other machines (at most ten in a grace time are written)."""
         if time.monotonic() - self._last_beat > self._grace_seconds / 10:
             self._last_beat = time.monotonic()
             self._storage.set_study_user_attr(self._id, self._me.beat_name, time.time())
@@ -161,7 +161,7 @@ class Study:
 
     @defer_signals()
     def running_elsewhere(self) -> int:
-        """How many trials other workers are at, now."""
+        """How many trials other workers evaluate now."""
         beats = self._storage.get_study_user_attrs(self._id)
         others = [owner(trial) for trial in self._trials() if is_running(trial) and owner(trial) != self._me]
         return sum(worker.is_alive(beats, self._grace_seconds) for worker in others)
@@ -197,7 +197,7 @@ class Study:
         return 'duplicate_of' in trial.user_attrs or 'outcome' in trial.user_attrs
 
     def _without_duplicates(self, mine: list[FrozenTrial], lower: Mapping[int, int]) -> list[FrozenTrial]:
-        """Gives way to other workers that had the same cell first."""
+        """Leaves out trials whose cell another worker proposed first."""
         for trial in mine:
             if trial.number in lower:
                 log.info('trial %d has the cell of trial %d', trial.number, lower[trial.number])
@@ -218,7 +218,7 @@ class Study:
 
     @defer_signals()
     def report(self, number: int, evaluation: int, score: SupportsFloat) -> None:
-        """Notes one point of the curve of a running trial, for dashboards and pruners."""
+        """Stores one point of the curve of a running trial, for dashboards and pruners."""
         self.beat()
         self._storage.set_trial_intermediate_value(self._trial_id(number), evaluation, float(score))
 
@@ -281,19 +281,19 @@ class Study:
             log.warning('trial %d was finished by another worker', trial.number)
 
     def once(self, name: str, make: Callable[[], T]) -> T:
-        """What is noted with the study under `name` (JSON); made and noted if there is nothing yet.
+        """What is stored with the study under `name` (JSON); made and stored if there is nothing yet.
 
-        Of workers that make it at the same moment the last one's is noted, and is what all later starts read.
+        If several workers make it at the same moment, the last one's stays, and all later starts read it.
         """
-        if name not in self._noted():
+        if name not in self._attributes():
             made = make()
             with defer_signals():
                 self._storage.set_study_user_attr(self._id, name, made)
-        value: T = self._noted()[name]
+        value: T = self._attributes()[name]
         return value
 
     @defer_signals()
-    def _noted(self) -> dict[str, Any]:
+    def _attributes(self) -> dict[str, Any]:
         return self._storage.get_study_user_attrs(self._id)
 
     # ---- reading -----------------------------------------------------------------------------------------------
@@ -319,5 +319,5 @@ class Study:
 
 
 def _finite(value: SupportsFloat) -> float | None:
-    """JSON has no NaN and some databases and dashboards insist."""
+    """None for NaN and infinity, which JSON lacks and some databases and dashboards refuse."""
     return float(value) if math.isfinite(float(value)) else None

@@ -1,6 +1,6 @@
 """Which workers of a study are alive, and how one takes over what a dead one left.
 
-A worker is a session of a process on a study. It is dead when it said goodbye, when its process is gone (same
+A worker is a session of a process on a study. It is dead when it signed off, when its process is gone (same
 machine: process id and start time are looked up), or when it has been silent for a grace time (other machines).
 
 Optuna's own heartbeat (`RDBStorage(heartbeat_interval=...)`) needs a database, which a journal file is not, and its
@@ -26,11 +26,11 @@ _OPEN: set[str] = set()  # tokens of this process's open sessions
 
 @dataclasses.dataclass(frozen=True)
 class Worker:
-    """One session; noted with every trial it is at."""
+    """One session; stored with every trial that it evaluates."""
 
     machine: str  # kernel and process namespace: two workers with the same one can look each other up
     pid: int
-    start: str  # start time of the process: a process id is used again sooner or later
+    start: str  # start time of the process, since process ids are used again
     token: str  # the session
 
     @classmethod
@@ -41,16 +41,16 @@ class Worker:
         return worker
 
     def leave(self) -> None:
-        """Ends the session for this process; others learn it from `beat_name`."""
+        """Ends the session in this process; others see it in the attribute `beat_name`."""
         _OPEN.discard(self.token)
 
     @property
     def beat_name(self) -> str:
-        """The study's user attribute with the time of the last sign of life; None after a goodbye."""
+        """The study's user attribute with the time of the last sign of life; None after it signed off."""
         return f'beat.{self.token}'
 
     def is_alive(self, beats: dict[str, Any], grace_seconds: float) -> bool:
-        """Whether the session may still be at its trials, given the study's user attributes."""
+        """Whether the session may still evaluate its trials, given the study's user attributes."""
         if self.token in _OPEN:
             return True
         beat = beats.get(self.beat_name, 0.0)
@@ -62,7 +62,7 @@ class Worker:
 
 
 def owner(trial: FrozenTrial) -> Worker:
-    """The worker that is at a trial of a study."""
+    """The worker that evaluates a trial of a study."""
     return Worker(**trial.user_attrs['owner'])
 
 
@@ -114,5 +114,5 @@ def _process_exists(pid: int) -> str:
     except ProcessLookupError:
         return ''
     except PermissionError:
-        pass  # it is someone else's, so it exists
+        pass  # another user's process, so it exists
     return 'exists'

@@ -1,8 +1,8 @@
 """Checkpoints that a training goes on from: an Orbax manager, and checksums of what it wrote.
 
-Written in the background and whole or not at all. The checksums come last, beside the files, because Orbax does not
-notice what becomes of a file on the disk: a checkpoint without them is not finished, one that does not agree with them
-is damaged, and either is passed over with a warning.
+A checkpoint is written in the background, whole or not at all. The checksums come last, beside the files, because Orbax
+does not notice a file that changes on the disk: a checkpoint without them is not finished, one that does not agree with
+them is damaged, and both are passed over with a warning.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from dpc_jax.base import InputError, PyTree
 
 STATE, FACTS = 'state', 'facts'
 POLL_SECONDS, CLOSE_SECONDS = 0.02, 1.0
-WRITERS = 4  # threads of Orbax that write for one checkpoint; each tells its failure once
+WRITERS = 4  # threads of Orbax that write for one checkpoint; each reports its failure once
 
 T = TypeVar('T', bound=PyTree)
 
@@ -31,14 +31,14 @@ T = TypeVar('T', bound=PyTree)
 class Checkpoints:
     """The last few checkpoints of one run: `with Checkpoints(folder, keep=3) as checkpoints: ...`.
 
-    Any tree of arrays will do; a key of the PRNG is none. On several hosts every process calls every method, the
+    Any tree of arrays will do, but not keys of the PRNG. On several hosts every process calls every method, the
     folder is shared by them, and the values are equal in all.
     """
 
     def __init__(self, folder: pathlib.Path, *, keep: int) -> None:
         """`keep`: how many checkpoints stay; what a killed run left half written is removed."""
         self.folder = folder.absolute()
-        self._step = -1  # that is being written, or was written last
+        self._step = -1  # the step that is being written, or was written last
         self._given_up = threading.Event()
         self._thread = ThreadPoolExecutor(1)
         self._sums: Future[None] | None = None
@@ -58,7 +58,7 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
     ) -> None:
-        """Waits for what is being written; its failure is told unless something else went wrong before."""
+        """Waits for what is being written; its failure is raised unless something else went wrong before."""
         try:
             try:
                 self.wait()
@@ -95,7 +95,7 @@ class Checkpoints:
         Raises:
           InputError: this checkpoint or the one before could not be written; older ones are as they were.
         """
-        self.wait()  # of the one before: says which step failed
+        self.wait()  # for the checkpoint before, so that an error names its step
         if step in self._manager.all_steps():
             return
         self._step = step
@@ -107,7 +107,7 @@ class Checkpoints:
             self._sums = self._thread.submit(self._add_sums, self.folder / str(step))
 
     def wait(self) -> None:
-        """Until what was begun is on the disk; InputError if it could not be written."""
+        """Waits until what was begun is on the disk; InputError if it could not be written."""
         with self._explained(f'of step {self._step}'):
             pending, self._sums = self._sums, None
             try:
@@ -119,7 +119,7 @@ class Checkpoints:
                 pending.result()
 
     def _add_sums(self, path: pathlib.Path) -> None:
-        """As soon as Orbax has moved the checkpoint to its place."""
+        """Adds the checksums as soon as Orbax has moved the checkpoint to its place."""
         while not path.is_dir():
             if self._given_up.wait(POLL_SECONDS):
                 return

@@ -1,4 +1,4 @@
-"""What the config of a training says, made and checked; and whose a work folder is."""
+"""What the config of a training says, made and checked; and which config a work folder belongs to."""
 
 import json
 import pathlib
@@ -30,11 +30,11 @@ FREE_FIELDS = (
 """Fields that may change between two starts of one run. Of the data, the names of the images are compared."""
 
 ADDED: dict[str, Any] = {'train.parts': {}}
-"""Fields that configs did not have once, with the value that stands for what was done before."""
+"""Fields that older configs lack, each with the value that stands for what was done before."""
 
 
 def check(config: ml_collections.ConfigDict, num_devices: int) -> None:
-    """Makes everything that costs nothing, so that a bad value is refused before any work; InputError."""
+    """Makes all that is made at no cost, so that a bad value is refused before any work; InputError."""
     train = config.train
     for field, value in (('checkpoint', config.checkpoint), ('evaluate.export', config.evaluate.export)):
         if value:
@@ -88,7 +88,7 @@ def step_settings(config: ml_collections.ConfigDict) -> StepSettings:
 def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict, dataset: Dataset) -> None:
     """Writes the config into a folder that holds no checkpoint yet.
 
-    InputError where there is one, and it is of another config or of other data.
+    InputError if it holds one that belongs to another config or to other data.
     """
     fault = None
     if jax.process_index() == 0:
@@ -96,16 +96,16 @@ def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict, dataset: Dat
             _claim(workdir, {**json.loads(config.to_json_best_effort()), 'train_images': images_of(dataset)})
         except InputError as error:
             fault = error
-    # The others would wait for the first for ever.
+    # Without this the other processes would wait for ever for the first.
     if jax.process_count() > 1 and not multihost_utils.broadcast_one_to_all(np.int32(fault is None)):
-        fault = fault or InputError(f"process 0 does not take the workdir '{workdir}'; it says why")
+        fault = fault or InputError(f"process 0 refuses the workdir '{workdir}'; its message gives the reason")
     if fault is not None:
         raise fault
 
 
 def _claim(workdir: pathlib.Path, wanted: Mapping[str, Any]) -> None:
     path = workdir / CONFIG
-    if not any((workdir / CHECKPOINTS).glob('[0-9]*')):  # an earlier start came to nothing
+    if not any((workdir / CHECKPOINTS).glob('[0-9]*')):  # an earlier start wrote no checkpoint
         files.write(path, json.dumps(wanted, indent=2) + '\n')
         return
     try:
@@ -119,7 +119,7 @@ def _claim(workdir: pathlib.Path, wanted: Mapping[str, Any]) -> None:
     for name, there, here in provenance.differences(*there_and_here, free=FREE_FIELDS):
         was, now = (json.loads(text) if text != provenance.MISSING else None for text in (there, here))
         raise InputError(
-            f"workdir '{workdir}' is of another config: {name} was {was!r} there and is {now!r} now;"
+            f"workdir '{workdir}' belongs to another config: {name} was {was!r} there and is {now!r} now;"
             ' give another workdir'
         )
 

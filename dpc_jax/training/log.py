@@ -1,7 +1,7 @@
-"""What is seen of a training while it goes on and afterwards: lines, progress, TensorBoard, pictures of predictions.
+"""What a training shows while it runs and afterwards: lines, progress, TensorBoard, pictures of predictions.
 
 `metrics.jsonl` has a line per record, `{"step": 100, "loss": ...}` of training and `{"step": 5000, "miou": ...}` of an
-evaluation. It is what a run that was stopped goes on from: later lines than its checkpoint are taken back.
+evaluation. A run that was stopped goes on from it: lines that are later than its checkpoint are removed.
 """
 
 import json
@@ -29,11 +29,11 @@ Record = dict[str, Any]
 class TrainLog:
     """The records of one run: `with TrainLog(workdir, total, start) as log: ...`.
 
-    Of several processes the first writes.
+    Of several processes only the first writes.
     """
 
     def __init__(self, workdir: pathlib.Path, total: int, start: int) -> None:
-        """`start`: steps that the run goes on behind, of `total`."""
+        """`start`: the step after which the run goes on; `total`: the steps of the whole run."""
         self._path = workdir / METRICS
         self._writes = jax.process_index() == 0
         self.records = read_records(self._path, start)
@@ -52,7 +52,7 @@ class TrainLog:
 
     @property
     def evaluations(self) -> list[Record]:
-        """Those of the records that are of an evaluation."""
+        """The records of evaluations."""
         return [record for record in self.records if 'miou' in record]
 
     def evaluated(self, step: int) -> bool:
@@ -60,16 +60,16 @@ class TrainLog:
         return any(record['step'] == step for record in self.evaluations)
 
     def advance(self, step: int) -> None:
-        """`step` steps are taken: moves the progress bar."""
+        """Moves the progress bar: `step` steps have been taken."""
         self._progress.advance(step)
 
     def train(self, step: int, values: Mapping[str, float]) -> None:
-        """Means since the record before."""
+        """Records means since the last record."""
         self._add(step, 'train', values)
         self._progress.say(f'loss {values["loss"]:.4f} at step {step}{self._best()}')
 
     def evaluation(self, step: int, values: Mapping[str, float], panels: Figure | None) -> None:
-        """Scores on the split of evaluation, and a picture of predictions."""
+        """Records scores on the split of evaluation, and a picture of predictions."""
         self._add(step, 'evaluation', values)
         if panels is not None and self._writes:
             self._progress.image('evaluation/predictions', step, pixels(panels))

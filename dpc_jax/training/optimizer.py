@@ -3,7 +3,7 @@
 One rule moves all of a network, momentum SGD, unless parts of it have rules of their own (`PartSettings`).
 
 Source of every rule: tensorflow/models research/deeplab, train.py and utils/train_utils.py (and slim's arg scopes for
-what is regularised). What a tensor is, its official name says.
+what is regularised). The official name of a tensor says which kind it is.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from dpc_jax.base import InputError, PyTree
 from dpc_jax.weights import Scopes
 
 BIAS_GRADIENT_MULTIPLIER = 2.0  # get_model_gradient_multipliers: of every variable that is called biases
-BACKBONE = 'backbone'  # the part of a network that is no last layer (model.get_extra_layer_scopes)
+BACKBONE = 'backbone'  # the part of a network that is not a last layer (model.get_extra_layer_scopes)
 OTHERS = 'others'  # label of all parts that have no rule of their own
 
 
@@ -31,10 +31,10 @@ class PartSettings:
     Attributes:
       optimizer: one of `OPTIMIZERS`.
       learning_rate: what the poly learning rate starts from; its form is that of the whole network.
-      momentum: of 'sgd' alone.
-      weight_decay: a part of the gradient for 'sgd' and 'adam', and apart from it for 'adamw'.
+      momentum: used by 'sgd' only.
+      weight_decay: added to the gradient by 'sgd' and 'adam', and kept apart from it by 'adamw'.
 
-    None is the value of the whole network.
+    None means the value of the whole network.
 
     Raises:
       InputError: an optimiser that is not known, a number outside of its range.
@@ -122,20 +122,20 @@ class OptimizerSettings:
 
 
 def learning_rate(step: Int[Array, ''], settings: OptimizerSettings) -> Float[Array, '']:
-    """Of the step that begins after `step` steps (get_model_learning_rate)."""
+    """The learning rate of the step that begins after `step` steps (get_model_learning_rate)."""
     slow, steps = settings.slow_start_steps, settings.steps
     parts = [
         optax.constant_schedule(settings.slow_start_learning_rate),
         optax.polynomial_schedule(settings.learning_rate, 0.0, settings.power, transition_steps=steps - slow),
         # Compiled, the polynomial may be NaN where it ends: XLA multiplies by 1 / steps, which makes the rest of the
-        # way a little less than 0, and a power of that is no number.
+        # way a little less than 0, and a power of that is NaN.
         optax.constant_schedule(0.0),
     ]
     return optax.join_schedules(parts, [slow, steps])(step)
 
 
 def make(params: PyTree, scopes: Scopes, settings: OptimizerSettings) -> optax.GradientTransformation:
-    """What moves `params` (arrays or shapes) of a network with these official scopes.
+    """The optimiser of `params` (arrays or shapes) of a network with these official scopes.
 
     Raises:
       InputError: a part has a rule and is not in the network.
@@ -188,8 +188,8 @@ def _adamw(
 
 
 OPTIMIZERS = {'sgd': _sgd, 'adam': _adam, 'adamw': _adamw}
-"""`(settings, decay of the weights, multiplication of the gradients) -> what moves them`. Adam divides a constant
-factor on a gradient out again, but for its epsilon."""
+"""`(settings, decay of the weights, multiplication of the gradients) -> optimiser`. Adam divides a constant factor on a
+gradient out again, except for its epsilon."""
 
 
 def _schedule(settings: OptimizerSettings) -> optax.Schedule:
@@ -197,7 +197,7 @@ def _schedule(settings: OptimizerSettings) -> optax.Schedule:
 
 
 def _any_types(transform: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The same where types promote strictly: optax's Adam raises a float to an integer count."""
+    """The same without strict promotion of types: optax's Adam raises a float to an integer count."""
 
     def update(gradients: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
         with jax.numpy_dtype_promotion('standard'):

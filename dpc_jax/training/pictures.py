@@ -1,4 +1,4 @@
-"""Pictures of trainings, as matplotlib figures, from records as `train_log` has them.
+"""Pictures of trainings, as matplotlib figures, from records as `log` has them.
 
 Those of training are `{"step": 10, "loss": 1.5, "learning_rate": 0.01}`, those of evaluations `{"step": 50, "miou":
 0.4}`; what is None there is a gap.
@@ -21,7 +21,7 @@ from dpc_jax.palette import BLUE, GREY, GRID, INK, PADDING_INCHES, REFERENCE_STY
 HEIGHT = 6.0  # inches
 RUNNING = 20  # parts of a training, over each of which the loss is averaged
 FEWEST = 5  # records that are averaged
-DOTTED = 3  # points of a line, at most, that are dots too: a line of one is not seen
+DOTTED = 3  # a line of at most so many points has dots too: one point would not be seen
 SCORE = 'mIoU on val, %'
 COLOURS = (BLUE, *(colour for colour, _, _ in REFERENCE_STYLES))
 LEGEND_COLUMNS = 3
@@ -55,7 +55,7 @@ def running_mean(values: Float[np.ndarray, ' n'], window: int) -> Float[np.ndarr
 
 
 def window_of(count: int) -> int:
-    """How many of so many records are averaged."""
+    """How many records are averaged when there are `count`."""
     return max(FEWEST, round(count / RUNNING))
 
 
@@ -128,7 +128,7 @@ def _figure(heights: Sequence[int]) -> tuple[Figure, list[Axes]]:
 
 
 def _finish(figure: Figure, axes: Sequence[Axes]) -> None:
-    """Says where there is nothing to show; the legend above, where it hides nothing."""
+    """Marks axes that have nothing to show, and puts the legend above them, where it hides nothing."""
     figure.align_ylabels(axes)
     seen = []
     for place in axes:

@@ -37,8 +37,8 @@ class StepSettings:
 
     Attributes:
       batch_norm: 'synced': statistics of the whole batch (of each part, where it goes through in parts).
-        'per_device': of the images of each device by themselves, their moving averages averaged; the official code,
-        which takes those of the first device. 'frozen': the moving averages normalise and stay; scales and biases
+        'per_device': statistics of the images of each device, whose moving averages are averaged (the official code
+        takes those of the first device). 'frozen': the moving averages normalise and stay; scales and biases
         are trained all the same (official fine_tune_batch_norm=False).
       ema_decay: of the moving average of the weights; 0 for none.
 
@@ -89,7 +89,7 @@ class TrainState(NamedTuple):
 
 
 class StepReport(NamedTuple):
-    """What a step says of itself."""
+    """What a step reports."""
 
     loss: Float[Array, '']
     gradient_norm: Float[Array, '']
@@ -137,7 +137,7 @@ def train_step(
     settings: StepSettings,
     groups: int = 1,
 ) -> tuple[TrainState, StepReport]:
-    """One step on A parts of B images each, whose gradients are added up; `groups` of images are normalised apart.
+    """One step on A parts of B images each, whose gradients are added up; each of `groups` is normalised apart.
 
     Without hard pixels and with frozen batch norms the number of parts changes nothing but rounding: the loss is
     divided by the labelled pixels of all parts.
@@ -189,7 +189,7 @@ def part_loss(
 ) -> tuple[Float[Array, ''], tuple[PyTree, Int[Array, '']]]:
     """What a part of the batch adds to the loss; and the moving averages after it, and how many pixels are right.
 
-    The loss is that of the logits and, each times its weight, those of the auxiliary ones; what is right is said of the
+    The loss is that of the logits and, each times its weight, those of the auxiliary ones; pixels are right by the
     logits alone.
     """
     groups = labelled.shape[0]
@@ -199,7 +199,7 @@ def part_loss(
     ) -> tuple[Any, Any, Any]:
         variables, train = {'params': params, 'batch_stats': stats}, settings.batch_norm != 'frozen'
         outputs, mutated = network.apply(variables, images, train, key, mutable=['batch_stats'], method='outputs')
-        # In float32 on every device: a GPU would round what it multiplies.
+        # In full float32 on every device: a GPU would round the factors of a product.
         full_size = functools.partial(
             ops.upsample_logits, size=(labels.shape[1], labels.shape[2]), precision=lax.Precision.HIGHEST
         )

@@ -28,7 +28,7 @@ BACKBONE = 'backbone'
 SUMS = 'SHA256SUMS'  # of all other files of a checkpoint, in the format of `sha256sum`
 
 NO_SPACE = ('No space left', 'RESOURCE_EXHAUSTED', 'Disk quota exceeded')
-"""What Python, and the libraries below Orbax, say of a full disk."""
+"""Words of Python, and of the libraries below Orbax, in errors of a full disk."""
 
 Path = str | os.PathLike[str]
 Leaves = dict[str, Any]
@@ -72,7 +72,7 @@ def save(path: Path, variables: PyTree, *, replace: bool = False) -> None:
 
 
 def full_disk(error: Exception) -> str:
-    """How to tell it, if `error` says that a disk is full; empty if it says something else."""
+    """Words for the user if `error` says that a disk is full; empty if it says something else."""
     if not any(word in str(error) for word in NO_SPACE):
         return ''
     room = re.search(r' \([^()]* needed, [^()]* free\)', str(error))
@@ -114,7 +114,7 @@ def read(path: Path) -> PyTree:
 
 
 def _of_this_process() -> ocp.Checkpointer:
-    """One that waits for no other process: of several the first alone writes weights."""
+    """A checkpointer that waits for no other process: of several, only the first writes weights."""
     here = jax.process_index()
     options = ocp.options.MultiprocessingOptions(
         primary_host=here, active_processes={here}, barrier_sync_key_prefix=f'process{here}'
@@ -149,11 +149,13 @@ def load_network(
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Within it Orbax only raises: it logs thirty lines about every checkpoint, and hundreds about every failure."""
+    """Within it Orbax does not log; else it writes thirty lines per checkpoint, and hundreds per failure."""
     logger, hook = logging.getLogger('absl'), sys.unraisablehook
     level = logger.level
     logger.setLevel(logging.CRITICAL)
-    logging.getLogger('asyncio').addFilter(_is_waited_for)  # stays: it speaks when a failed write is garbage
+    logging.getLogger('asyncio').addFilter(
+        _is_waited_for
+    )  # stays: asyncio logs a failed write when it is collected as garbage
     sys.unraisablehook = functools.partial(_unraisable, hook)
     try:
         yield
@@ -167,7 +169,7 @@ def _is_waited_for(record: logging.LogRecord) -> bool:
 
 
 def _unraisable(hook: Callable[[Any], object], found: Any) -> None:
-    """Writes of TensorStore that end after the first of them failed find nobody who waits for them."""
+    """Hides what TensorStore's writes raise that end after the first of them failed: nobody waits for them any more."""
     if str(found.exc_value) != 'Event loop is closed':
         hook(found)
 
@@ -190,7 +192,7 @@ def verify(path: pathlib.Path) -> None:
     try:
         text = (path / SUMS).read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"checkpoint '{path}' is none of this project, or damaged: no readable {SUMS}") from error
+        raise InputError(f"checkpoint '{path}' is not of this project, or damaged: no readable {SUMS}") from error
     sums = {name: digest for digest, _, name in (line.partition('  ') for line in text.splitlines())}
     for name in sorted({*sums, *_files(path)} - {SUMS}):
         try:
@@ -205,13 +207,15 @@ def _compare(held: Leaves, needed: Leaves, path: pathlib.Path) -> None:
     """InputError unless both have the same names, shapes and types."""
     for name in sorted(held.keys() | needed.keys()):
         if name not in held:
-            raise InputError(f"checkpoint '{path}' is of another network: it lacks {name}")
+            raise InputError(f"checkpoint '{path}' belongs to another network: it lacks {name}")
         if name not in needed:
-            raise InputError(f"checkpoint '{path}' is of another network: it has {name}, which is not needed")
+            raise InputError(f"checkpoint '{path}' belongs to another network: it has {name}, which is not needed")
     for name in sorted(needed):
         theirs, ours = ((tuple(leaf.shape), str(np.dtype(leaf.dtype))) for leaf in (held[name], needed[name]))
         if theirs != ours:
-            raise InputError(f"checkpoint '{path}': {name} is {theirs[1]} {theirs[0]}, needed is {ours[1]} {ours[0]}")
+            raise InputError(
+                f"checkpoint '{path}': {name} is {theirs[1]} {theirs[0]}, the network needs {ours[1]} {ours[0]}"
+            )
 
 
 def _flat(tree: PyTree) -> Leaves:

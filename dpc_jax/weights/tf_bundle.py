@@ -37,11 +37,11 @@ DTYPES: Mapping[int, np.dtype] = {  # tensorflow/core/framework/types.proto
 OTHER_DTYPES = {7: 'string', 8: 'complex64', 18: 'complex128', 20: 'resource', 21: 'variant'}
 
 Source = pathlib.Path | bytes
-"""A file, or what it would contain."""
+"""A file, or its content."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Entry:
+class BundleEntry:
     """Where a variable is (BundleEntryProto)."""
 
     dtype: int
@@ -54,11 +54,11 @@ class Entry:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Bundle(Mapping[str, Any]):  # of arrays; a checker of types that is told so would read one
+class Bundle(Mapping[str, Any]):  # values are arrays; a type checker that knew the type would read one
     """The variables of a checkpoint, sorted by name; each is read from its file when it is asked for."""
 
     prefix: str
-    entries: Mapping[str, Entry]
+    entries: Mapping[str, BundleEntry]
     shards: tuple[Source, ...]
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -111,8 +111,8 @@ def open_bundle(prefix: str | os.PathLike[str], files: Mapping[str, bytes] | Non
     `files` has the contents of files by path, where they are not on disk (the members of a tarball).
 
     Raises:
-      InputError: no index, or one that is no table, cut short, damaged, compressed or big-endian; a data file that is
-        absent or too short for what the index says.
+      InputError: no index, or one that is not a table, or is cut short, damaged, compressed or big-endian; a data file
+        that is absent or too short for what the index says.
     """
     prefix = os.fspath(prefix)
     index = f'{prefix}.index'
@@ -140,7 +140,7 @@ def shard_name(prefix: str, shard: int, num_shards: int) -> str:
 # ---- index file: table, blocks, protocol buffers; what is wrong is a ValueError -------------------------------------
 
 
-def _parse(index: bytes) -> tuple[dict[str, Entry], int]:
+def _parse(index: bytes) -> tuple[dict[str, BundleEntry], int]:
     """Entries by name, and the number of data files."""
     table = dict(_table(index))
     if b'' not in table:
@@ -212,13 +212,13 @@ def _handle(data: bytes, at: int) -> tuple[tuple[int, int], int]:
     return (offset, size), at
 
 
-def _entry(message: bytes) -> Entry:
+def _entry(message: bytes) -> BundleEntry:
     fields = tuple(_fields(message))  # BundleEntryProto; what is 0 is left out
     single = dict(fields)
     shape = single.get(2, b'')
     if not isinstance(shape, bytes):
         raise ValueError('is damaged: the shape of a variable is a number')
-    return Entry(
+    return BundleEntry(
         dtype=_integer(single.get(1, 0)),
         shape=tuple(_dimensions(_fields(shape))),
         shard=_integer(single.get(3, 0)),
@@ -230,7 +230,7 @@ def _entry(message: bytes) -> Entry:
 
 
 def _dimensions(fields: Iterable[tuple[int, int | bytes]]) -> Iterator[int]:
-    """Of a TensorShapeProto."""
+    """The dimensions of a TensorShapeProto."""
     for number, dimension in fields:
         if number == 2 and isinstance(dimension, bytes):
             yield _integer(dict(_fields(dimension)).get(1, 0))

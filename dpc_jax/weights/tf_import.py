@@ -9,7 +9,7 @@ network, the first name below its collection:
     batch_stats  .../BatchNorm/mean    <->  .../BatchNorm/moving_mean     var  <-> moving_variance
     params       .../bias              <->  .../biases  (logits only)
 
-The epsilon of a batch norm is no variable: it is the module's, 1e-3 in backbones and 1e-5 elsewhere.
+The epsilon of a batch norm is not a variable: it is set in the module, 1e-3 in backbones and 1e-5 elsewhere.
 """
 
 import dataclasses
@@ -51,7 +51,7 @@ Path = str | os.PathLike[str]
 Names = tuple[str, ...]
 Scopes = Mapping[str, str]
 Stored = Mapping[str, Any]
-"""Arrays by official name, perhaps read when they are asked for (so a checker of types is not told that they are)."""
+"""Arrays by official name, perhaps read when they are asked for (a type checker that knew the type would read one)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,7 +176,7 @@ def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 
 def _is_of_bundle(name: str) -> bool:
-    """Of a member of a tarball; those that macOS adds begin with `._`."""
+    """Whether a member of a tarball is part of a bundle; those that macOS adds begin with `._`."""
     base = name.rpartition('/')[2]
     return not base.startswith('._') and (base == STATE_FILE or bool(PART_OF_BUNDLE.search(base)))
 
@@ -229,7 +229,7 @@ def assign(
     allow_missing: bool = False,
     drop_logits: bool = False,
 ) -> tuple[PyTree, LoadReport]:
-    """`variables` (`params`, `batch_stats`) with the stored values, cast to their types; itself it is not changed.
+    """`variables` (`params`, `batch_stats`) with the stored values, cast to their types; `variables` stays as it is.
 
     Every variable of the network must be stored, unless `allow_missing`; what is stored beyond is reported and left.
     Where all are loaded, only shapes and types of `variables` matter, so `jax.eval_shape` of the network's `init` will
@@ -238,7 +238,7 @@ def assign(
     Args:
       source: what errors begin with, such as "checkpoint 'model.ckpt'".
       only: the parts of the network that are loaded, such as `('backbone',)`; by default all.
-      drop_logits: stored logits of another number of classes are left out and reported, and no error; with
+      drop_logits: stored logits of another number of classes are left out and reported instead of an error; with
         `allow_missing` also those that read another number of channels.
 
     Raises:
@@ -285,15 +285,17 @@ def _cast(name: str, value: np.ndarray, dtype: np.dtype, source: str) -> np.ndar
 
 
 def _lack(report: LoadReport, needed: Names) -> str:
-    """What makes that the network cannot be filled, and what is there in its place."""
+    """Why the network cannot be filled, and what is stored instead."""
     if not report.loaded:
         held = report.unused + report.ignored
-        return f'has no variable of this network: it holds {_some(held) or "nothing"}; needed are {_some(needed)}'
+        return (
+            f'has no variable of this network: it holds {_some(held) or "nothing"}; the network needs {_some(needed)}'
+        )
     held_scopes, needed_scopes = _scopes_of(report.loaded + report.unused), _scopes_of(needed)
     if not needed_scopes <= held_scopes:
-        scopes = f'it holds {", ".join(sorted(held_scopes))}; needed are {", ".join(sorted(needed_scopes))}'
-        return f'is of another model: {scopes}{_hint(held_scopes, needed_scopes)}'
-    others = f'; of no use are {_some(report.unused)}' if report.unused else ''
+        scopes = f'it holds {", ".join(sorted(held_scopes))}; the network needs {", ".join(sorted(needed_scopes))}'
+        return f'belongs to another model: {scopes}{_hint(held_scopes, needed_scopes)}'
+    others = f'; the network does not use {_some(report.unused)}' if report.unused else ''
     return f'lacks {len(report.missing)} of {len(needed)} variables: {_some(report.missing)}{others}'
 
 
@@ -302,7 +304,7 @@ def _scopes_of(names: Names) -> set[str]:
 
 
 def _hint(held: set[str], needed: set[str]) -> str:
-    """For the case that the official tools leave users alone with (tensorflow/models issue 5630)."""
+    """A hint at another context; the official tools give none (tensorflow/models issue 5630)."""
     for theirs, ours in (CONTEXTS, CONTEXTS[::-1]):
         if theirs[0] in held and ours[0] in needed - held:
             return f': its context module is {theirs[1]}, that of the network {ours[1]}'
