@@ -1,7 +1,7 @@
 """Pretraining on COCO, from which all experiments of the paper start (Chen et al. 2018, arXiv:1809.04184, §4).
 
 The instances of the 20 classes of PASCAL VOC, on images with more than 1,000 annotated pixels of them (DeepLabv3,
-arXiv:1706.05587 §4). 500K steps of batch 16, LR 0.007; by the authors 300K are enough (tensorflow/models issue 4234). No
+arXiv:1706.05587 §4). 500K steps of batch 16, LR 0.007; by the authors 300K suffice (tensorflow/models issue 4234). No
 mIoU is published for this step. Not timed here.
 
   python run.py --config=configs/coco.py --workdir=runs/coco --config.dataset.root=/data/coco \\

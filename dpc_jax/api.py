@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from absl import flags
-from jaxtyping import Float, Num, UInt8
+from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
 
 from dpc_jax import bench as benches
@@ -124,7 +124,7 @@ def evaluate(
 ) -> Evaluation:
     """Evaluates trained weights on `config.evaluate.split`; writes scores and pictures into `workdir/evaluation`.
 
-    >>> dpc_jax.evaluate(network_config, 'runs/scores', checkpoint='runs/net/weights', genotype=cell)
+    >>> dpc_jax.evaluate(network_config, 'runs/scores', checkpoint='runs/net/weights', genotype=result.best(1)[0])
 
     `checkpoint` and `genotype` are in place of `config.checkpoint` and of the cell that `config.context` names.
     """
@@ -172,7 +172,7 @@ class Network:
 def load_network(config: ml_collections.ConfigDict, checkpoint: Path = '', genotype: Genotype | None = None) -> Network:
     """The network of a config with trained weights: a folder that a training or an import wrote (`weights`, `best`).
 
-    >>> network = dpc_jax.load_network(network_config, 'runs/net/weights', genotype=cell)
+    >>> network = dpc_jax.load_network(network_config, 'runs/net/weights', genotype=result.best(1)[0])
 
     Raises:
       InputError: no such checkpoint, a damaged one, or one of another network.
@@ -188,8 +188,8 @@ def load_network(config: ml_collections.ConfigDict, checkpoint: Path = '', genot
     return Network(segmenter, variables, tuple(kind.classes), np.asarray(kind.palette, np.uint8), settings)
 
 
-def predict(network: Network, image: Num[np.ndarray, 'H W 3']) -> UInt8[np.ndarray, 'H W']:
-    """The class of each pixel of an RGB image in 0..255, of any size.
+def predict(network: Network, image: np.ndarray) -> UInt8[np.ndarray, 'H W']:
+    """The class of each pixel of an RGB image [H, W, 3] in 0..255, of any size.
 
     >>> classes = dpc_jax.predict(network, np.asarray(PIL.Image.open('street.png').convert('RGB')))
 
@@ -236,7 +236,7 @@ def _scores(segmenter: Segmenter, settings: InferenceSettings) -> Any:
 def read_cells(sources: str | list[str], space: spaces.Space, seed: int = 0) -> list[Genotype]:
     """Cells by name, from JSON files, folders of them, JSON lines, a report's `ranking.csv`, or `sample:NUMBER`.
 
-    >>> cells = dpc_jax.read_cells(['dpc_top1', 'runs/camvid/report/ranking.csv'], dpc_jax.Space(5))
+    >>> cells = dpc_jax.read_cells(['runs/scenes/report/ranking.csv', 'sample:3'], bench.space)
     """
     listed = [sources] if isinstance(sources, str) else sources
     return [cell.genotype for cell in cell_files.read_cells(listed, space, seed=seed)]

@@ -94,7 +94,7 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 def make_space(config: ml_collections.ConfigDict) -> Space:
     """The search space."""
-    return spaces.make(config.space)
+    return spaces.make(dict(config.space))
 
 
 def make_sampler(config: ml_collections.ConfigDict) -> optuna.samplers.BaseSampler:

@@ -203,15 +203,13 @@ def prepare(config: ml_collections.ConfigDict, workdir: pathlib.Path | str) -> B
     check_data(() if started else sets)  # before anything is written
     settings = assembly.study_settings(config, sets)
     files.make_folder(workdir, 'workdir')
-    open_study = functools.partial(assembly.open_study, config, workdir, settings, rung='proxy')
-    with open_study() as study:  # before the long work: a workdir of another config is refused at once
-        seen = not started or bool(study.candidates())
-    check_data(() if seen else sets)
-
-    variables = assembly.backbone_variables(config, workdir, sets[0])
-    cache = assembly.build_cache(config, workdir, sets, variables)
-    data = assembly.proxy_data(config, cache)
-    with open_study() as study:  # what was measured is kept: another chunk would round scores otherwise
+    # Opened before the long work, so that a workdir of another config is refused at once.
+    with assembly.open_study(config, workdir, settings, rung='proxy') as study:
+        check_data(() if not started or study.candidates() else sets)
+        variables = assembly.backbone_variables(config, workdir, sets[0])
+        cache = assembly.build_cache(config, workdir, sets, variables)
+        data = assembly.proxy_data(config, cache)
+        # What was measured is kept: another chunk would round scores otherwise.
         measure = functools.partial(assembly.choose_chunk, config, data, sets[0].num_classes)
         chunk = config.proxy.chunk or study.once(f'chunk on {provenance.device()}', measure)
         if study.once('features', lambda: cache.key) != cache.key:

@@ -13,7 +13,7 @@ Point = tuple[float, float]  # (x, y), shares of width and height, from the top 
 
 @dataclasses.dataclass(frozen=True)
 class Canvas:
-    """Image and label at twice the final size; the methods draw into both, and with `label` None into the image."""
+    """Image and label at twice the final size; methods draw into both, with a `label` of None into the image alone."""
 
     image: UInt8[np.ndarray, 'H2 W2 3']
     label: UInt8[np.ndarray, 'H2 W2']

@@ -95,7 +95,8 @@ def _of_table(text: str, source: str, space: Space) -> list[NamedCell]:
         raise InputError(f"{source}: there is no column '{COLUMN}'; its columns are: {', '.join(columns) or 'none'}")
     cells = []
     for line, row in enumerate(reader, 2):
-        name = row.get('reference') or (f'rank {row["rank"]}' if row.get('rank') else f'line {line}')
+        ranked = f'rank {row["rank"]}, number {row.get("number", line)}' if row.get('rank') else f'line {line}'
+        name = row.get('reference') or ranked
         cells.append(NamedCell(name, _parsed(row[COLUMN] or '', f'{source}: line {line}', space)))
     return cells
 

@@ -18,6 +18,12 @@ def fields_at_least(minimum: int, settings: Any, names: Iterable[str], prefix: s
     at_least(minimum, **{f'{prefix}.{name}': getattr(settings, name) for name in names})
 
 
+def below_one(name: str, value: Any) -> None:
+    """InputError unless the value is at least 0 and below 1: a decay, a rate of dropout, momentum."""
+    if not 0 <= value < 1:
+        raise InputError(f'{name} is {value}; it must be at least 0 and below 1')
+
+
 def one_of(name: str, value: Any, allowed: Iterable[Any]) -> None:
     """InputError unless the value is one of those allowed."""
     allowed = tuple(allowed)

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, UInt8
 from PIL import Image
 
-from dpc_jax import datasets, files
+from dpc_jax import checks, datasets, files
 from dpc_jax.base import IGNORE_LABEL, InputError, Size
 from dpc_jax.canvas import Canvas, Colour, Point
 from dpc_jax.datasets import camvid, coco
@@ -61,8 +61,7 @@ def write(name: str, root: pathlib.Path, count: int, *, size: Size = (72, 96), s
     """
     if name not in LAYOUTS:
         raise InputError(f'the data set {name!r} cannot be drawn; there are: {", ".join(names())}')
-    if count < 1:
-        raise InputError(f'dataset.generated is {count}; it must be at least 1')
+    checks.at_least(1, dataset__generated=count)
     parts, layout = LAYOUTS[name]
     kind = datasets.kind(name)
     drawings = {

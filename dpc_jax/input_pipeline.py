@@ -25,7 +25,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Float32, Int, Integer, UInt8
 
-from dpc_jax import preprocess, sharding
+from dpc_jax import checks, preprocess, sharding
 from dpc_jax.base import InputError, SegmentationExample, Size
 from dpc_jax.datasets import Dataset
 from dpc_jax.read_ahead import read_ahead
@@ -85,8 +85,7 @@ def pipeline_settings(config: ml_collections.ConfigDict, num_devices: int) -> Pi
     if not 0 <= config.seed < 2**32:
         raise InputError(f'seed is {config.seed}; it must be at least 0 and below 2**32')
     for field, least in (('batch_size', 1), ('accumulate', 1), ('workers', 0), ('threads', 1)):
-        if train[field] < least:
-            raise InputError(f'train.{field} is {train[field]}; it must be at least {least}')
+        checks.at_least(least, **{f'train.{field}': train[field]})
     if train.batch_size % (train.accumulate * num_devices):
         raise InputError(
             f'train.batch_size is {train.batch_size}; it must be a multiple of train.accumulate ({train.accumulate})'

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from dpc_jax import backbones, contexts, ops
+from dpc_jax import backbones, checks, contexts, ops
 from dpc_jax.base import InputError, PyTree
 from dpc_jax.decoder import Decoder
 from dpc_jax.segmenter import Segmenter
@@ -17,8 +17,7 @@ def make(config: ml_collections.ConfigDict, num_classes: int, *, bn_decay: float
     """
     backbone, decay = config.backbone, {} if bn_decay is None else {'bn_decay': bn_decay}
     model = backbones.make(backbone.name, output_stride=backbone.output_stride, width=backbone.width, **decay)
-    if num_classes < 2:
-        raise InputError(f'num_classes is {num_classes}; it must be at least 2')
+    checks.at_least(2, num_classes=num_classes)
     others = ops.BN_DECAY if bn_decay is None else bn_decay
     return Segmenter(model, contexts.make(config, decay=others), num_classes, make_decoder(config, others))
 
@@ -29,8 +28,7 @@ def make_decoder(config: ml_collections.ConfigDict, decay: float = ops.BN_DECAY)
     if decoder.output_stride not in (0, 4):
         raise InputError(f'decoder.output_stride is {decoder.output_stride}; allowed: 4, or 0 for no decoder')
     for field in ('filters', 'low_level_filters'):
-        if decoder[field] < 1:
-            raise InputError(f'decoder.{field} is {decoder[field]}; it must be at least 1')
+        checks.at_least(1, **{f'decoder.{field}': decoder[field]})
     return Decoder(decoder.filters, decoder.low_level_filters, 4, decay) if decoder.output_stride else None
 
 

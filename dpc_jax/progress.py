@@ -174,12 +174,14 @@ class _CountedWork:
         self._clock, self._start = clock, clock()
 
     def facts(self) -> list[str]:
+        """Time left, as soon as some are done."""
         seconds = self._clock() - self._start
         if 0 < self.done < self.total:
             return [f'{duration((self.total - self.done) * seconds / self.done)} left']
         return []
 
     def note(self) -> str:
+        """Nothing."""
         return ''
 
 
@@ -199,7 +201,7 @@ class Screen:
             )
 
     def start(self) -> None:
-        """Shows the bar, where there is one."""
+        """Shows the bar, where there is a terminal."""
         if self._live is not None:
             self._live.start()
 

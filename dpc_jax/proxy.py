@@ -54,8 +54,7 @@ class ProxySettings:
         checks.fields_at_least(1, self, ('steps', 'batch_size', 'evaluations', 'eval_batch_size'), 'proxy')
         if self.evaluations > self.steps:
             raise InputError(f'proxy.evaluations is {self.evaluations}; it may be at most proxy.steps ({self.steps})')
-        if not 0 <= self.momentum < 1:
-            raise InputError(f'proxy.momentum is {self.momentum}; it must be at least 0 and below 1')
+        checks.below_one('proxy.momentum', self.momentum)
         checks.fields_at_least(0, self, ('power', 'weight_decay'), 'proxy')
         if not self.learning_rate > 0:
             raise InputError(f'proxy.learning_rate is {self.learning_rate}; it must be greater than 0')

@@ -11,6 +11,7 @@ Compared on the same random cells and the same work, one training step on a mini
 """
 
 import dataclasses
+import importlib.util
 import resource
 import time
 from collections.abc import Callable, Sequence
@@ -173,6 +174,8 @@ def main(argv: Sequence[str]) -> None:
     sides = SIZE.value.split('x')
     if len(sides) != 2 or not all(side.isdigit() and int(side) > 0 for side in sides):
         raise InputError(f"--size is '{SIZE.value}'; it must be HEIGHTxWIDTH, e.g. 21x21")
+    if TORCH.value and importlib.util.find_spec('torch') is None:
+        raise InputError('--torch needs PyTorch, which is no requirement of this project; pip install torch')
     height, width = map(int, sides)
     data = random_data((height, width))
     genotypes = sample(CANDIDATES.value)

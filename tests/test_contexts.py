@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from configs import camvid
-from dpc_jax import contexts, evaluate, networks, sharding, train, training
+from dpc_jax import contexts, networks, sharding, training
 from dpc_jax.aspp import ASPP
 from dpc_jax.base import InputError
 from dpc_jax.cell import DensePredictionCell
+from dpc_jax.journeys import evaluate, train
 from tests import forged
 
 TESTS = pathlib.Path(__file__).resolve().parent

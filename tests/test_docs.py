@@ -7,13 +7,13 @@ import itertools
 import pathlib
 import re
 import shlex
+import tomllib
 from typing import NamedTuple
 
 import pytest
 from absl import flags
 from ml_collections import config_flags
 
-import dpc_jax
 from tests import test_configs
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -25,14 +25,8 @@ SPAN = re.compile(r'`([^`]+)`')
 LINK = re.compile(r'\[[^]]*\]\(([^)\s]+)\)')
 NAMED = re.compile(r'(?:configs|docs|dpc_jax|examples|experiments|results|tests)/[\w./*-]*')
 
-COMING = ('examples/quickstart.ipynb', 'experiments/evaluate_cells.py', 'evaluate_cells.py')
-"""What the documents name before it is there."""
-
-FOREIGN = {'cells', 'help', 'logdir', 'requeue', 'signal'}
-"""Flags of other programs, and of a script of `COMING`."""
-
-needs_api = pytest.mark.skipif(not hasattr(dpc_jax, 'prepare'), reason='dpc_jax.prepare is not there yet')
-needs_rooms = pytest.mark.skipif(not (ROOT / 'dpc_jax/bench.py').exists(), reason='dpc_jax/bench.py is not there yet')
+FOREIGN = {'help', 'logdir', 'requeue', 'signal'}
+"""Flags of other programs."""
 
 
 class Command(NamedTuple):
@@ -130,11 +124,6 @@ def config_fields():
     }
 
 
-def skip_if_coming(name):
-    if name in COMING and not (ROOT / name).exists():
-        pytest.skip(f'{name} is not there yet')
-
-
 # ---- the documents --------------------------------------------------------------------------------------------------
 
 
@@ -170,7 +159,7 @@ def test_the_readme_links_every_page():
 @pytest.mark.parametrize('document', DOCUMENTS)
 def test_files_that_are_named_exist(document):
     for span in spans(document):
-        if NAMED.fullmatch(span) and span not in COMING:
+        if NAMED.fullmatch(span):
             folder = ROOT / 'experiments' if span.startswith('results/') else ROOT
             assert list(folder.glob(span)), span
 
@@ -211,17 +200,16 @@ def test_every_script_has_a_row():
     rows = set(re.findall(r'^\| `(\w+\.py)`', read('experiments/README.md'), re.MULTILINE))
     scripts = {path.name for path in (ROOT / 'experiments').glob('*.py') if '__main__' in path.read_text()}
     assert scripts - rows == {'run_network.py'}  # is a loader that export_cell.py copies
-    assert rows - scripts <= set(COMING)
+    assert not rows - scripts
 
 
-@needs_rooms
 def test_the_layout_names_every_file():
     (layout,) = (block for block in blocks('README.md', '') if 'dpc_jax/\n' in block)
     named = set(
         re.findall(r'(?<=[ \n])\w+(?:\.py|/)(?= |\n)', layout.partition('dpc_jax/')[2].partition('experiments/')[0])
     )
     there = {f'{path.name}/' if path.is_dir() else path.name for path in (ROOT / 'dpc_jax').iterdir()}
-    assert named == {name for name in there if name != '__pycache__/'}
+    assert named == there - {'__pycache__/', 'py.typed'}
     for name in re.findall(r'^(\S+?)/? ', layout, re.MULTILINE):
         assert (ROOT / name).exists(), name
 
@@ -240,10 +228,12 @@ def test_a_command_line_is_one_that_works(command, monkeypatch):
     elif tool == 'pytest':
         assert [word for word in argv if not pathlib.Path(word).exists()] == []
     elif tool == 'pip':
-        assert pathlib.Path(argv[argv.index('-r') + 1]).exists()
+        wanted = argv[argv.index('-r') + 1] if '-r' in argv else argv[1].partition('[')[0]
+        assert pathlib.Path(wanted).exists()
+        extras = re.findall(r'\[(\w+)\]', ' '.join(argv))
+        assert set(extras) <= set(tomllib.loads(read('pyproject.toml'))['project']['optional-dependencies'])
     else:
         script, *given = argv
-        skip_if_coming(script)
         parsed(script, [word for word in given if word != '--help' and not word.endswith('=...')])
 
 
@@ -284,7 +274,6 @@ def test_a_snippet_is_python(document, number):
     ast.parse(blocks(document, 'python')[number])
 
 
-@needs_api
 @pytest.mark.slow
 @pytest.mark.parametrize(('document', 'number'), SNIPPETS)
 def test_a_snippet_runs_at_toy_size(document, number, drawn, tmp_path):

@@ -16,9 +16,10 @@ import pytest
 from PIL import Image
 
 from configs import camvid, cityscapes
-from dpc_jax import datasets, evaluate, evaluation, files, inference, metrics, networks, preprocess
+from dpc_jax import datasets, evaluation, files, inference, metrics, networks, preprocess
 from dpc_jax.base import IGNORE_LABEL, InputError
 from dpc_jax.evaluation import scorer as evaluator
+from dpc_jax.journeys import evaluate
 from dpc_jax.read_ahead import read_ahead
 from dpc_jax.weights import checkpoint
 from tests.networks_by_hand import filled

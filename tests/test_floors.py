@@ -342,7 +342,7 @@ def test_a_forged_fault_is_found(module, source, fault):
         ),
         ('configs.scenes_search', 'import ml_collections\nfrom configs import common\nfrom configs.common import toy'),
         ('experiments.table_1', 'from configs import scenes_search\nfrom dpc_jax import report\nopen("x")'),
-        ('run', 'from dpc_jax import search'),
+        ('run', 'from dpc_jax.journeys import search'),
     ],
 )
 def test_what_is_allowed_is_no_fault(module, source):

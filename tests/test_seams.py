@@ -1,4 +1,4 @@
-"""A second system is added without a change in `dpc_jax`: a space of three cells on two strides, with its own head.
+"""A second system moves in without a line changed in `dpc_jax`: three cells on two strides, with a head of their own.
 
 `tests/menus` holds one file for each menu; the test shows the menus that folder too.
 """

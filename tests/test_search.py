@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from configs import scenes_search
-from dpc_jax import assembly, search
-from dpc_jax.base import InputError, ProxyResult, Rung
+from dpc_jax import assembly, bench
+from dpc_jax.base import InputError, ProxyResult, Rung, stack
+from dpc_jax.journeys import search
 from dpc_jax.population import PopulationEvaluator
 from dpc_jax.samplers import make as make_sampler
 from dpc_jax.spaces.dpc import Space
-from dpc_jax.study import RunInfo, Study, make_pruner, ranking
+from dpc_jax.study import Progress, RunInfo, Study, make_pruner, ranking
 
 
 def toy(**fields):
@@ -100,7 +101,7 @@ def test_scores_are_those_of_the_evaluator_alone(first, workdir):
     cache = assembly.build_cache(config, workdir, sets, assembly.backbone_variables(config, workdir, sets[0]))
     data = assembly.proxy_data(config, cache)
     evaluator = assembly.make_evaluator(config, data, sets[0].num_classes, steps=4, chunk=1)
-    alone = [evaluator(search.stack([c.genotype])).scores[0] for c in first]
+    alone = [evaluator(stack([c.genotype])).scores[0] for c in first]
     assert alone == [np.float32(c.score) for c in first]
 
 
@@ -260,7 +261,8 @@ class Recorder:
         self.going += going.tolist()
         curves = np.stack([scores, np.where(going, scores, np.nan)], 1).astype(np.float32)
         finite, steps = np.ones(count, bool), np.where(going, 2, 1).astype(np.int32)
-        return ProxyResult(scores, curves, np.zeros_like(curves), finite, ~going, steps, 0.5 * count)
+        confusions = np.zeros((*curves.shape, 2, 2), np.int64)
+        return ProxyResult(scores, curves, np.zeros_like(curves), finite, ~going, steps, 0.5 * count, confusions, {})
 
 
 def open_study(folder, pruner='', settings=None):
@@ -278,7 +280,8 @@ def open_study(folder, pruner='', settings=None):
 
 def climb(folder, evaluator, *, at_once, generation, keep=7, **study):
     with open_study(folder, **study) as opened:
-        search.climb(opened, Rung('proxy', evaluator, keep), at_once=at_once, generation=generation, workdir=folder)
+        with Progress(keep) as progress:
+            bench.climb(opened, Rung('proxy', evaluator, keep, at_once), progress, generation=generation)
         return opened.candidates()
 
 
@@ -315,7 +318,7 @@ def test_an_interrupt_loses_nothing_that_was_told(tmp_path):
 
 
 def make(folder):
-    search.make_workdir(folder)
+    folder.mkdir()
     return folder
 
 
@@ -323,7 +326,7 @@ def test_a_workdir_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / 'file').write_text('mine')
     for place in (tmp_path / 'file', tmp_path / 'file' / 'inside'):
         with pytest.raises(InputError, match='cannot be made'):
-            search.make_workdir(place)
+            bench.prepare(toy(), place)
     assert (tmp_path / 'file').read_text() == 'mine'
 
 

@@ -18,8 +18,9 @@ import pytest
 from PIL import Image
 
 from configs import camvid
-from dpc_jax import datasets, evaluate, networks, sharding, train
+from dpc_jax import datasets, networks, sharding
 from dpc_jax.base import InputError
+from dpc_jax.journeys import evaluate, train
 from dpc_jax.training import config as train_config
 from dpc_jax.training import log as train_log
 from dpc_jax.weights import checkpoint, tf_import

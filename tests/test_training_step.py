@@ -163,7 +163,7 @@ def test_the_loss_of_auxiliary_logits_counts_by_its_weight_and_their_accuracy_do
         ]
         main, early = (losses.cross_entropy(logits, labels[0]) for logits in found)
         kept = labels[0] != IGNORE_LABEL
-        return main + 0.4 * early, (main, (found[0].argmax(1) == labels[0])[kept].mean(dtype=jnp.float32))
+        return main + 0.4 * early, (main, jnp.mean(found[0].argmax(1) == labels[0], where=kept))
 
     (loss, (main, accuracy)), gradients = jax.jit(jax.value_and_grad(losses_of, has_aux=True))(start.params)
     state, (told,) = run(settings, net=net)
@@ -174,7 +174,7 @@ def test_the_loss_of_auxiliary_logits_counts_by_its_weight_and_their_accuracy_do
     updates, _ = transform.update(gradients, start.opt_state, start.params)
     close(state.params, optax.apply_updates(start.params, updates))
     for gradient in (gradients['auxiliary']['early']['kernel'], gradients['context']['early']['kernel']):
-        assert np.abs(gradient).max() > 1e-4
+        assert np.abs(gradient).max() > 1e-5
 
 
 def test_auxiliary_logits_of_weight_0_change_nothing_else():
@@ -183,7 +183,7 @@ def test_auxiliary_logits_of_weight_0_change_nothing_else():
     start = small.state(net, settings).params
     state, _ = run(settings, net=net)
     close(state.params['auxiliary'], start['auxiliary'], 0)
-    assert np.abs(state.params['context']['main']['kernel'] - start['context']['main']['kernel']).max() > 1e-4
+    assert np.abs(state.params['context']['main']['kernel'] - start['context']['main']['kernel']).max() > 1e-6
 
 
 def test_prediction_does_not_read_auxiliary_logits():

@@ -18,6 +18,7 @@ import flax.linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from dpc_jax import checks
 from dpc_jax.base import InputError
 
 OUTPUT_STRIDES = (8, 16, 32)
@@ -37,8 +38,7 @@ def make(name: str, *, output_stride: int, **settings: Any) -> nn.Module:
     InputError names what is not allowed.
     """
     makers = _makers()
-    if name not in makers:
-        raise InputError(f"backbone.name is '{name}'; allowed: {', '.join(sorted(makers))}")
+    checks.one_of('backbone.name', name, sorted(makers))
     file, variant = makers[name]
     module = importlib.import_module(f'{__name__}.{file}')
     model: nn.Module = module.Model(output_stride=output_stride, **variant, **settings)

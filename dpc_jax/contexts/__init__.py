@@ -10,7 +10,6 @@ import pkgutil
 import ml_collections
 
 from dpc_jax import checks, ops
-from dpc_jax.base import InputError
 from dpc_jax.context import Context
 
 
@@ -24,8 +23,7 @@ def make(config: ml_collections.ConfigDict, *, decay: float = ops.BN_DECAY) -> C
     context = config.context
     checks.one_of('context.name', context.name, names())
     checks.at_least(1, context__filters=context.filters)
-    if not 0 <= context.dropout_rate < 1:
-        raise InputError(f'context.dropout_rate is {context.dropout_rate}; it must be at least 0 and below 1')
+    checks.below_one('context.dropout_rate', context.dropout_rate)
     checks.one_of('context.pooling', context.pooling, ops.POOLINGS)
     made: Context | None = importlib.import_module(f'{__name__}.{context.name}').make(config, decay=decay)
     return made

@@ -23,7 +23,7 @@ HASHED = ('split', 'scales', 'flip', 'dtype', 'crop_size', 'image_pooling_crop_s
 class Evaluation(NamedTuple):
     """What was found, and where it is written.
 
-    >>> scores = dpc_jax.evaluate(network_config, 'runs/scores', checkpoint='runs/net/weights', genotype=cell)
+    >>> scores = dpc_jax.evaluate(network_config, 'runs/scores', 'runs/net/weights', genotype=result.best(1)[0])
     >>> scores.row['miou'], scores.row['iou'], scores.files
     """
 

@@ -10,7 +10,7 @@ import ml_collections
 from jaxtyping import Array, Float
 
 from dpc_jax import cell, checks, ops
-from dpc_jax.base import InputError, PyTree, Size
+from dpc_jax.base import PyTree, Size
 from dpc_jax.cell import CellParams, CellSettings, CellStats, Uses
 from dpc_jax.decoder import LOGITS_STDDEV
 from dpc_jax.heads import Features, HeadOutputs
@@ -35,8 +35,7 @@ class Head:
     cell: CellSettings
 
     def __post_init__(self) -> None:
-        if not 0 <= self.cell.decay < 1:
-            raise InputError(f'proxy.bn_decay is {self.cell.decay}; it must be at least 0 and below 1')
+        checks.below_one('proxy.bn_decay', self.cell.decay)
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -98,8 +97,7 @@ def make(config: ml_collections.ConfigDict, num_classes: int) -> Head:
     """The head that `config.cell` describes, for the backbone's output stride."""
     settings, stride = config.cell, config.backbone.output_stride
     checks.one_of('cell.pooling', settings.pooling, ops.POOLINGS)
-    if not 0 <= settings.dropout_rate < 1:
-        raise InputError(f'cell.dropout_rate is {settings.dropout_rate}; it must be at least 0 and below 1')
+    checks.below_one('cell.dropout_rate', settings.dropout_rate)
     checks.at_least(1, cell__filters=settings.filters)
     cell.rate_multiplier(stride)
     return Head(

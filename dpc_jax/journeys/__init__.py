@@ -8,7 +8,7 @@ import importlib
 import pkgutil
 import types
 
-from dpc_jax.base import InputError
+from dpc_jax import checks
 
 
 def names() -> tuple[str, ...]:
@@ -18,6 +18,5 @@ def names() -> tuple[str, ...]:
 
 def find(name: object) -> types.ModuleType:
     """The journey of that name; InputError lists them."""
-    if name not in names():
-        raise InputError(f"journey is '{name}'; allowed: {', '.join(names())}")
+    checks.one_of('journey', name, names())
     return importlib.import_module(f'{__name__}.{name}')

@@ -49,8 +49,8 @@ class PartSettings:
         checks.one_of('optimizer', self.optimizer, OPTIMIZERS)
         if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
             raise InputError(f'learning_rate is {self.learning_rate}; it must be a number above 0')
-        if self.momentum is not None and not 0 <= self.momentum < 1:
-            raise InputError(f'momentum is {self.momentum}; it must be at least 0 and below 1')
+        if self.momentum is not None:
+            checks.below_one('momentum', self.momentum)
         if self.weight_decay is not None and not 0 <= self.weight_decay < math.inf:
             raise InputError(f'weight_decay is {self.weight_decay}; it must be a number of at least 0')
 
@@ -104,16 +104,14 @@ class OptimizerSettings:
     parts: Mapping[str, PartSettings] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise InputError(f'train.steps is {self.steps}; it must be at least 1')
+        checks.at_least(1, train__steps=self.steps)
         for name in ('learning_rate', 'slow_start_learning_rate', 'last_layer_gradient_multiplier'):
             if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f'train.{name} is {getattr(self, name)}; it must be a number above 0')
         for name in ('power', 'weight_decay'):
             if not 0 <= getattr(self, name) < math.inf:
                 raise InputError(f'train.{name} is {getattr(self, name)}; it must be a number of at least 0')
-        if not 0 <= self.momentum < 1:
-            raise InputError(f'train.momentum is {self.momentum}; it must be at least 0 and below 1')
+        checks.below_one('train.momentum', self.momentum)
         if not 0 <= self.slow_start_steps < self.steps:
             raise InputError(
                 f'train.slow_start_steps is {self.slow_start_steps}; it must be at least 0 and below train.steps'

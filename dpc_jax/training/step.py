@@ -21,8 +21,8 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Integer
 
-from dpc_jax import losses, metrics, networks, ops, sharding
-from dpc_jax.base import IGNORE_LABEL, InputError, PyTree
+from dpc_jax import checks, losses, metrics, networks, ops, sharding
+from dpc_jax.base import IGNORE_LABEL, PyTree
 from dpc_jax.losses import LossSettings
 from dpc_jax.segmenter import Segmenter
 from dpc_jax.training import optimizer
@@ -52,10 +52,8 @@ class StepSettings:
     ema_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.batch_norm not in BATCH_NORMS:
-            raise InputError(f"train.batch_norm is '{self.batch_norm}'; allowed: {', '.join(BATCH_NORMS)}")
-        if not 0 <= self.ema_decay < 1:
-            raise InputError(f'train.ema_decay is {self.ema_decay}; it must be at least 0 and below 1')
+        checks.one_of('train.batch_norm', self.batch_norm, BATCH_NORMS)
+        checks.below_one('train.ema_decay', self.ema_decay)
 
 
 @flax.struct.dataclass

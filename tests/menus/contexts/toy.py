@@ -2,6 +2,8 @@
 
 import json
 
+import flax.linen as nn
+
 from dpc_jax import ops
 from dpc_jax.context import Context, ContextOutput
 from dpc_jax.convolution import ConvUnit
@@ -23,6 +25,7 @@ class Module(Context):
     def __call__(self, features, train=False, dropout_key=None, pooled_size=None):
         raise NotImplementedError
 
+    @nn.compact
     def of_maps(self, maps, train, dropout_key, pooled_size):
         fine, coarse = (self.convolved(maps[stride], train, name) for stride, name in ((8, 'fine'), (16, 'coarse')))
         parts = {'fine': fine, 'coarse': ops.resize_bilinear(coarse, fine.shape[1:3])}

@@ -1,4 +1,4 @@
-"""A head on two strides: a 1x1 convolution on each that is read, added up; an auxiliary output on the coarse one."""
+"""A head on two strides: a 1x1 convolution on each, those that are read added up; an auxiliary output on one."""
 
 import dataclasses
 from typing import NamedTuple

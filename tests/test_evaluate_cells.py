@@ -1,0 +1,151 @@
+"""Batch evaluation of given cells, as a user starts it: tables, stops, several workers, bad input."""
+
+import csv
+import pathlib
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+import types
+
+import numpy as np
+import pytest
+
+from dpc_jax import study
+from dpc_jax.base import InputError
+from dpc_jax.spaces.dpc import Space
+from tests import scripts
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+TOY = '--config=configs/scenes_search.py:toy'
+SCRIPT = 'experiments/evaluate_cells.py'
+
+
+@pytest.fixture
+def searched(toy_search, tmp_path):
+    return shutil.copytree(toy_search[0], tmp_path / 'searched')
+
+
+def start(*argv, **options):
+    command = [sys.executable, SCRIPT, TOY, *map(str, argv)]
+    pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'text': True}
+    return subprocess.Popen(command, cwd=ROOT, **pipes, **options)
+
+
+def finish(*argv, stdin=None):
+    process = start(*argv, stdin=subprocess.PIPE if stdin is not None else None)
+    out, err = process.communicate(stdin)
+    return process.returncode, out, err
+
+
+def rows(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.slow
+def test_every_cell_has_a_row_for_each_seed_and_a_mean(searched):
+    lines = '{"inputs": [-1, 0], "ops": [5, 0]}\n'
+    words = (f'--workdir={searched}', '--cells=conv1x1,sample:2,-', '--seeds=2')
+    code, out, err = finish(*words, stdin=lines)
+    assert (code, err) == (0, '')
+    assert 'candidates 8/8' in out
+    table, summary = rows(searched / 'cells/cells.csv'), rows(searched / 'cells/summary.csv')
+    names = ['conv1x1', 'sample 0', 'sample 1', 'line 1']
+    assert [(row['cell'], row['seed']) for row in table] == [(name, seed) for name in names for seed in '01']
+    space = Space(2)
+    for row in table:
+        genotype = space.from_json(row['json'])
+        assert space.canonical_key(genotype) == row['key']
+        ious = [float(value) for name, value in row.items() if name.startswith('iou ')]
+        assert len(ious) == 13
+        present = [value for value in ious if value == value]
+        assert float(row['score']) == pytest.approx(statistics.fmean(present), abs=1e-6)
+        assert float(row['curve'].split()[-1]) == float(row['score'])
+        assert int(row['multiply_adds']) == space.cost(genotype, settings_of(searched))['macs']
+        assert float(row['seconds']) > 0
+    for row in summary:
+        scores = [float(other['score']) for other in table if other['cell'] == row['cell']]
+        assert float(row['mean']) == pytest.approx(statistics.fmean(scores))
+        assert float(row['std']) == pytest.approx(statistics.stdev(scores))
+    assert [float(row['mean']) for row in summary] == sorted((float(row['mean']) for row in summary), reverse=True)
+    assert (searched / 'cells/cells.png').stat().st_size > 1000
+    before = (searched / 'cells/cells.csv').read_bytes()
+    assert finish(*words, stdin=lines)[0] == 0
+    assert (searched / 'cells/cells.csv').read_bytes() == before
+
+
+def settings_of(workdir):
+    return study.read(f'sqlite:///{workdir / "study.db"}', 'dpc-proxy')[1]
+
+
+def finished(workdir, name='dpc-seed0'):
+    try:
+        return {c.key: c.finished for c in study.read(f'sqlite:///{workdir / "study.db"}', name)[0]}
+    except InputError:  # the study is not there yet
+        return {}
+
+
+@pytest.mark.slow
+def test_kill_9_loses_nothing_and_two_workers_share_the_cells(searched):
+    words = (f'--workdir={searched}', '--cells=sample:12')
+    first = start(*words)
+    while len(finished(searched)) < 2:
+        assert first.poll() is None
+        time.sleep(0.1)
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    kept = finished(searched)
+    assert 2 <= len(kept) < 12
+    workers = [start(*words, f'--out={searched / name}') for name in 'ab']
+    said = [worker.communicate() for worker in workers]
+    assert [(worker.returncode, err) for worker, (_, err) in zip(workers, said, strict=True)] == [(0, '')] * 2
+    tables = [rows(searched / name / 'cells.csv') for name in 'ab']
+    assert tables[0] == tables[1]
+    assert len(tables[0]) == 12
+    after = finished(searched)
+    assert kept.items() <= after.items()
+    assert len(after) == len({row['key'] for row in tables[0]})
+
+
+def test_many_cells_are_drawn_by_rank():
+    module = scripts.load('evaluate_cells')
+    table = [
+        {'cell': 'aspp' if place == 7 else f'sample {place}', 'key': str(place), 'mean': 1 - place / 100, 'std': 0.01}
+        for place in range(60)
+    ]
+
+    scores = np.array([[row['mean'] - 0.01, row['mean'] + 0.01] for row in table])
+    space = types.SimpleNamespace(canonical_key=str)
+    result = types.SimpleNamespace(cells=range(60), space=space, scores=lambda: scores)
+    figure = module.draw(table, frozenset({'aspp'}), result)
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ['mean over seeds', 'aspp (93.00 %)']
+    few = module.draw(table[:5], frozenset(), result)
+    assert [label.get_text() for label in few.axes[0].get_yticklabels()] == [row['cell'] for row in table[:5]]
+
+
+@pytest.mark.parametrize(
+    ('words', 'said'),
+    [
+        ((), '--cells is needed'),
+        (('--cells=aspp',), "cell 'aspp' has 5 branches; this space has 2"),
+        (('--cells=sample:0',), 'sample: takes a whole number of at least 1'),
+        (('--cells=absent.json',), "cells 'absent.json': No such file or directory"),
+        (('--cells=conv1x1', '--seeds=0'), '--seeds is 0'),
+        (('--cells=experiments/results/table1_modules.json',), 'expected a list of branches'),
+        (
+            ('--cells=experiments/results/scenes_search/reach.csv',),
+            "there is no column 'genotype'; its columns are: cell",
+        ),
+        (('--cells=conv1x1', '--config.cell.filters=8'), 'cell.filters: study has 4, config has 8'),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(toy_search, tmp_path, words, said):
+    workdir = toy_search[0] if 'filters' in said else tmp_path / 'new'
+    code, _, err = finish(f'--workdir={workdir}', *words)
+    assert (code, err.count('\n')) == (2, 1), err
+    assert said in err
+    assert not (tmp_path / 'new').exists()
