@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from configs import camvid, cityscapes
-from dpc_jax import datasets, evaluation, files, inference, metrics, networks, preprocess
+from dpc_jax import datasets, evaluation, files, inference, metrics, networks, preprocess, weights
 from dpc_jax.base import IGNORE_LABEL, InputError
 from dpc_jax.evaluation import scorer as evaluator
 from dpc_jax.journeys import evaluate
@@ -254,7 +254,7 @@ def refusal(config, workdir=None):
         ('dataset.name', 'kitti', "unknown data set 'kitti'; there are: camvid, cityscapes, coco"),
         ('backbone.output_stride', 4, 'output stride 4 of mobilenet_v2: it must be one of 8, 16, 32'),
         ('backbone.name', 'resnet', "backbone.name is 'resnet'; allowed: mobilenet_v2, xception_41"),
-        ('context.name', 'psp', "context.name is 'psp'; allowed: dpc, aspp"),
+        ('context.name', 'psp', "context.name is 'psp'; allowed: aspp, dpc"),
         ('decoder.output_stride', 8, 'decoder.output_stride is 8; allowed: 4, or 0'),
     ],
 )
@@ -375,7 +375,7 @@ def test_a_checkpoint_that_gives_no_numbers_is_refused(root, held, tmp_path, mon
         return jax.tree.map(lambda leaf: leaf * np.float32(np.nan), restore(*args))
 
     restore = checkpoint.restore
-    monkeypatch.setattr(checkpoint, 'restore', broken)
+    monkeypatch.setattr(weights, 'restore', broken)
     with pytest.raises(InputError, match='the network gives values that are not finite'):
         evaluate.run(toy(root, held), tmp_path)
     assert not (tmp_path / 'evaluation/metrics.json').exists()

@@ -19,6 +19,7 @@ from dpc_jax import export, networks, ops
 from dpc_jax.base import InputError
 from dpc_jax.spaces import dpc
 from dpc_jax.weights import checkpoint
+from tests.networks_by_hand import filled
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SIZE = (33, 49)
@@ -196,7 +197,6 @@ import json, os, sys
 from absl import app
 from dpc_jax import command_line
 from experiments import common, export_cell
-from tests.networks_by_hand import filled
 
 for argv in json.loads(sys.argv[1]):
     if not os.fork():

@@ -69,8 +69,8 @@ def read_parts(parts: Mapping[str, Any]) -> dict[str, PartSettings]:
             if field != 'optimizer' and type(value) not in (int, float):
                 raise InputError(f'{name}.{field} is {value!r}; it must be a number')
         try:
-            numbers: dict[str, Any] = {name: float(value) for name, value in fields.items() if name != 'optimizer'}
-            found[part] = PartSettings(fields.get('optimizer', 'sgd'), **numbers)
+            numbers = {field: float(value) for field, value in fields.items() if field != 'optimizer'}
+            found[part] = PartSettings(fields.get('optimizer', PartSettings.optimizer), **numbers)
         except InputError as error:
             raise InputError(f'{name}.{error}') from None
     return found
