@@ -37,6 +37,10 @@ def _over_population(
     The first `candidates` arguments get a leading axis P; the genotype must be the last of them. `alive` [P] comes in
     front: a chunk with nobody alive is skipped (its results are zeros). Each device takes an equal part of P, in chunks
     one after the other, with vmap within a chunk.
+
+    A device with a single chunk gets a second one with nobody alive. XLA dissolves a loop of one round and compiles
+    what was inside in another way (measured: jax 0.12 on a CPU, the last bit of a loss), so without it the bits of a
+    score would depend on how many chunks a device has, that is on the number of devices.
     """
 
     def on_chunk(args: tuple[PyTree, ...], shared: tuple[PyTree, ...]) -> PyTree:
@@ -56,9 +60,15 @@ def _over_population(
             skipped = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape)
             return lax.cond(chunk_alive.any(), lambda: on_chunk(chunk_args, shared), lambda: skipped)
 
+        count = alive.shape[0]
+        if count == chunk:
+            nobody = jnp.zeros_like(alive)
+            alive, per_candidate = jax.tree.map(
+                lambda *leaves: jnp.concatenate(leaves), (alive, per_candidate), (nobody, per_candidate)
+            )
         split = jax.tree.map(lambda leaf: leaf.reshape(-1, chunk, *leaf.shape[1:]), (alive, per_candidate))
         results = lax.map(run, split)
-        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), results)
+        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:count], results)
 
     @functools.wraps(one)
     def call(alive: Bool[Array, ' P'], *args: PyTree) -> PyTree:

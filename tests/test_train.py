@@ -215,11 +215,15 @@ def free_port():
         return held.getsockname()[1]
 
 
+def on_devices(number):
+    """The environment of a process with so many devices."""
+    flags = [flag for flag in os.environ['XLA_FLAGS'].split() if 'device_count' not in flag]
+    return {'XLA_FLAGS': ' '.join([*flags, f'--xla_force_host_platform_device_count={number}'])}
+
+
 def two_processes(root, workdir, **fields):
     """Started on one device each."""
-    flags = [flag for flag in os.environ['XLA_FLAGS'].split() if 'device_count' not in flag]
-    environment = {'XLA_FLAGS': ' '.join([*flags, '--xla_force_host_platform_device_count=1'])}
-    port = free_port()
+    environment, port = on_devices(1), free_port()
     return [
         start(
             command(
@@ -245,9 +249,13 @@ def ends_of(processes):
 
 @pytest.mark.slow
 def test_two_processes_train_what_one_does_and_stop_together(root, tmp_path):
-    # A slow learning rate: on maps of 3x3 cells batch norms make more of rounding with every step that moves them.
+    # One process has the same two devices. Against one device the loss of the first step agrees to 1e-6, the norm of
+    # its gradient differs by 0.7 % (jax 0.12): one input of a ReLU6 is 1e-6, less than its rounding on maps of 3x3
+    # cells, and comes out negative on two devices. Its side alone makes the difference; in float64 they agree to 3e-15.
     slow = {'train__learning_rate': 1e-5, 'train__ema_decay': 0.0, 'train__steps': 5}
-    train.run(toy(root, **slow), tmp_path / 'one')
+    alone = start(command(root, tmp_path / 'one', **slow), **on_devices(2))
+    ends = ends_of([alone])
+    assert alone.returncode == 0, ends
     theirs, workdir = lines(tmp_path / 'one'), tmp_path / 'two'
     processes = two_processes(root, workdir, **slow)
     wait_for_step(processes[0], workdir, 2)
@@ -267,10 +275,10 @@ def test_two_processes_train_what_one_does_and_stop_together(root, tmp_path):
         if 'miou' in one:
             assert one['pixel_accuracy'] == pytest.approx(other['pixel_accuracy'], abs=0.01)
         else:
-            assert one['loss'] == pytest.approx(other['loss'], rel=1e-4), (one, other)
-            assert one['gradient_norm'] == pytest.approx(other['gradient_norm'], rel=0.02)
+            assert one['loss'] == pytest.approx(other['loss'], rel=1e-6), (one, other)
+            assert one['gradient_norm'] == pytest.approx(other['gradient_norm'], rel=1e-6), (one, other)
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-3),
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6),
         weights(workdir)['params'],
         weights(tmp_path / 'one')['params'],
     )
