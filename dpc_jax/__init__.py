@@ -10,7 +10,7 @@ What people use from Python, each loaded when it is first asked for:
     load_network, Network, predict             trained weights on a picture
     InputError                                 what is raised for bad input: one line
 
-The rooms behind it are for people who build on the project: `base` says the words and the shapes that all share.
+The rooms below are for people who build on the project: `base` defines the words and shapes that all of them share.
 """
 
 import importlib

@@ -1,6 +1,6 @@
 """What `import dpc_jax` offers beside the rooms' own names: the journeys with values in place of files and flags.
 
-Nothing here asks for absl's flags or for a command line: it works in a notebook and in a script.
+Nothing here needs absl's flags or a command line: it works in a notebook and in a script.
 """
 
 import dataclasses
@@ -89,11 +89,11 @@ def prepare(config: ml_collections.ConfigDict, workdir: Path) -> benches.Bench:
 
 
 def search(config: ml_collections.ConfigDict, workdir: Path) -> list[Candidate]:
-    """Searches, or goes on with the search in `workdir`; all finished candidates and references.
+    """Searches, or goes on with the search in `workdir`; gives all finished candidates and references.
 
     >>> candidates = dpc_jax.search(config, 'runs/scenes')
 
-    The same as `run.py` does with this config: report and pictures are written to `workdir/report`.
+    This does the same as `run.py` with this config: report and pictures are written to `workdir/report`.
     """
     return search_journey.run(config, pathlib.Path(workdir).expanduser())
 
@@ -134,9 +134,9 @@ def evaluate(
 
 
 def with_genotype(config: ml_collections.ConfigDict, genotype: Genotype | None) -> ml_collections.ConfigDict:
-    """A copy of the config whose context is that cell; InputError where the config is of no network."""
+    """A copy of the config whose context is that cell; InputError where the config names no network."""
     if 'context' not in config:
-        raise InputError('the config is of no whole network; configs/camvid.py and configs/cityscapes.py are')
+        raise InputError('the config names no whole network; configs/camvid.py and configs/cityscapes.py do')
     config = config.copy_and_resolve_references()
     if genotype is not None:
         config.context.name, space = spaces.find(genotype)  # a context has the name of its space
@@ -145,7 +145,7 @@ def with_genotype(config: ml_collections.ConfigDict, genotype: Genotype | None) 
 
 
 def _may_start_processes() -> bool:
-    """Whether a spawned process may import the main module: there is none (a notebook), or it guards its main part."""
+    """Whether a spawned process may import the main module: there is none (a notebook), or its main part is guarded."""
     file = getattr(sys.modules['__main__'], '__file__', None)
     if file is None or not pathlib.Path(file).is_file():
         return True
@@ -157,7 +157,7 @@ def _may_start_processes() -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A whole network with its weights, ready to predict. Made by `load_network`.
+    """A whole network with its weights, ready to predict. `load_network` makes it.
 
     >>> colours = network.palette[dpc_jax.predict(network, image)]
     """
@@ -175,7 +175,7 @@ def load_network(config: ml_collections.ConfigDict, checkpoint: Path = '', genot
     >>> network = dpc_jax.load_network(network_config, 'runs/net/weights', genotype=result.best(1)[0])
 
     Raises:
-      InputError: no such checkpoint, a damaged one, or one of another network.
+      InputError: no such checkpoint, a damaged one, or one that belongs to another network.
     """
     config = with_genotype(config, genotype)
     path = pathlib.Path(checkpoint or config.checkpoint).expanduser()

@@ -1,4 +1,4 @@
-"""What a config names, made: data sets, backbone, cache, settings, study. Each function makes one thing, and complains.
+"""What a config names, made: data sets, backbone, cache, settings, study. Each function makes one thing or refuses.
 
 All that can be refused is refused by `check` before the first minute of work.
 """
@@ -56,7 +56,7 @@ FREE_FIELDS = (
 the chunk changes scores by rounding only."""
 
 ADDED_FIELDS = {'proxy.precision': 'float32'}
-"""Fields that came later than older studies, with the value that stands for what those did (on a CPU bit for bit)."""
+"""Fields that older studies lack, each with the value that stands for what they did (on a CPU bit for bit)."""
 
 Datasets = tuple[Dataset, Dataset]
 """Train and val."""
@@ -297,9 +297,9 @@ def open_study(
     rung: str,
     seed: int | None = None,
 ) -> Study:
-    """The study of one rung, in the config's storage or in `workdir/study.db`; InputError if it is another config's.
+    """The study of one rung, in the config's storage or in `workdir/study.db`; InputError if it is of another config.
 
-    `seed` is noted with each candidate; the config's unless another is given.
+    `seed` is stored with each candidate; by default it is the config's.
     """
     space = make_space(config)
     return Study.open(

@@ -28,7 +28,7 @@ WAIT_SECONDS = 2.0  # between two looks at what other workers still do
 
 @dataclasses.dataclass(frozen=True)
 class Bench:
-    """What a search of `config` in `workdir` evaluates with. Made by `prepare`.
+    """What a search of `config` in `workdir` evaluates with. `prepare` makes it.
 
     >>> with bench.open_study('proxy') as study:
     ...     finished = study.candidates()
@@ -48,7 +48,7 @@ class Bench:
         return tuple(self.sets[0].classes)
 
     def open_study(self, rung: str, *, seed: int | None = None) -> Study:
-        """The study of a rung, used in a `with`; `seed` is the config's unless another is wanted."""
+        """The study of a rung, used in a `with`; `seed` is by default the config's."""
         return assembly.open_study(self.config, self.workdir, self.settings, rung=rung, seed=seed)
 
     def evaluator(self, *, steps: int = 0, seed: int | None = None) -> PopulationEvaluator:
@@ -80,7 +80,7 @@ class Bench:
 
         Args:
           cells: a population [P, genes], or a sequence of genotypes [genes].
-          seeds: how many, from the config's on; or which.
+          seeds: the number of seeds, counted from the config's, or the seeds themselves.
 
         Raises:
           InputError: there is no cell, a cell is not of this space, fewer than one seed.
@@ -155,7 +155,7 @@ class CellScores:
     def best(self, count: int = 1) -> list[Genotype]:
         """The best of the cells by their mean over seeds, best first, equal cells once; those that failed are left out.
 
-        Equal scores are in the order of their canonical keys, so that the answer does not depend on how cells came.
+        Equal scores are in the order of their canonical keys, so the answer does not depend on the order of the cells.
         """
         means = self.scores().mean(1)
         keys = [self.space.canonical_key(genotype) for genotype in self.cells]
@@ -177,7 +177,7 @@ def list_cells(space: Space, cells: Genotype | Sequence[Genotype]) -> list[Genot
 
 
 def check_cells(space: Space, cells: Sequence[Genotype]) -> None:
-    """InputError, which says which cell it is, unless there are cells and all are of the space."""
+    """InputError, which names the cell, unless there are cells and all are of the space."""
     if not cells:
         raise InputError('there are no cells to evaluate; give at least one')
     for place, genotype in enumerate(cells):
@@ -186,7 +186,7 @@ def check_cells(space: Space, cells: Sequence[Genotype]) -> None:
         except InputError as error:
             raise InputError(f'cell {place}: {error}') from error
         except (AttributeError, TypeError, ValueError) as error:
-            raise InputError(f'cell {place} is no genotype of this space: {str(genotype)[:60]}') from error
+            raise InputError(f'cell {place} is not a genotype of this space: {str(genotype)[:60]}') from error
 
 
 def prepare(config: ml_collections.ConfigDict, workdir: pathlib.Path | str) -> Bench:
@@ -251,12 +251,12 @@ def climb(
         for group in _groups(proposals, rung.at_once):
             result = rung.evaluate(stack([p.genotype for p in group]), _pruning(study, group))
             record(study, group, result)
-            told = {p.number for p in group}
-            progress.update([c for c in study.candidates() if c.number in told])
+            numbers = {p.number for p in group}
+            progress.update([c for c in study.candidates() if c.number in numbers])
 
 
 def record(study: Study, group: Sequence[Proposal], result: ProxyResult) -> None:
-    """Tells the study what an evaluator found; a candidate that diverged is told as failed."""
+    """Tells the study what an evaluator found; a candidate that diverged is recorded as failed."""
     for i, proposal in enumerate(group):
         evaluated = np.flatnonzero(np.isfinite(result.curves[i]))
         study.tell(

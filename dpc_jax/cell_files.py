@@ -38,7 +38,7 @@ def read_cells(sources: Sequence[str], space: Space, *, seed: int = 0) -> list[N
     JSON is a genotype in the space's format, or an object of its fields (`{"inputs": [-1], "ops": [3]}`).
 
     Raises:
-      InputError: a source that is none of these or gives no cell, and whatever is no cell of the space, with its place.
+      InputError: a source that is none of these or gives no cell; what is not a cell of the space, with its place.
     """
     cells = [cell for source in sources for cell in _read(source, space, seed)]
     if not cells:
@@ -80,11 +80,11 @@ def _of_file(path: pathlib.Path, space: Space) -> list[NamedCell]:
 
 
 def read_text(path: pathlib.Path, allowed: str) -> str:
-    """The text of a file that holds cells; InputError, which lists what is `allowed`, where it cannot be read."""
+    """The text of a file that holds cells; InputError, which lists what is `allowed`, if it cannot be read."""
     try:
         return path.read_text(encoding='utf-8')
     except (OSError, UnicodeDecodeError, ValueError) as error:
-        why = getattr(error, 'strerror', None) or 'not a text'
+        why = getattr(error, 'strerror', None) or 'not a text file'
         raise InputError(f"cells '{path}': {why}; allowed: {allowed}") from error
 
 

@@ -92,7 +92,7 @@ class Programs(NamedTuple):
 def programs(channels: tuple[tuple[int, int], ...], settings: ProxySettings, chunk: int, mesh: Mesh) -> Programs:
     """Programs for populations whose size is a multiple of chunk times devices; `channels` are pairs (stride, C).
 
-    Kept, so that the evaluator of a search does not compile anew what was compiled to measure its chunk.
+    They are kept, so that the evaluator of a search does not compile anew what was compiled to measure its chunk.
     """
 
     def one_init(genotype: Genotype, used: PyTree, key: jax.Array) -> CandidateState:
@@ -148,7 +148,7 @@ class PopulationEvaluator:
         """Trains and scores genotypes [P, K], P at most `population`. See `ProxyResult`.
 
         Raises:
-          OutOfMemoryError: on the device; it says nothing about the candidates.
+          OutOfMemoryError: the device's memory is not enough; no candidate is at fault.
         """
         with _memory_of(self.chunk, self.settings):
             return self._evaluate(genotypes, keep_going)
@@ -232,7 +232,8 @@ def fastest_chunk(
 ) -> tuple[int, dict[int, float]]:
     """Measures the seconds per candidate-step of each chunk size and gives the fastest, with what was measured.
 
-    Goes up the sizes and stops at the first that is slower than the best so far, or that memory does not hold.
+    Tries the sizes in ascending order, up to the first that is slower than the best so far or that memory does not
+    hold.
     `sample(P)` gives the population [P, K] to measure with.
 
     Raises:

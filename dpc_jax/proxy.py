@@ -1,8 +1,8 @@
 """The proxy task: train a small head on cached features and score it on val (paper §3.2).
 
-What a head is, `heads` says. Everything here is one candidate, unbatched; `population` batches it.
+`heads` says what a head is. Everything here is one candidate, unbatched; `population` batches it.
 
-All candidates see the same minibatches and draw the same initial noise and dropout masks, so a minibatch is gathered
+All candidates see the same minibatches and draw the same initial values and dropout masks, so a minibatch is gathered
 once for a chunk and a score is a function of genotype, seed and settings alone.
 """
 
@@ -35,7 +35,7 @@ class ProxySettings:
     """What a score depends on besides genotype, seed and features.
 
     Defaults are the paper's (§4.1): 30K steps of batch 8, poly learning rate 0.01, momentum 0.9, weight decay 4e-5,
-    BN decay 0.9997. A shorter proxy needs a faster decay, or the moving averages never arrive.
+    BN decay 0.9997. A shorter proxy needs a faster decay, or the moving averages do not reach the statistics.
     """
 
     head: Head
@@ -90,7 +90,7 @@ class CandidateState(NamedTuple):
 class Plan(NamedTuple):
     """All that is drawn before a run, from the seed alone; the same for every candidate."""
 
-    key_init: jax.Array  # initial noise
+    key_init: jax.Array  # initial values
     key_dropout: jax.Array  # masks, folded with the step
     order: Int[Array, 'T B']  # which cached images each step reads
 
@@ -153,7 +153,7 @@ def train(
     *,
     settings: ProxySettings,
 ) -> tuple[CandidateState, Float[Array, '']]:
-    """Steps `span[0]` to `span[1]` (unbatched); gives their mean loss. The span is data: no program per budget."""
+    """Steps `span[0]` to `span[1]` (unbatched); gives their mean loss. The span is data, so one program serves all."""
 
     def step(index: Int[Array, ''], carry: tuple[CandidateState, jax.Array]) -> tuple[CandidateState, jax.Array]:
         candidate, total = carry
@@ -165,7 +165,7 @@ def train(
         return candidate, total + loss
 
     candidate, total = lax.fori_loop(span[0], span[1], step, (candidate, jnp.float32(0)))
-    # The last step's loss says nothing of what its update made of the parameters.
+    # The last step's loss does not show whether its update left the parameters finite.
     leaves = jax.tree.leaves((candidate.params, candidate.stats))
     sound = jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
     candidate = candidate._replace(finite=candidate.finite & sound)
@@ -180,7 +180,7 @@ def confusion(
     size = (data.val_labels.shape[1], data.val_labels.shape[2])
 
     def add(index: Int[Array, ''], total: Int[Array, 'L L']) -> Int[Array, 'L L']:
-        # The last batch is filled up with the last image, whose label is then passed over.
+        # The last batch is filled up with the last image, whose label is then ignored.
         wanted = index * batch + jnp.arange(batch)
         chosen = jnp.minimum(wanted, count - 1)
         features = read(data.val_features, chosen, settings.dtype)
@@ -196,7 +196,7 @@ def confusion(
 
 
 def read(features: Mapping[int, Float[Array, 'N _ _ _']], images: Int[Array, ' B'], dtype: str) -> Features:
-    """Those images' features at every stride, in `dtype`."""
+    """Features of these images at every stride, in `dtype`."""
     return {stride: array[images].astype(jnp.dtype(dtype)) for stride, array in features.items()}
 
 

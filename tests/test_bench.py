@@ -131,7 +131,7 @@ def test_the_best_are_by_mean_and_failures_are_left_out(prepared):
         ([Genotype(np.array([-1], np.int32), np.array([0], np.int32))], r'cell 0: genotype.inputs has shape \(1,\)'),
         (cells((0, (1, 2)), (-1, (81, 0))), 'cell 1: branch 0: op index 81 is not in 0..80'),
         (cells((1, (1, 2))), 'cell 0: branch 1: input 1; it may read'),
-        (['dpc_top1'], 'cell 0 is no genotype of this space: dpc_top1'),
+        (['dpc_top1'], 'cell 0 is not a genotype of this space: dpc_top1'),
     ],
     ids=['none', 'branches', 'operator', 'input', 'a name'],
 )

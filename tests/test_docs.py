@@ -279,6 +279,10 @@ def test_a_snippet_is_python(document, number):
 def test_a_snippet_runs_at_toy_size(document, number, drawn, tmp_path):
     text = blocks(document, 'python')[number]
     text = re.sub(r"'configs/(\w+)\.py'", rf"'{ROOT}/configs/\1.py:toy'", text)
-    text = text.replace('Space(5)', 'Space(2)').replace("'runs/", f"'{tmp_path}/").replace("'/data/camvid'", f"'{drawn('camvid')}'")
+    text = (
+        text.replace('Space(5)', 'Space(2)')
+        .replace("'runs/", f"'{tmp_path}/")
+        .replace("'/data/camvid'", f"'{drawn('camvid')}'")
+    )
     text = re.sub(r'\b64\)', '3)', text)  # cells
     exec(compile(text, f'{document}, snippet {number}', 'exec'), {'__name__': 'snippet'})

@@ -129,7 +129,7 @@ def test_a_genotype_is_a_value_that_the_config_records():
 @pytest.mark.parametrize(
     ('call', 'said'),
     [
-        (lambda: dpc_jax.api.with_genotype(camvid.get_config('toy'), 'dpc_top1'), "'dpc_top1' is no genotype"),
+        (lambda: dpc_jax.api.with_genotype(camvid.get_config('toy'), 'dpc_top1'), "'dpc_top1' is not a genotype"),
         (lambda: dpc_jax.train(dpc_jax.load_config(ROOT / 'configs/scenes_search.py:toy'), 'x'), 'no whole network'),
         (lambda: dpc_jax.load_network(camvid.get_config('toy')), 'checkpoint is empty'),
         (lambda: dpc_jax.load_network(camvid.get_config('toy'), 'absent'), 'no such folder'),

@@ -1,11 +1,11 @@
 """The menu of heads, what a search trains on cached features: `make(config, num_classes)`; and what is asked of each.
 
-A head belongs to a space and has its name: it makes every genotype of the space into class scores, with the genotype as
+A head belongs to a space and has its name: it turns every genotype of the space into class scores, with the genotype as
 data, so that one compiled program serves all. Each file exposes `make(config, num_classes) -> Head`. Beside this
 *dynamic* view there is a *static* one, the Flax module that a context is made of; a test proves that they are the same
 function.
 
-All methods are of one candidate, unbatched; `population` batches them.
+All methods work on one candidate, unbatched; `population` batches them.
 """
 
 import importlib
@@ -65,10 +65,10 @@ class Head(Protocol):
         """Class scores at `size`, and the new moving averages. `used` is what `uses` says of a population."""
 
     def uses(self, genotypes: Genotype) -> PyTree:
-        """What of the superset any of these needs (a population or one); may change the time taken and nothing else."""
+        """The parts of the head that any of these (a population or one) needs; changes the time and nothing else."""
 
     def decayed(self, params: PyTree) -> PyTree:
-        """True for each tensor that weight decay pulls."""
+        """True for each tensor that weight decay applies to."""
 
     def multipliers(self, params: PyTree) -> PyTree:
         """Factor on the gradient of each tensor."""

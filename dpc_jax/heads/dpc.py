@@ -39,7 +39,7 @@ class Head:
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """Of the backbone's features."""
+        """The output stride of the backbone's features."""
         return (self.cell.output_stride,)
 
     @property
@@ -79,7 +79,7 @@ class Head:
         return cell.uses(genotypes)
 
     def decayed(self, params: PyTree) -> PyTree:
-        """The 1x1 kernels and the logits only (official train_utils)."""
+        """True for the 1x1 kernels and the logits only (official train_utils)."""
         flags: Any = jax.tree.map(lambda _: False, params)
         kept = flags.cell._replace(
             pointwise=flags.cell.pointwise._replace(kernel=True),
@@ -88,7 +88,7 @@ class Head:
         return flags._replace(cell=kept, logits_kernel=True)
 
     def multipliers(self, params: PyTree) -> PyTree:
-        """Twice for the bias of the logits."""
+        """2 for the bias of the logits, 1 for the rest."""
         ones: Any = jax.tree.map(lambda _: 1.0, params)
         return ones._replace(logits_bias=BIAS_GRADIENT_FACTOR)
 

@@ -1,9 +1,8 @@
 """The menu of search spaces: `make({'name': 'dpc', 'num_branches': 5})`; and what the project asks of each.
 
 Each file or folder here exposes `Genotype` and `Space`, whose fields are those of `config.space` and which has a class
-method `of(genotype)`. A space is integers, words and the
-text of files: it builds no layer and draws no line. Whoever needs something of a space (study, samplers, report,
-scripts) asks it by the methods below, and never by its name.
+method `of(genotype)`. A space is integers, words and the text of files: it builds no layer and draws no line. Whoever
+needs something of a space (study, samplers, report, scripts) uses the methods below, and never its name.
 """
 
 import importlib
@@ -31,7 +30,7 @@ class Graph(NamedTuple):
     nodes: tuple[Node, ...]
     outputs: tuple[int, ...]  # the nodes that the output is made of
     source: str = 'features'  # what stands at the bottom
-    sink: str = 'concat'  # and at the top
+    sink: str = 'concat'  # what stands at the top
 
 
 class OperatorGroup(NamedTuple):
@@ -60,7 +59,7 @@ class SearchSpace(Protocol):
         """The genotype (unbatched) as one of the `choices`."""
 
     def from_params(self, params: dict[str, Any]) -> Genotype:
-        """Inverse of `to_params`; parameters with other names are passed over."""
+        """Inverse of `to_params`; parameters with other names are ignored."""
 
     def canonical_key(self, genotype: Genotype) -> str:
         """A text that is equal for genotypes that are the same function, and different for all others."""
@@ -87,10 +86,10 @@ class Space(SearchSpace, Protocol):
         """InputError, which names the gene and the allowed values, unless the genotype (unbatched) is of this space."""
 
     def to_json(self, genotype: Genotype) -> str:
-        """The text of a file."""
+        """The genotype as the text of a file."""
 
     def from_json(self, text: str, source: str = 'genotype') -> Genotype:
-        """Inverse of `to_json`; InputError, prefixed by `source`, for whatever is no genotype of this space."""
+        """Inverse of `to_json`; InputError, prefixed by `source`, for whatever is not a genotype of this space."""
 
     def graph(self, genotype: Genotype) -> Graph:
         """The genotype as it is drawn."""
@@ -133,11 +132,11 @@ def make(settings: Mapping[str, Any]) -> Space:
 
 
 def find(genotype: Genotype) -> tuple[str, Space]:
-    """The space that an unbatched genotype is of, and its name; InputError where it is of none."""
+    """The space that an unbatched genotype is of, and its name; InputError if it is of no space."""
     for name in names():
         module = importlib.import_module(f'{__name__}.{name}')
         if isinstance(genotype, module.Genotype):
             space: Space = module.Space.of(genotype)
             space.validate(genotype)
             return name, space
-    raise InputError(f'{str(genotype)[:60]!r} is no genotype; allowed are those of: {", ".join(names())}')
+    raise InputError(f'{str(genotype)[:60]!r} is not a genotype of a known space; there are: {", ".join(names())}')

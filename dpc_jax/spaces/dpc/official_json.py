@@ -1,6 +1,6 @@
 """Cells in the official file format, a list of branches with the keys op, kernel, rate, grid_size, input.
 
-That of tensorflow/models research/deeplab/core/dense_prediction_cell_branch5_top1_cityscapes.json.
+The format is that of tensorflow/models research/deeplab/core/dense_prediction_cell_branch5_top1_cityscapes.json.
 """
 
 import contextlib

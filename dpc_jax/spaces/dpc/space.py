@@ -30,7 +30,7 @@ _NAMED_CELLS: dict[str, tuple[tuple[int, str], ...]] = {
     'dpc_top1': ((FEATURES, 'sep 1x6'), (0, 'sep 18x15'), (1, 'sep 6x3'), (0, 'sep 1x1'), (0, 'sep 6x21')),
     # ASPP as the paper expresses it in the space (§3.1).
     'aspp': tuple((FEATURES, op) for op in ('conv1x1', 'sep 6x6', 'sep 12x12', 'sep 18x18', 'pool 1x1')),
-    # No context at all: the floor under which no cell of use can score.
+    # No context at all: a useful cell must score higher.
     'conv1x1': ((FEATURES, 'conv1x1'),),
 }
 
@@ -202,7 +202,7 @@ class Space:
         return Graph(nodes, tuple(range(len(nodes))))
 
     def operator_groups(self) -> tuple[OperatorGroup, ...]:
-        """1x1, separable by rate, pooling by grid."""
+        """The operators in three groups: 1x1, separable by rate, pooling by grid."""
         conv, separable, pooling = (tuple(index for index, op in enumerate(OPS) if op.kind == kind) for kind in KINDS)
         rates = '3×3 separable convolution, by atrous rate'
         return (
@@ -216,7 +216,7 @@ class Space:
         return frozenset(int(op) for op in genotype.ops)
 
     def cost(self, genotype: Genotype, settings: Mapping[str, Any]) -> dict[str, int]:
-        """Of the branches 'params' and 'macs', as in Table 1 of the paper, and those of the projection beside them."""
+        """'params' and 'macs' of the branches, as in Table 1 of the paper, and those of the projection beside them."""
         features, cell = settings.get('features', {}), settings.get('cell', {})
         if not ({'size', 'channels'} <= features.keys() and {'filters', 'pooling'} <= cell.keys()):
             return {}
