@@ -115,8 +115,10 @@ class Bench:
                 study.enqueue(genotype)
             rung = Rung(name, evaluate, len(missing), evaluate.population)
             if missing:
-                climb(study, rung, progress, generation=evaluate.population, only=frozenset(missing))
-            known |= {c.key: c for c in study.candidates() if c.key in missing}
+                here = climb(study, rung, progress, generation=evaluate.population, only=frozenset(missing))
+                found = [c for c in study.candidates() if c.key in missing]
+                progress.resume([c for c in found if c.number not in here])  # other workers were at these
+                known |= {c.key: c for c in found}
         return list(known.values())
 
 
@@ -236,16 +238,17 @@ def climb(
     *,
     generation: int,
     only: frozenset[str] = frozenset(),
-) -> None:
-    """Asks, evaluates and tells until `rung.keep` candidates are finished, here or by other workers.
+) -> set[int]:
+    """Asks, evaluates and tells until `rung.keep` candidates are finished; gives the numbers of those finished here.
 
     `only` are the canonical keys of given cells: nothing else is asked for, and it ends when these are finished.
     """
+    here: set[int] = set()
     while True:
         budget = None if only else rung.keep
         proposals = study.ask(generation, budget, sampled=not only)
         if not proposals and (study.finished(only) if only else not study.running_elsewhere()):
-            return
+            return here
         if not proposals:
             time.sleep(WAIT_SECONDS)
         for group in _groups(proposals, rung.at_once):
@@ -253,6 +256,7 @@ def climb(
             record(study, group, result)
             numbers = {p.number for p in group}
             progress.update([c for c in study.candidates() if c.number in numbers])
+            here |= numbers
 
 
 def record(study: Study, group: Sequence[Proposal], result: ProxyResult) -> None:
