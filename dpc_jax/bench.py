@@ -241,7 +241,8 @@ def climb(
 ) -> set[int]:
     """Asks, evaluates and tells until `rung.keep` candidates are finished; gives the numbers of those finished here.
 
-    `only` are the canonical keys of given cells: nothing else is asked for, and it ends when these are finished.
+    `only` are the canonical keys of given cells: nothing else is asked for, no pruner
+    stops them, and it ends when they are finished.
     """
     here: set[int] = set()
     while True:
@@ -252,7 +253,8 @@ def climb(
         if not proposals:
             time.sleep(WAIT_SECONDS)
         for group in _groups(proposals, rung.at_once):
-            result = rung.evaluate(stack([p.genotype for p in group]), _pruning(study, group))
+            keep_going = None if only else _pruning(study, group)
+            result = rung.evaluate(stack([p.genotype for p in group]), keep_going)
             record(study, group, result)
             numbers = {p.number for p in group}
             progress.update([c for c in study.candidates() if c.number in numbers])
