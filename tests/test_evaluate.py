@@ -332,7 +332,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(root, held, tmp_path, spoil):
 
 def test_an_image_larger_than_the_crop_is_refused(root, held, tmp_path):
     said = refusal(toy(root, held, evaluate__crop_size=(33, 65)), tmp_path / 'work')
-    wanted = 'the largest image has 40x65 pixels, that needs (49, 65), or (0, 0) to fit it'
+    wanted = 'the largest image has 40x65 pixels, which needs (49, 65), or (0, 0) to fit it'
     assert said == f'evaluate.crop_size is (33, 65); {wanted}'
 
 
