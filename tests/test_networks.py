@@ -192,7 +192,7 @@ def test_a_faulty_cell_file_is_one_line_that_names_it(tmp_path, text, words):
 
 def test_a_cell_file_that_is_no_text_is_one_line(tmp_path):
     (tmp_path / 'cell.json').write_bytes(b'\xff\xfe\x00')
-    with pytest.raises(InputError, match='not a text; it must be a JSON file or one of'):
+    with pytest.raises(InputError, match='not a text file; it must be a JSON file or one of'):
         read_genotype(str(tmp_path / 'cell.json'))
 
 
