@@ -21,7 +21,7 @@ from matplotlib.axes import Axes
 
 from dpc_jax import bench as benches
 from dpc_jax import cell_files, datasets, evaluation, figures, inference, networks, preprocess, spaces, weights
-from dpc_jax.base import Genotype, InputError, PyTree
+from dpc_jax.base import Genotype, InputError, PyTree, as_int32
 from dpc_jax.evaluation import Evaluation
 from dpc_jax.inference import InferenceSettings
 from dpc_jax.journeys import evaluate as evaluate_journey
@@ -31,6 +31,8 @@ from dpc_jax.segmenter import Segmenter
 from dpc_jax.study import Candidate
 
 Path = str | pathlib.Path
+
+DRAWINGS = ('.svg', '.png', '.pdf')
 
 
 # ---- configs --------------------------------------------------------------------------------------------------------
@@ -61,16 +63,21 @@ def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> ml_co
     try:
         found.loader.exec_module(module)
         config: ml_collections.ConfigDict = module.get_config(argument)
-    except (SyntaxError, ImportError, AttributeError, ValueError, TypeError) as error:
-        raise InputError(f"config '{path}': {error}") from error
+    except Exception as error:  # whatever a file of the user does
+        raise InputError(f"config '{path}': {' '.join(str(error).split()) or type(error).__name__}") from error
     finally:
         sys.path.remove(str(file.parent.parent))
-    try:
-        config.update_from_flattened_dict(dict(overrides or {}))
-    except (KeyError, AttributeError, TypeError, ValueError) as error:
-        line = ' '.join(str(error.args[0] if error.args else error).split())
-        raise InputError(f"config '{path}' cannot take {dict(overrides or {})}: {line}") from error
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise InputError(f"config '{path}': get_config gives no ConfigDict but {type(config).__name__}")
     config.lock()
+    for name, value in dict(overrides or {}).items():
+        try:
+            if value is None or not name:
+                raise ValueError('a field and a value are needed')
+            config.update_from_flattened_dict({name: value})
+        except (KeyError, AttributeError, TypeError, ValueError) as error:
+            line = ' '.join(str(error.args[0] if error.args else error).split())
+            raise InputError(f"config '{path}' cannot take {{{name!r}: {value!r}}}: {line}") from error
     return config
 
 
@@ -135,12 +142,12 @@ def evaluate(
 
 def with_genotype(config: ml_collections.ConfigDict, genotype: Genotype | None) -> ml_collections.ConfigDict:
     """A copy of the config whose context is that cell; InputError where the config names no network."""
-    if 'context' not in config:
+    if not isinstance(config, ml_collections.ConfigDict) or 'context' not in config:
         raise InputError('the config names no whole network; configs/camvid.py and configs/cityscapes.py do')
     config = config.copy_and_resolve_references()
     if genotype is not None:
         config.context.name, space = spaces.find(genotype)  # a context has the name of its space
-        config.context.genotype = ' '.join(space.to_json(genotype).split())
+        config.context.genotype = ' '.join(space.to_json(as_int32(genotype)).split())
     return config
 
 
@@ -233,13 +240,13 @@ def _scores(segmenter: Segmenter, settings: InferenceSettings) -> Any:
 # ---- cells ----------------------------------------------------------------------------------------------------------
 
 
-def read_cells(sources: str | list[str], space: spaces.Space, seed: int = 0) -> list[Genotype]:
+def read_cells(sources: Path | list[Path], space: spaces.Space, seed: int = 0) -> list[Genotype]:
     """Cells by name, from JSON files, folders of them, JSON lines, a report's `ranking.csv`, or `sample:NUMBER`.
 
     >>> cells = dpc_jax.read_cells(['runs/scenes/report/ranking.csv', 'sample:3'], bench.space)
     """
-    listed = [sources] if isinstance(sources, str) else sources
-    return [cell.genotype for cell in cell_files.read_cells(listed, space, seed=seed)]
+    listed = [sources] if isinstance(sources, str | pathlib.Path) else sources
+    return [cell.genotype for cell in cell_files.read_cells(list(map(str, listed)), space, seed=seed)]
 
 
 def draw_cell(genotype: Genotype, target: Axes | Path, title: str = '') -> None:
@@ -248,4 +255,11 @@ def draw_cell(genotype: Genotype, target: Axes | Path, title: str = '') -> None:
     >>> dpc_jax.draw_cell(result.best(1)[0], 'best.svg')
     """
     _, space = spaces.find(genotype)
+    if not isinstance(target, Axes):
+        path = pathlib.Path(target).expanduser()
+        if path.suffix not in DRAWINGS or not path.parent.is_dir():
+            raise InputError(
+                f"'{target}' cannot be drawn; it must be a {', '.join(DRAWINGS)} file in a folder that is there"
+            )
+        target = path
     figures.draw_cell(space.graph(genotype), target, title=title)

@@ -93,7 +93,9 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 
 def make_space(config: ml_collections.ConfigDict) -> Space:
-    """The search space."""
+    """The search space; InputError where the config is of something else."""
+    if not isinstance(config, ml_collections.ConfigDict) or 'space' not in config:
+        raise InputError('the config names no search; configs/scenes_search.py and configs/camvid_search.py do')
     return spaces.make(dict(config.space))
 
 

@@ -143,6 +143,14 @@ def unstack(genotypes: Genotype) -> list[Genotype]:
     return [jax.tree.map(lambda genes: genes[index], genotypes) for index in range(population_size(genotypes))]  # noqa: B023
 
 
+def as_int32(genotype: Genotype) -> Genotype:
+    """The same genotype with fields of whole numbers, of any integer type or in lists, as int32 arrays."""
+    if not hasattr(genotype, '_fields'):
+        return genotype
+    genes = [np.asarray(field) for field in genotype]
+    return type(genotype)(*(field.astype(np.int32) if field.dtype.kind in 'iu' else field for field in genes))
+
+
 def population_size(genotypes: Genotype) -> int:
     """P of a population [P, genes]."""
     size: int = jax.tree.leaves(genotypes)[0].shape[0]

@@ -6,6 +6,7 @@ Python. Everything long is kept in the work folder, so preparing a second time t
 
 import dataclasses
 import functools
+import operator
 import pathlib
 import time
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from jaxtyping import Bool, Float
 
 from dpc_jax import assembly, datasets, files, provenance, sharding
 from dpc_jax.assembly import Datasets
-from dpc_jax.base import Genotype, InputError, KeepGoing, ProxyResult, Rung, stack, unstack
+from dpc_jax.base import Genotype, InputError, KeepGoing, ProxyResult, Rung, as_int32, stack, unstack
 from dpc_jax.population import PopulationEvaluator
 from dpc_jax.proxy import ProxyData
 from dpc_jax.spaces import Space
@@ -86,11 +87,11 @@ class Bench:
           InputError: there is no cell, a cell is not of this space, fewer than one seed.
         """
         listed = list_cells(self.space, cells)
-        wanted = [self.config.seed + number for number in range(seeds)] if isinstance(seeds, int) else list(seeds)
-        if not wanted or min(wanted) < 0:
-            raise InputError(f'seeds is {seeds}; it must be at least 1, or a list of seeds of at least 0')
+        wanted = list_seeds(seeds, self.config.seed)
         unique = {self.space.canonical_key(genotype): genotype for genotype in reversed(listed)}
         found: dict[tuple[str, int], Candidate] = {}
+        with self.open_study('proxy') as study:
+            study.keep_settings()
         with Progress(len(wanted) * len(unique), logdir=self.workdir / 'events' / 'cells') as progress:
             for seed in wanted:
                 here = self._of_one_seed(unique, seed, progress)
@@ -174,8 +175,21 @@ def list_cells(space: Space, cells: Genotype | Sequence[Genotype]) -> list[Genot
         listed = [cells]
     else:
         listed = unstack(cells)
+    listed = [as_int32(genotype) for genotype in listed]
     check_cells(space, listed)
     return listed
+
+
+def list_seeds(seeds: int | Sequence[int], first: int) -> list[int]:
+    """So many seeds from `first` on, or those of a list; InputError unless they are different whole numbers."""
+    try:
+        listed = [operator.index(seed) for seed in seeds] if isinstance(seeds, Sequence) else None
+        wanted = [first + number for number in range(operator.index(seeds))] if listed is None else listed  # type: ignore[arg-type]
+    except TypeError:
+        wanted = []
+    if not wanted or min(wanted) < 0 or len(set(wanted)) < len(wanted):
+        raise InputError(f'seeds is {seeds!r}; it must be a number of at least 1, or different seeds of at least 0')
+    return wanted
 
 
 def check_cells(space: Space, cells: Sequence[Genotype]) -> None:

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import pathlib
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -47,25 +48,30 @@ def read_cells(sources: Sequence[str], space: Space, *, seed: int = 0) -> list[N
 
 
 def _read(source: str, space: Space, seed: int) -> list[NamedCell]:
+    if not source:
+        raise InputError(f'an empty source of cells; allowed: {FORMS.format(names=", ".join(space.names))}')
     if source in space.names:
         return [NamedCell(source, space.named(source))]
     if source.startswith(SAMPLE):
         return _sampled(source, space, seed)
     if source == STDIN:
         return _of_lines(sys.stdin.read(), 'standard input', space)
-    path = pathlib.Path(source).expanduser()
-    if path.is_dir():
-        files = sorted(path.glob('*.json'))
-        if not files:
-            raise InputError(f"cells '{source}': the folder has no .json files")
-        return [cell for file in files for cell in _of_file(file, space)]
-    return _of_file(path, space)
+    try:
+        path = pathlib.Path(source).expanduser()
+        files = sorted(file for file in path.iterdir() if file.suffix == '.json') if path.is_dir() else None
+    except (OSError, RuntimeError, ValueError) as error:  # no such user, a name that is too long, no permission
+        raise InputError(f"cells '{source[:80]}': {getattr(error, 'strerror', None) or error}") from error
+    if files is None:
+        return _of_file(path, space)
+    if not files:
+        raise InputError(f"cells '{source}': the folder has no .json files")
+    return [cell for file in files for cell in _of_file(file, space)]
 
 
 def _sampled(source: str, space: Space, seed: int) -> list[NamedCell]:
     number = source.removeprefix(SAMPLE)
-    if not number.isascii() or not number.isdigit() or int(number) < 1:
-        raise InputError(f"cells '{source}': {SAMPLE} takes a whole number of at least 1")
+    if not re.fullmatch(r'0*[1-9][0-9]{0,6}', number):
+        raise InputError(f"cells '{source[:40]}': {SAMPLE} takes a whole number of at least 1 and below 10,000,000")
     found = unstack(space.sample(key_from_seed(seed), int(number)))
     return [NamedCell(f'sample {place}', genotype) for place, genotype in enumerate(found)]
 
@@ -89,12 +95,15 @@ def read_text(path: pathlib.Path, allowed: str) -> str:
 
 
 def _of_table(text: str, source: str, space: Space) -> list[NamedCell]:
-    reader = csv.DictReader(io.StringIO(text))
-    columns = reader.fieldnames or []
+    try:
+        reader = csv.DictReader(io.StringIO(text))
+        columns, found = reader.fieldnames or [], list(reader)
+    except csv.Error as error:
+        raise InputError(f'{source}: it is not a CSV file: {error}') from error
     if COLUMN not in columns:
         raise InputError(f"{source}: there is no column '{COLUMN}'; its columns are: {', '.join(columns) or 'none'}")
     cells = []
-    for line, row in enumerate(reader, 2):
+    for line, row in enumerate(found, 2):
         ranked = f'rank {row["rank"]}, number {row.get("number", line)}' if row.get('rank') else f'line {line}'
         name = row.get('reference') or ranked
         cells.append(NamedCell(name, _parsed(row[COLUMN] or '', f'{source}: line {line}', space)))
@@ -120,10 +129,12 @@ def _parsed(text: str, source: str, space: Space) -> Genotype:
     like = space.sample(jax.random.key(0))
     if set(fields) != set(like._fields):
         raise InputError(f'{source}: fields {", ".join(fields) or "none"}; expected {", ".join(like._fields)}')
+    if not all(isinstance(genes, list) and all(type(gene) is int for gene in genes) for genes in fields.values()):
+        raise InputError(f'{source}: the fields of a genotype are lists of whole numbers')
     try:
         genotype = type(like)(**{name: np.array(fields[name], np.int32) for name in like._fields})
-    except (TypeError, ValueError, OverflowError) as error:
-        raise InputError(f'{source}: the fields of a genotype are lists of whole numbers') from error
+    except OverflowError as error:
+        raise InputError(f'{source}: {error}') from error
     try:
         space.validate(genotype)
     except InputError as error:

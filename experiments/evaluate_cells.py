@@ -26,7 +26,7 @@ import numpy as np
 from absl import app, flags
 from matplotlib.figure import Figure
 
-from dpc_jax import bench, cell_files, command_line, files, metrics, palette, spaces
+from dpc_jax import assembly, bench, cell_files, command_line, files, metrics, palette
 from dpc_jax.base import InputError
 from dpc_jax.bench import CellScores
 from experiments import common
@@ -48,8 +48,8 @@ def rows(names: Sequence[str], result: CellScores) -> list[Row]:
     """A row for each cell and seed."""
     found = []
     for row in result.rows:
-        candidate = row.candidate
-        costs = result.space.cost(candidate.genotype, result.settings)
+        candidate, genotype = row.candidate, result.cells[row.cell]
+        costs = result.space.cost(genotype, result.settings)
         iou = _iou_by_class(candidate.confusions, result.classes)
         found.append(
             {
@@ -59,7 +59,7 @@ def rows(names: Sequence[str], result: CellScores) -> list[Row]:
                 **candidate.extras,
                 'curve': ' '.join(map(repr, candidate.curve)),
                 **{'parameters': costs['params'], 'multiply_adds': costs['macs'], 'seconds': candidate.seconds},
-                'json': json.dumps(json.loads(result.space.to_json(candidate.genotype))),
+                'json': json.dumps(json.loads(result.space.to_json(genotype))),
             }
         )
     return found
@@ -72,16 +72,20 @@ def _iou_by_class(confusions: Sequence[Any], classes: Sequence[str]) -> dict[str
 
 
 def summary(names: Sequence[str], result: CellScores) -> list[Row]:
-    """Mean and deviation of each cell over the seeds, best first; those that failed under a seed come last."""
-    scores = result.scores()
+    """Mean and deviation of each cell over the seeds, best first; those that failed under a seed come last.
+
+    Cells that are the same function are one row, under all their names.
+    """
+    scores, keys = result.scores(), [result.space.canonical_key(genotype) for genotype in result.cells]
     table = []
-    for place, genotype in enumerate(result.cells):
-        costs = result.space.cost(genotype, result.settings)
-        values = scores[place]
+    for key in dict.fromkeys(keys):
+        places = [place for place, other in enumerate(keys) if other == key]
+        costs = result.space.cost(result.cells[places[0]], result.settings)
+        values = scores[places[0]]
         table.append(
             {
-                'cell': names[place],
-                'key': result.space.canonical_key(genotype),
+                'cell': ', '.join(dict.fromkeys(names[place] for place in places)),
+                'key': key,
                 'mean': float(values.mean()),
                 'std': float(values.std(ddof=1)) if len(values) > 1 else float('nan'),
                 'seeds': len(values),
@@ -131,7 +135,7 @@ def draw(table: Sequence[Row], named: frozenset[str], result: CellScores) -> Fig
     for place, scores in enumerate(_ordered(table, result), 1):
         axes.plot([place, place], [100 * np.min(scores), 100 * np.max(scores)], color=palette.LIGHT_EDGE, lw=1)
     axes.plot(range(1, len(means) + 1), means, '.', color=palette.BLUE, ms=3, label='mean over seeds')
-    marked = [(rank, row) for rank, row in enumerate(table, 1) if row['cell'] in named]
+    marked = [(rank, row) for rank, row in enumerate(table, 1) if named & set(row['cell'].split(', '))]
     for (rank, row), (colour, _, marker) in zip(marked, palette.REFERENCE_STYLES, strict=False):
         label = f'{row["cell"]} ({100 * row["mean"]:.2f} %)'
         axes.plot(rank, 100 * row['mean'], marker, color=colour, ms=8, label=label)
@@ -155,10 +159,12 @@ def main(argv: Sequence[str]) -> None:
     if SEEDS.value < 1 or BEST.value < 0:
         raise InputError(f'--seeds is {SEEDS.value} and --best {BEST.value}; at least 1 seed, and 0 or more cells')
     config, workdir = common.config_and_workdir()
-    space = spaces.make(config.space)
+    space = assembly.make_space(config)
     cells = cell_files.read_cells(CELLS.value, space, seed=config.seed)[: BEST.value or None]
     bench.check_cells(space, [cell.genotype for cell in cells])  # before the long work
     out = pathlib.Path(OUT.value).expanduser() if OUT.value else workdir / 'cells'
+    if OUT.value:
+        files.make_folder(out, '--out')
     result = bench.prepare(config, workdir).evaluate([cell.genotype for cell in cells], SEEDS.value)
     names = [cell.name for cell in cells]
     table = summary(names, result)
@@ -169,7 +175,8 @@ def main(argv: Sequence[str]) -> None:
         files.write(out / 'cells.md', as_markdown(table)),
         out / 'cells.png',
     ]
-    draw(table, frozenset(space.names), result).savefig(paths[-1], dpi=150)
+    with files.whole(paths[-1]) as draft:
+        draw(table, frozenset(space.names), result).savefig(draft, dpi=150, format='png')
     print(as_markdown(table[:SHOWN], max(0, len(table) - SHOWN)))
     print('\n'.join(map(str, paths)))
 

@@ -56,6 +56,7 @@ ROOMS = {
 door names."""
 
 OF_ANY_SPACE = ('dpc_jax.figures', 'dpc_jax.study')  # these ask a space by its protocol, and know no single one
+SPACES = tuple(path.stem for path in (ROOT / 'dpc_jax/spaces').iterdir() if not path.name.startswith('_'))
 OF_A_CONFIG = ('ml_collections', 'configs.common')
 TOUCH_FILES = (
     *('files', 'datasets', 'drawn_data', 'contexts', 'weights', 'feature_cache', 'study'),
@@ -107,9 +108,20 @@ def faults(module: str, source: str, known: set[str]) -> list[str]:
     room = '.'.join(module.split('.')[1:2])
     if house == 'dpc_jax' and room and floor(module) is None:
         found.append(f'{module} has no floor: give it a floor in test_floors.py')
+    if house == 'dpc_jax':
+        found += [f'{module} compares with the name of a space, line {line}' for line in named_spaces(tree)]
     if house != 'experiments' and room not in TOUCH_FILES:  # the scripts' own output is theirs: nothing imports them
         found += [f'{module} touches a file: {call}, line {line}' for call, line in file_calls(tree)]
     return found
+
+
+def named_spaces(tree: ast.Module) -> Iterator[int]:
+    """Lines in which something is compared with the name of a space: what differs between spaces is asked of them."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare):
+            sides = [leaf for side in (node.left, *node.comparators) for leaf in ast.walk(side)]
+            if any(isinstance(leaf, ast.Constant) and leaf.value in SPACES for leaf in sides):
+                yield node.lineno
 
 
 def import_faults(module: str, target: str) -> Iterator[str]:
@@ -314,6 +326,12 @@ KNOWN |= {
         ('dpc_jax.ops', 'from numpy import load as read\nread("x")', 'touches a file: numpy.load'),
         ('dpc_jax.ops', 'import sqlite3\nsqlite3.connect("x")', 'touches a file: sqlite3.connect'),
         ('configs.common', 'open("x")', 'touches a file: open'),
+        (
+            'dpc_jax.ops',
+            'def f(space):\n    if space.name == "dpc":\n        return 1',
+            'compares with the name of a space',
+        ),
+        ('dpc_jax.ops', 'f = lambda space: space.name in ("dpc", "other")', 'compares with the name of a space'),
     ],
 )
 def test_a_forged_fault_is_found(module, source, fault):

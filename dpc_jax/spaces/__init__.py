@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 
-from dpc_jax.base import Genotype, InputError
+from dpc_jax.base import Genotype, InputError, as_int32
 
 
 class Node(NamedTuple):
@@ -117,17 +117,20 @@ def names() -> tuple[str, ...]:
 
 
 def make(settings: Mapping[str, Any]) -> Space:
-    """The space that `config.space`, or the same part of a study's settings, names; InputError for bad values."""
+    """The space that `config.space`, or the same part of a study's settings, names; InputError for bad values.
+
+    Fields that only other spaces have are ignored: a config has those of the space that it was written for.
+    """
     fields = dict(settings)
     name = fields.pop('name', '')
     if name not in names():
         raise InputError(f"space.name is '{name}'; allowed: {', '.join(names())}")
-    kind = importlib.import_module(f'{__name__}.{name}').Space
-    allowed = inspect.signature(kind).parameters
+    kinds = {other: importlib.import_module(f'{__name__}.{other}').Space for other in names()}
+    takes = {other: tuple(inspect.signature(kind).parameters) for other, kind in kinds.items()}
     for field in fields:
-        if field not in allowed:
-            raise InputError(f"space {name} has no field '{field}'; allowed: {', '.join(allowed) or 'none'}")
-    space: Space = kind(**fields)
+        if not any(field in taken for taken in takes.values()):
+            raise InputError(f"space {name} has no field '{field}'; allowed: {', '.join(takes[name]) or 'none'}")
+    space: Space = kinds[name](**{field: value for field, value in fields.items() if field in takes[name]})
     return space
 
 
@@ -137,6 +140,6 @@ def find(genotype: Genotype) -> tuple[str, Space]:
         module = importlib.import_module(f'{__name__}.{name}')
         if isinstance(genotype, module.Genotype):
             space: Space = module.Space.of(genotype)
-            space.validate(genotype)
+            space.validate(as_int32(genotype))
             return name, space
     raise InputError(f'{str(genotype)[:60]!r} is not a genotype of a known space; there are: {", ".join(names())}')

@@ -18,6 +18,9 @@ from dpc_jax.base import InputError
 JOURNAL = 'journal:'
 """Prefix of a storage that is one append-only file, for file systems on which SQLite's locks do not work."""
 
+IN_USE = 'in use'
+"""User attribute of a study whose settings others depend on, though it has no trials."""
+
 LOCK_SECONDS = 60.0
 """How long a worker waits for the others' writes to an SQLite file (SQLite's own default is 5 s)."""
 
@@ -110,7 +113,9 @@ def check_settings(study: optuna.Study, settings: Mapping[str, Any], added: Mapp
     )  # read first: another worker may be making the study now, and writes its settings first
     if 'settings' not in study.user_attrs and trials:
         raise InputError(f"study '{study.study_name}' was not made by this program: it has trials but no settings")
-    if not trials:
+    if not trials and not study.user_attrs.get(IN_USE):
+        if study.user_attrs.get('settings', provenance.flat(settings)) != provenance.flat(settings):
+            study.set_user_attr('features', None)  # those of a start that came to nothing
         study.set_user_attr('settings', provenance.flat(settings))
     found = provenance.differences(provenance.flat(added) | study.user_attrs['settings'], provenance.flat(settings))
     if found:

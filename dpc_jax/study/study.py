@@ -35,7 +35,7 @@ from dpc_jax.spaces import SearchSpace
 from dpc_jax.stopping import defer_signals
 from dpc_jax.study.batch import Batch, is_running, rivals
 from dpc_jax.study.rows import STATES, Candidate, Proposal, RunInfo, candidate_of, finished, packed, proposal_of
-from dpc_jax.study.storage import check_settings, close_storage, open_storage, storage_faults
+from dpc_jax.study.storage import IN_USE, check_settings, close_storage, open_storage, storage_faults
 from dpc_jax.study.workers import Worker, owner, take_over
 
 log = logging.getLogger(__name__)
@@ -115,6 +115,11 @@ class Study:
         self._me.leave()
         self._storage.set_study_user_attr(self._id, self._me.beat_name, None)
         close_storage(self._storage)
+
+    @defer_signals()
+    def keep_settings(self) -> None:
+        """From now on the study keeps the settings that it was opened with, even while it has no trials."""
+        self._storage.set_study_user_attr(self._id, IN_USE, True)
 
     @defer_signals()
     def beat(self) -> None:
@@ -285,7 +290,7 @@ class Study:
 
         If several workers make it at the same moment, the last one's stays, and all later starts read it.
         """
-        if name not in self._attributes():
+        if self._attributes().get(name) is None:
             made = make()
             with defer_signals():
                 self._storage.set_study_user_attr(self._id, name, made)

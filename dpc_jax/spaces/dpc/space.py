@@ -49,13 +49,16 @@ class Space:
     num_branches: int = 5
 
     def __post_init__(self) -> None:
-        if self.num_branches < 1:
-            raise InputError(f'num_branches is {self.num_branches}; a cell has at least 1 branch')
+        if type(self.num_branches) is not int or self.num_branches < 1:
+            raise InputError(f'num_branches is {self.num_branches!r}; a cell has at least 1 branch')
 
     @classmethod
     def of(cls, genotype: Genotype) -> 'Space':
         """The space of cells with as many branches as `genotype` `[K]`."""
-        return cls(int(np.shape(genotype.ops)[-1]) if np.ndim(genotype.ops) == 1 else 0)
+        shape = np.shape(genotype.ops)
+        if len(shape) != 1:
+            raise InputError(f'the genotype has ops of shape {shape}; give one cell, [K], and no population')
+        return cls(shape[0])
 
     @property
     def size(self) -> int:
