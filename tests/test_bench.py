@@ -4,6 +4,7 @@ import io
 import itertools
 import json
 import math
+import shutil
 
 import jax
 import numpy as np
@@ -142,10 +143,27 @@ def test_bad_cells_are_refused_in_one_line(prepared, evaluated, given, said):
     assert not evaluated[0]
 
 
-@pytest.mark.parametrize('seeds', [0, -1, (), (-1,)])
+@pytest.mark.parametrize('seeds', [0, -1, (), (-1,), (0, 0)])
 def test_bad_seeds_are_refused(prepared, seeds):
     with pytest.raises(InputError, match='seeds is'):
         prepared.evaluate(FOUR, seeds)
+
+
+def test_a_folder_in_which_only_cells_were_evaluated_keeps_its_config(prepared, tmp_path):
+    shutil.copytree(prepared.workdir / 'cache', tmp_path / 'cache')
+    for path in prepared.workdir.glob('backbone-*.npz'):
+        shutil.copy(path, tmp_path)
+    bench.prepare(toy(), tmp_path)
+    bench.prepare(toy(proxy__learning_rate=0.2), tmp_path).evaluate(FOUR[:1])  # nothing hung on the first
+    for field, value in (('proxy__steps', 3), ('cache__views', 2)):
+        with pytest.raises(InputError, match='was made with another config'):
+            bench.prepare(toy(**{'proxy__learning_rate': 0.2, field: value}), tmp_path)
+
+
+def test_genotypes_of_other_integers_are_taken(prepared, evaluated):
+    result = prepared.evaluate([Genotype([-1, 0], [1, 2]), Genotype(np.array([-1, 0]), np.array([1, 2]))])
+    assert result.rows[0].score == result.rows[1].score
+    assert result.cells[0].ops.dtype == np.int32
 
 
 # ---- cells as people have them --------------------------------------------------------------------------------------
@@ -196,6 +214,9 @@ def test_a_report_is_read_with_its_ranks_and_references(searched, workdir):
         ('x.jsonl', '{"inputs": [-1, 0], "ops": [5, 81]}', 'x.jsonl: line 1: branch 1: op index 81 is not in 0..80'),
         ('x.jsonl', '{"inputs": [-1, 0]}', 'x.jsonl: line 1: fields inputs; expected inputs, ops'),
         ('x.jsonl', '{"inputs": [-1, "a"], "ops": [0, 0]}', 'x.jsonl: line 1: the fields of a genotype are lists of'),
+        ('x.jsonl', '{"inputs": [-1, 0], "ops": [0, 1.7]}', 'x.jsonl: line 1: the fields of a genotype are lists of'),
+        ('x.jsonl', '{"inputs": [-1, 0], "ops": [0, true]}', 'x.jsonl: line 1: the fields of a genotype are lists of'),
+        ('x.csv', 'genotype\n' + 'x' * 200_000, 'it is not a CSV file: field larger'),
         ('x.jsonl', '\n\n', 'there are no cells; allowed: a name (dpc_top1, aspp, conv1x1)'),
         ('x.csv', 'cell,score\na,0.5\n', "x.csv: there is no column 'genotype'; its columns are: cell, score"),
         ('x.csv', 'genotype\n[]\n', 'x.csv: line 2: found list'),
@@ -213,6 +234,10 @@ def test_a_bad_file_is_one_line_with_its_place(tmp_path, fault, name, text, said
         ('absent.json', "cells 'absent.json': No such file or directory; allowed: a name"),
         ('sample:0', "cells 'sample:0': sample: takes a whole number of at least 1"),
         ('sample:x', "cells 'sample:x': sample:"),
+        ('sample:' + '9' * 5000, 'sample: takes a whole number'),
+        ('x' * 300, 'File name too long'),
+        ('~nosuchuser/x.json', 'Could not determine home directory'),
+        ('', 'an empty source of cells; allowed: a name'),
         ('aspp', "cell 'aspp' has 5 branches; this space has 2"),
     ],
 )

@@ -108,6 +108,8 @@ def test_a_config_is_that_of_the_command_line(tmp_path, monkeypatch):
         (f'{ROOT}/run.py', {}, "has no attribute 'get_config'"),
         (f'{ROOT}/configs/scenes_search.py', {'proxy.stepz': 3}, "cannot take {'proxy.stepz': 3}"),
         (f'{ROOT}/configs/scenes_search.py', {'proxy.steps': 'many'}, "cannot take {'proxy.steps': 'many'}"),
+        (f'{ROOT}/configs/scenes_search.py', {'proxy.steps': None}, "cannot take {'proxy.steps': None}"),
+        (f'{ROOT}/configs/scenes_search.py', {'nosuch': 1}, "cannot take {'nosuch': 1}"),
     ],
 )
 def test_a_bad_config_is_one_line(fault, path, overrides, said):
@@ -132,6 +134,10 @@ def test_a_genotype_is_a_value_that_the_config_records():
         (lambda: dpc_jax.api.with_genotype(camvid.get_config('toy'), 'dpc_top1'), "'dpc_top1' is not a genotype"),
         (lambda: dpc_jax.train(dpc_jax.load_config(ROOT / 'configs/scenes_search.py:toy'), 'x'), 'no whole network'),
         (lambda: dpc_jax.load_network(camvid.get_config('toy')), 'checkpoint is empty'),
+        (lambda: dpc_jax.prepare(camvid.get_config('toy'), 'x'), 'the config names no search'),
+        (lambda: dpc_jax.draw_cell(dpc_jax.Space(2).named('conv1x1'), 'x.foo'), "'x.foo' cannot be drawn"),
+        (lambda: dpc_jax.draw_cell(dpc_jax.Space(2).sample(jax.random.key(0), 3), 'x.svg'), 'give one cell, [K]'),
+        (lambda: dpc_jax.Space('5'), "num_branches is '5'"),
         (lambda: dpc_jax.load_network(camvid.get_config('toy'), 'absent'), 'no such folder'),
         (
             lambda: dpc_jax.predict(object.__new__(dpc_jax.Network), np.zeros((3, 4), np.uint8)),
@@ -139,7 +145,10 @@ def test_a_genotype_is_a_value_that_the_config_records():
         ),
         (lambda: dpc_jax.predict(object.__new__(dpc_jax.Network), np.zeros((0, 4, 3))), 'shape (0, 4, 3)'),
     ],
-    ids=['name', 'search config', 'no checkpoint', 'absent', 'gray', 'empty'],
+    ids=[
+        *('name', 'search config', 'no checkpoint', 'network config', 'suffix', 'population', 'text'),
+        *('absent', 'gray', 'empty'),
+    ],
 )
 def test_what_makes_no_sense_is_one_line(fault, call, said):
     assert said in fault(call)

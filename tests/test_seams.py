@@ -31,7 +31,7 @@ def second_system():
 
 def config_of_search(**fields):
     config = scenes_search.get_config('toy')
-    config.space = {'name': 'toy'}
+    config.space.name = 'toy'  # num_branches stays: it is of the other space
     config.search.references = ('both',)
     config.update_from_flattened_dict(fields)
     return config
