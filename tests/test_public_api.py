@@ -137,7 +137,6 @@ def test_a_genotype_is_a_value_that_the_config_records():
         (lambda: dpc_jax.prepare(camvid.get_config('toy'), 'x'), 'the config names no search'),
         (lambda: dpc_jax.draw_cell(dpc_jax.Space(2).named('conv1x1'), 'x.foo'), "'x.foo' cannot be drawn"),
         (lambda: dpc_jax.draw_cell(dpc_jax.Space(2).sample(jax.random.key(0), 3), 'x.svg'), 'give one cell, [K]'),
-        (lambda: dpc_jax.Space('5'), "num_branches is '5'"),
         (lambda: dpc_jax.load_network(camvid.get_config('toy'), 'absent'), 'no such folder'),
         (
             lambda: dpc_jax.predict(object.__new__(dpc_jax.Network), np.zeros((3, 4), np.uint8)),
@@ -146,7 +145,7 @@ def test_a_genotype_is_a_value_that_the_config_records():
         (lambda: dpc_jax.predict(object.__new__(dpc_jax.Network), np.zeros((0, 4, 3))), 'shape (0, 4, 3)'),
     ],
     ids=[
-        *('name', 'search config', 'no checkpoint', 'network config', 'suffix', 'population', 'text'),
+        *('name', 'search config', 'no checkpoint', 'network config', 'suffix', 'population'),
         *('absent', 'gray', 'empty'),
     ],
 )
