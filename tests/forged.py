@@ -10,9 +10,9 @@ import shlex
 import numpy as np
 
 from dpc_jax import evaluation
-from dpc_jax.base import Genotype
 from dpc_jax.datasets import Dataset
 from dpc_jax.evaluation import report as evaluation_report
+from dpc_jax.spaces.dpc import Genotype
 from dpc_jax.study import Candidate
 
 CLASSES = ('road', 'sky', 'bus')

@@ -354,7 +354,7 @@ def test_a_checkpoint_that_fails_leaves_nothing(tmp_path: pathlib.Path, monkeypa
     def full(*_: object) -> None:
         raise OSError(28, 'No space left on device')
 
-    monkeypatch.setattr(pathlib.Path, 'write_text', full)
+    monkeypatch.setattr('dpc_jax.files.write', full)
     with pytest.raises(InputError, match=r"kept': no space is left on the disk$"):
         checkpoint.save(tmp_path / 'kept', small_variables())
     assert list(tmp_path.iterdir()) == []
