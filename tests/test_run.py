@@ -126,7 +126,7 @@ def test_both_flags_are_needed(run, tmp_path):
 def test_an_unknown_journey_is_refused(run, tmp_path):
     config = scenes_search.get_config('toy')
     config.journey = 'rest'
-    is_one_line(run(config, tmp_path), "journey is 'rest'; allowed: search, train, evaluate")
+    is_one_line(run(config, tmp_path), "journey is 'rest'; allowed: evaluate, search, train")
 
 
 def no_label(root):
