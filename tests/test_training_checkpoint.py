@@ -156,7 +156,7 @@ def test_what_a_killed_run_left_half_written_is_removed(folder):
 SAVER = """
 import sys, pathlib
 sys.path.insert(0, '.')
-from tests.test_train_checkpoint import tree
+from tests.test_training_checkpoint import tree
 from dpc_jax.training.checkpoint import Checkpoints
 with Checkpoints(pathlib.Path(sys.argv[1]), keep=3) as checkpoints:
     for step in range(1, 1000):
