@@ -153,7 +153,7 @@ def test_data_that_cannot_be_put_in_place_are_removed(tmp_path, monkeypatch):
     def refuse(self: pathlib.Path, target: pathlib.Path) -> None:
         raise PermissionError(13, 'Permission denied')
 
-    monkeypatch.setattr(pathlib.Path, 'rename', refuse)
+    monkeypatch.setattr(pathlib.Path, 'replace', refuse)
     with pytest.raises(PermissionError):
         drawn_data.prepared(config(), tmp_path)
     assert not list((tmp_path / 'data').iterdir())
