@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpc_jax import heads, ops
+from dpc_jax import aspp, ops
 from dpc_jax.aspp import ASPP
 from dpc_jax.base import InputError
 from dpc_jax.cell import CellSettings, DensePredictionCell
@@ -133,7 +133,7 @@ def test_dropout_comes_behind_the_projection():
 
 @pytest.mark.parametrize(('output_stride', 'expected'), [(32, 3), (16, 6), (8, 12), (4, 24)])
 def test_rates_scale_with_the_output_stride(output_stride, expected):
-    assert heads.scaled_rate(6, output_stride) == expected
+    assert aspp.scaled_rate(6, output_stride) == expected
     coarse = ASPP(filters=4, rates=(6,), output_stride=output_stride)
     same = ASPP(filters=4, rates=(expected,), output_stride=16)
     _, variables = outputs_of(coarse)
@@ -144,7 +144,7 @@ def test_rates_scale_with_the_output_stride(output_stride, expected):
 @pytest.mark.parametrize(('rate', 'output_stride'), [(3, 32), (0, 16), (-6, 16), (6, 0)])
 def test_a_rate_that_does_not_come_out_whole_is_refused(rate, output_stride):
     with pytest.raises(InputError, match=f'^atrous rate {rate} cannot be scaled to output stride {output_stride}'):
-        heads.scaled_rate(rate, output_stride)
+        aspp.scaled_rate(rate, output_stride)
 
 
 def test_logits_are_float32_with_a_bias():
