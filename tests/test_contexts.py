@@ -100,7 +100,7 @@ def test_a_new_file_trains_goes_on_and_is_evaluated(tmp_path):
     parts = {'backbone': {'learning_rate': 0.001}, 'context': {'optimizer': 'adam', 'learning_rate': 0.003}}
     config = toy('two_strides', train__ema_decay=0.5)
     config.train.parts = parts
-    found = train.train_and_evaluate(config, tmp_path)
+    found = train.run(config, tmp_path)
     assert [record['step'] for record in records(tmp_path) if 'loss' in record] == [1, 2, 3, 4]
     assert all(np.isfinite(record['loss']) for record in records(tmp_path) if 'loss' in record)
     again = toy('two_strides', journey='evaluate', checkpoint=str(tmp_path / 'weights'))
@@ -110,7 +110,7 @@ def test_a_new_file_trains_goes_on_and_is_evaluated(tmp_path):
     assert 'auxiliary/coarse/kernel' in table
     config.train.parts.context.learning_rate = 0.004
     with pytest.raises(InputError, match=r'train\.parts\.context\.learning_rate was 0\.003 there and is 0\.004 now'):
-        train.train_and_evaluate(config, tmp_path)
+        train.run(config, tmp_path)
 
 
 # ---- what was written before ----------------------------------------------------------------------------------------
@@ -128,7 +128,7 @@ def before(tmp_path):
 @pytest.mark.usefixtures('one_device')
 def test_an_old_work_folder_goes_on_to_the_old_losses(before, capsys):
     expected = [record['loss'] for record in records(before) if 'loss' in record]
-    train.train_and_evaluate(camvid.get_config('toy'), before)
+    train.run(camvid.get_config('toy'), before)
     assert 'goes on from step 2 of 4' in capsys.readouterr().out
     found = [record['loss'] for record in records(before) if 'loss' in record]
     np.testing.assert_allclose(found, expected, rtol=1e-4)

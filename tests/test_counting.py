@@ -16,11 +16,9 @@ from dpc_jax.cell import CellSettings, DensePredictionCell
 from dpc_jax.convolution import ConvUnit
 from dpc_jax.counting import (
     Cost,
-    Counts,
     Operation,
     Variables,
     as_published,
-    count,
     count_variables,
     operations,
     total,
@@ -29,7 +27,7 @@ from dpc_jax.counting import (
 )
 from dpc_jax.decoder import Decoder, Logits
 from dpc_jax.spaces import dpc
-from dpc_jax.spaces.dpc import Genotype
+from dpc_jax.spaces.dpc import Counts, Genotype, count
 from dpc_jax.weights import tf_import
 
 CITYSCAPES = (65, 129)  # 1025x2049 at output stride 16
