@@ -100,7 +100,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     assert {name for name in names if '.dist-info/' not in name} == files_of_the_package()
-    assert {'dpc_jax/spaces/dpc.py', 'dpc_jax/py.typed'} < set(names)
+    assert {'dpc_jax/spaces/dpc/space.py', 'dpc_jax/py.typed'} < set(names)
 
 
 def test_every_folder_of_sources_is_a_package():
