@@ -73,6 +73,13 @@ def search_config() -> ml_collections.ConfigDict:
     return config
 
 
+def scenes() -> ml_collections.ConfigDict:
+    """The procedural street scenes that search and networks share."""
+    return ml_collections.ConfigDict(
+        {'name': 'scenes', 'size': (257, 385), 'num_train': 320, 'num_val': 48, 'seed': 0, 'noise': 6.0}
+    )
+
+
 def network_config() -> ml_collections.ConfigDict:
     """A whole network, how it is trained and how it is evaluated; sizes and rates are (height, width)."""
     config = ml_collections.ConfigDict()

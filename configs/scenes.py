@@ -18,9 +18,7 @@ from configs import common
 def get_config(arg: str = '') -> ml_collections.ConfigDict:
     """The network; `arg` may be 'toy'."""
     config = common.network_config()
-    config.dataset = ml_collections.ConfigDict(
-        {'name': 'scenes', 'size': (257, 385), 'num_train': 320, 'num_val': 48, 'seed': 0, 'noise': 6.0}
-    )
+    config.dataset = common.scenes()
     config.backbone.width = 0.35
     config.context.filters = 32
     config.decoder.output_stride = 0

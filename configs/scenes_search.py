@@ -17,9 +17,7 @@ from configs import common
 def get_config(arg: str = '') -> ml_collections.ConfigDict:
     """The search; `arg` may be 'toy'."""
     config = common.search_config()
-    config.dataset = ml_collections.ConfigDict(
-        {'name': 'scenes', 'size': (257, 385), 'num_train': 320, 'num_val': 48, 'seed': 0, 'noise': 6.0}
-    )
+    config.dataset = common.scenes()
     config.backbone.width = 0.35
     config.cell.filters = 32
     config.cache.crop_size = (257, 385)

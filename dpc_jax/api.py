@@ -204,13 +204,17 @@ def predict(network: Network, image: np.ndarray) -> UInt8[np.ndarray, 'H W']:
     (`config.evaluate.scales`, `.flip`) it is predicted. A program is compiled once for each size.
 
     Raises:
-      InputError: the image is not [H, W, 3], or the network gives values that are not finite.
+      InputError: the image is not [H, W, 3] in 0..255 (floats up to 1 are taken for 0..1), or the network gives values
+        that are not finite.
     """
     pixels = np.asarray(image)
     if pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape or pixels.dtype.kind not in 'uif':
         raise InputError(
             f'the image has shape {pixels.shape} and type {pixels.dtype}; it must be [H, W, 3], RGB in 0..255'
         )
+    least, most = float(pixels.min()), float(pixels.max())
+    if not (least >= 0 and most <= 255) or (pixels.dtype.kind == 'f' and 0 < most <= 1):
+        raise InputError(f'the image has values from {least:g} to {most:g}; it must be RGB in 0..255')
     height, width = pixels.shape[:2]
     size = preprocess.next_crop((height, width), network.segmenter.output_stride)
     padded = np.full((1, *size, 3), preprocess.MEAN_PIXEL, np.float32)

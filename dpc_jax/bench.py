@@ -6,6 +6,7 @@ Python. Everything long is kept in the work folder, so preparing a second time t
 
 import dataclasses
 import functools
+import math
 import operator
 import pathlib
 import time
@@ -133,8 +134,8 @@ class CellScore:
 
     @property
     def score(self) -> float:
-        """mIoU on val in 0..1; NaN if it failed."""
-        return self.candidate.score
+        """mIoU on val in 0..1; NaN unless it was trained to the end: a score after fewer steps is not comparable."""
+        return self.candidate.score if self.candidate.state == 'complete' else math.nan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,8 +256,8 @@ def climb(
 ) -> set[int]:
     """Asks, evaluates and tells until `rung.keep` candidates are finished; gives the numbers of those finished here.
 
-    `only` are the canonical keys of given cells: nothing else is asked for, no pruner
-    stops them, and it ends when they are finished.
+    `only` are the canonical keys of given cells: nothing else is asked for, no pruner stops them, and it ends when they
+    are finished.
     """
     here: set[int] = set()
     while True:

@@ -50,13 +50,14 @@ def rows(names: Sequence[str], result: CellScores) -> list[Row]:
     for row in result.rows:
         candidate, genotype = row.candidate, result.cells[row.cell]
         costs = result.space.cost(genotype, result.settings)
-        iou = _iou_by_class(candidate.confusions, result.classes)
+        whole = candidate.state == 'complete'
+        iou = _iou_by_class(candidate.confusions if whole else (), result.classes)
         found.append(
             {
-                **{'cell': names[row.cell], 'key': candidate.key, 'seed': row.seed, 'score': candidate.score},
+                **{'cell': names[row.cell], 'key': candidate.key, 'seed': row.seed, 'score': row.score},
                 **{'state': candidate.state, 'failure': candidate.failure},
                 **{f'iou {name}': value for name, value in iou.items()},
-                **candidate.extras,
+                **(candidate.extras if whole else {}),
                 'curve': ' '.join(map(repr, candidate.curve)),
                 **{'parameters': costs['params'], 'multiply_adds': costs['macs'], 'seconds': candidate.seconds},
                 'json': json.dumps(json.loads(result.space.to_json(genotype))),

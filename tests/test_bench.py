@@ -10,20 +10,14 @@ import jax
 import numpy as np
 import pytest
 
-from configs import scenes_search
 from dpc_jax import bench, cell_files
 from dpc_jax.base import InputError, stack, unstack
 from dpc_jax.journeys import search
 from dpc_jax.population import PopulationEvaluator
 from dpc_jax.spaces.dpc import Genotype, Space
+from tests.test_search import toy
 
 SPACE = Space(2)
-
-
-def toy(**fields):
-    config = scenes_search.get_config('toy')
-    config.update_from_flattened_dict({name.replace('__', '.'): value for name, value in fields.items()})
-    return config
 
 
 @pytest.fixture(scope='module')
@@ -123,6 +117,14 @@ def test_the_best_are_by_mean_and_failures_are_left_out(prepared):
     keys = [SPACE.canonical_key(cell) for cell in forged.best(9)]
     expected = sorted([1, 3], key=lambda i: SPACE.canonical_key(FOUR[i]))  # both have a mean of 0.25
     assert keys == [SPACE.canonical_key(FOUR[i]) for i in (*expected, 0)]
+
+
+def test_a_cell_that_was_stopped_early_has_no_score(prepared):
+    result = prepared.evaluate(FOUR[:2])
+    stopped = bench.dataclasses.replace(result.rows[0].candidate, state='pruned', score=0.99)
+    forged = bench.dataclasses.replace(result, rows=(bench.CellScore(0, 0, stopped), result.rows[1]))
+    assert math.isnan(forged.scores()[0, 0])
+    assert [SPACE.canonical_key(cell) for cell in forged.best(9)] == [SPACE.canonical_key(FOUR[1])]
 
 
 @pytest.mark.parametrize(

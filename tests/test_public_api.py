@@ -143,10 +143,12 @@ def test_a_genotype_is_a_value_that_the_config_records():
             r'shape (3, 4) and type uint8; it must be [H, W, 3]',
         ),
         (lambda: dpc_jax.predict(object.__new__(dpc_jax.Network), np.zeros((0, 4, 3))), 'shape (0, 4, 3)'),
+        (lambda: dpc_jax.predict(object.__new__(dpc_jax.Network), np.full((2, 2, 3), 0.5)), 'values from 0.5 to 0.5'),
+        (lambda: dpc_jax.predict(object.__new__(dpc_jax.Network), np.full((2, 2, 3), -1)), 'values from -1 to -1'),
     ],
     ids=[
         *('name', 'search config', 'no checkpoint', 'network config', 'suffix', 'population'),
-        *('absent', 'gray', 'empty'),
+        *('absent', 'gray', 'empty', 'shares', 'negative'),
     ],
 )
 def test_what_makes_no_sense_is_one_line(fault, call, said):
