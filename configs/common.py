@@ -53,6 +53,7 @@ def search_config() -> ml_collections.ConfigDict:
     config.proxy.precision = (
         'float32'  # of matrix products on GPU and TPU: as in the cell that is trained; or tensorfloat32
     )
+    config.proxy.kernels = 'auto'  # 'plain': without the kernels for NVIDIA GPUs, should they fail on one
     config.proxy.chunk = 0  # candidates within one vmap; 0 measures up to search.population and takes the fastest
     config.proxy.at_once = 0  # candidates in one call of a program; 0: chunk times devices
     config.proxy.steps_per_call = 20  # steps between which Ctrl-C can stop

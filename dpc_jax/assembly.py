@@ -50,10 +50,17 @@ fills them on every device."""
 
 FREE_FIELDS = (
     *('journey', 'dataset.root', 'backbone.weights', 'cache.directory', 'cache.batch_size'),
-    *('search.num_candidates', 'search.storage', 'proxy.chunk', 'proxy.at_once', 'proxy.steps_per_call'),
+    *(
+        'search.num_candidates',
+        'search.storage',
+        'proxy.chunk',
+        'proxy.at_once',
+        'proxy.steps_per_call',
+        'proxy.kernels',
+    ),
 )
 """Fields that may change between two runs of one study. Data and weights are compared by content instead of by path;
-the chunk changes scores by rounding only."""
+chunk and kernels change scores by rounding only."""
 
 ADDED_FIELDS = {'proxy.precision': 'float32'}
 """Fields that older studies lack, each with the value that stands for what they did (on a CPU bit for bit)."""
@@ -219,6 +226,7 @@ def proxy_settings(config: ml_collections.ConfigDict, num_classes: int, steps: i
         eval_batch_size=proxy.eval_batch_size,
         dtype=proxy.dtype,
         precision=proxy.precision,
+        kernels=proxy.kernels,
     )
 
 

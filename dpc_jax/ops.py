@@ -135,14 +135,22 @@ def dropout(key: jax.Array | None, x: Float[Array, '*n C'], rate: float) -> Floa
     16 random bits per entry: the share is right to 1 / 65536. The two halves of a random word are two entries of the
     last axis, which on a CPU takes a third of the time of asking JAX for 16-bit integers.
     """
-    if rate == 0:
-        return x
+    return x if rate == 0 else dropped(x, dropout_mask(key, x.shape, rate), rate)
+
+
+def dropped(x: Float[Array, '*n C'], keep: Bool[Array, '*n C'], rate: float) -> Float[Array, '*n C']:
+    """The entries that are kept, scaled; 0 for the others."""
+    return jnp.where(keep, x / jnp.asarray(1 - rate, x.dtype), jnp.zeros((), x.dtype))
+
+
+def dropout_mask(key: jax.Array | None, shape: tuple[int, ...], rate: float) -> Bool[Array, '*n C']:
+    """True for the entries that `dropout` keeps."""
     if key is None:
         raise ValueError('a network that trains with dropout needs a dropout_key')
-    channels, threshold = x.shape[-1], jnp.uint32(round(rate * 2**16))
-    words = jax.random.bits(key, (*x.shape[:-1], -(-channels // 2)), jnp.uint32)
+    channels, threshold = shape[-1], jnp.uint32(round(rate * 2**16))
+    words = jax.random.bits(key, (*shape[:-1], -(-channels // 2)), jnp.uint32)
     kept = jnp.concatenate([words & jnp.uint32(0xFFFF) >= threshold, words >> jnp.uint32(16) >= threshold], -1)
-    return jnp.where(kept[..., :channels], x / jnp.asarray(1 - rate, x.dtype), jnp.zeros((), x.dtype))
+    return kept[..., :channels]
 
 
 # ---- resizing -------------------------------------------------------------------------------------------------------
@@ -258,51 +266,38 @@ def _reads(size: Size, rate: Int[Array, ' 2']) -> list[Int[Array, ' hw']]:
     return [neighbour_index(size, rate, tap) for tap in _TAPS]
 
 
-def _weighted_reads(
+def weighted_reads(
     x: Float[Array, 'B h w C'], kernel: Float[Array, '3 3 C'], rate: Int[Array, ' 2']
 ) -> Float[Array, 'B h w C']:
-    """The sum over the taps of the map read there times the kernel's weight."""
+    """Depthwise 3x3 convolution, SAME, whose atrous rate (height, width) is data; `kernel` in x's dtype.
+
+    Its gradient for the map is the same with the kernel turned by half a turn, since a map that is read at a tap gives
+    back at the opposite one; where JAX differentiates a gather there is a scatter. That for the kernel is
+    `kernel_gradient`.
+    """
     flat, total = _with_outside(x), jnp.zeros((), x.dtype)
     for (i, j), read in zip(_TAPS, _reads((x.shape[1], x.shape[2]), rate), strict=True):
         total = total + flat.at[:, read].get(mode='promise_in_bounds') * kernel[i + 1, j + 1][None, None, :]
     return total.reshape(x.shape)
 
 
-@jax.custom_vjp
-def atrous_depthwise(
-    x: Float[Array, 'B h w C'], kernel: Float[Array, '3 3 C'], rate: Int[Array, ' 2']
-) -> Float[Array, 'B h w C']:
-    """Depthwise 3x3 convolution, SAME, whose atrous rate (height, width) is data; `kernel` in x's dtype.
-
-    Shifted reads forward and backward: the derivative of a gather would be a scatter, but reading at the opposite
-    tap says the same, and the sums for the kernel read what the forward pass read.
-    """
-    return _weighted_reads(x, kernel, rate)
-
-
-def _depthwise_fwd(
-    x: Float[Array, 'B h w C'], kernel: Float[Array, '3 3 C'], rate: Int[Array, ' 2']
-) -> tuple[Float[Array, 'B h w C'], tuple[Array, Array, Array]]:
-    return atrous_depthwise(x, kernel, rate), (x, kernel, rate)
-
-
-def _depthwise_bwd(
-    residuals: tuple[Array, Array, Array], grad: Float[Array, 'B h w C']
-) -> tuple[Float[Array, 'B h w C'], Float[Array, '3 3 C'], np.ndarray]:
-    x, kernel, rate = residuals
-    grad_x = _weighted_reads(grad, kernel[::-1, ::-1], rate)
+def kernel_gradient(
+    x: Float[Array, 'B h w C'], grad: Float[Array, 'B h w C'], rate: Int[Array, ' 2']
+) -> Float[Array, '3 3 C']:
+    """The gradient of the kernel of `weighted_reads` on `x`, from that of its result; in the wide type."""
     # Products are added over the images first, one image at a time: that is one pass of plain arithmetic over a map.
-    # XLA on a CPU reads a gather that it fuses into a sum in an order ten times slower.
+    # XLA on a CPU reads a gather that it fuses into a sum in an order ten times slower. One loop over the taps, because
+    # nine times the code takes nine times as long to compile.
     wide = np.promote_types(x.dtype, np.float32)
-    flat, seen, sums = _with_outside(x), grad.reshape(x.shape[0], -1, x.shape[-1]).astype(wide), []
-    for read in _reads((x.shape[1], x.shape[2]), rate):
-        shifted = (flat[image].at[read].get(mode='promise_in_bounds').astype(wide) for image in range(x.shape[0]))
-        sums.append(functools.reduce(jnp.add, (one * other for one, other in zip(shifted, seen, strict=True))))
-    grad_kernel = lax.optimization_barrier(jnp.stack(sums)).sum(1).reshape(kernel.shape).astype(kernel.dtype)
-    return grad_x, grad_kernel, np.zeros(rate.shape, jax.dtypes.float0)
+    images, seen = list(_with_outside(x)), list(grad.reshape(x.shape[0], -1, x.shape[-1]).astype(wide))
 
+    def tap_gradient(read: Int[Array, ' hw']) -> Float[Array, ' C']:
+        shifted = (image.at[read].get(mode='promise_in_bounds').astype(wide) for image in images)
+        by_cell = functools.reduce(jnp.add, (one * other for one, other in zip(shifted, seen, strict=True)))
+        total: Array = lax.optimization_barrier(by_cell).sum(0)
+        return total
 
-atrous_depthwise.defvjp(_depthwise_fwd, _depthwise_bwd)
+    return lax.map(tap_gradient, jnp.stack(_reads((x.shape[1], x.shape[2]), rate))).reshape(3, 3, -1)
 
 
 class PoolTables(NamedTuple):

@@ -99,6 +99,8 @@ def programs(channels: tuple[tuple[int, int], ...], settings: ProxySettings, chu
         del used
         return proxy.init(key, genotype, dict(channels), settings)
 
+    if settings.kernels == 'auto' and mesh.devices.flat[0].platform not in ('gpu', 'cuda'):
+        settings = dataclasses.replace(settings, kernels='plain')  # known already, so the kernels need not be traced
     train, confusion = (functools.partial(one, settings=settings) for one in (proxy.train, proxy.confusion))
     return Programs(
         _over_population(one_init, settings.head, chunk, mesh, candidates=1),

@@ -7,6 +7,7 @@ once for a chunk and a score is a function of genotype, seed and settings alone.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from dpc_jax import checks, losses, metrics
+from dpc_jax import checks, fused, losses, metrics, ops
 from dpc_jax.base import IGNORE_LABEL, Genotype, InputError, PyTree
 from dpc_jax.heads import Features, Head
 
@@ -49,6 +50,7 @@ class ProxySettings:
     eval_batch_size: int = 4
     dtype: str = 'float32'
     precision: str = 'float32'  # of matrix products, see `PRECISIONS`
+    kernels: fused.Kernels = 'auto'  # who does the work of a training step
 
     def __post_init__(self) -> None:
         checks.fields_at_least(1, self, ('steps', 'batch_size', 'evaluations', 'eval_batch_size'), 'proxy')
@@ -60,6 +62,7 @@ class ProxySettings:
             raise InputError(f'proxy.learning_rate is {self.learning_rate}; it must be greater than 0')
         checks.one_of('proxy.dtype', self.dtype, DTYPES)
         checks.one_of('proxy.precision', self.precision, PRECISIONS)
+        checks.one_of('proxy.kernels', self.kernels, fused.KERNELS)
 
     def stops(self) -> list[int]:
         """The step at which each evaluation takes place; the last is `steps`."""
@@ -124,15 +127,23 @@ def train_step(
     used: PyTree = None,
 ) -> tuple[CandidateState, Float[Array, '']]:
     """One step on one minibatch (unbatched); gives the loss too, auxiliary outputs included."""
-    head, size = settings.head, (labels.shape[1], labels.shape[2])
+    head = settings.head
+    loss_at_labels = functools.partial(resized_cross_entropy, labels=labels, kernels=settings.kernels)
 
     def loss_of(params: PyTree) -> tuple[jax.Array, PyTree]:
         outputs, moved = head.apply(
-            params, candidate.stats, genotype, features, size, train=True, dropout_key=key, used=used
+            params,
+            candidate.stats,
+            genotype,
+            features,
+            train=True,
+            dropout_key=key,
+            used=used,
+            kernels=settings.kernels,
         )
-        loss = losses.cross_entropy(outputs.logits, labels)
+        loss = loss_at_labels(outputs.logits)
         for name, weight in head.auxiliary_weights.items():
-            loss = loss + weight * losses.cross_entropy(outputs.auxiliary[name], labels)
+            loss = loss + weight * loss_at_labels(outputs.auxiliary[name])
         return loss, moved
 
     with jax.default_matmul_precision(settings.precision):
@@ -141,6 +152,19 @@ def train_step(
     updates, opt_state = optimizer(settings).update(grads, candidate.opt_state, candidate.params)
     params = optax.apply_updates(candidate.params, updates)
     return CandidateState(params, stats, opt_state, candidate.finite & jnp.isfinite(loss)), loss
+
+
+def resized_cross_entropy(
+    logits: Float[Array, 'B L _ _'], labels: Int[Array, 'B H W'], kernels: fused.Kernels = 'plain'
+) -> Float[Array, '']:
+    """Mean cross-entropy of logits resized to their labels (DeepLabv3 §4.1)."""
+
+    def plain(logits: Array, labels: Array) -> Array:
+        size = (labels.shape[1], labels.shape[2])
+        return losses.cross_entropy(ops.upsample_logits(logits, size, axes='blhw'), labels)
+
+    loss: Array = fused.either(kernels, fused.cross_entropy, plain, logits, labels)
+    return loss
 
 
 def train(
@@ -188,9 +212,10 @@ def confusion(
         labels = jnp.where((wanted < count)[:, None, None], labels, IGNORE_LABEL)
         with jax.default_matmul_precision(settings.precision):
             outputs, _ = settings.head.apply(
-                candidate.params, candidate.stats, genotype, features, size, train=False, used=used
+                candidate.params, candidate.stats, genotype, features, train=False, used=used
             )
-        return total + metrics.confusion_matrix(metrics.predict(outputs.logits), labels, num_classes)
+            logits = ops.upsample_logits(outputs.logits, size, axes='blhw')
+        return total + metrics.confusion_matrix(metrics.predict(logits), labels, num_classes)
 
     return lax.fori_loop(0, -(-count // batch), add, jnp.zeros((num_classes, num_classes), jnp.int32))
 

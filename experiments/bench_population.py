@@ -22,7 +22,7 @@ import numpy as np
 import optax
 from absl import app, flags
 
-from dpc_jax import cell, command_line, losses, population, proxy
+from dpc_jax import cell, command_line, population, proxy
 from dpc_jax.base import InputError, PyTree, Size, population_size, unstack
 from dpc_jax.heads import dpc as dpc_head
 from dpc_jax.spaces.dpc import Genotype, Space
@@ -128,7 +128,7 @@ def static_step(data: proxy.ProxyData, genotype: Genotype) -> tuple[Callable[[Py
     module = cell.DensePredictionCell.of(genotype, head().cell)
     key = jax.random.key(0)
     order = jnp.asarray(proxy.image_order(key, CACHED_IMAGES, work))
-    dtype, size = jnp.dtype(work.dtype), (data.train_labels.shape[1], data.train_labels.shape[2])
+    dtype = jnp.dtype(work.dtype)
     variables = module.init(key, data.train_features[STRIDE][:1].astype(dtype))
     params = {'cell': variables['params'], 'logits': jnp.zeros((FILTERS.value, CLASSES.value))}
     optimizer = optax.chain(optax.add_decayed_weights(work.weight_decay), optax.sgd(work.learning_rate, work.momentum))
@@ -138,7 +138,8 @@ def static_step(data: proxy.ProxyData, genotype: Genotype) -> tuple[Callable[[Py
         features, labels = data.train_features[STRIDE][batch].astype(dtype), data.train_labels[batch]
         held = {'params': params['cell'], 'batch_stats': stats}
         y, mutated = module.apply(held, features, True, jax.random.fold_in(key, index), mutable=['batch_stats'])
-        return losses.cross_entropy(dpc_head.upsample(y, params['logits'], size), labels), mutated['batch_stats']
+        logits = jnp.einsum('bhwd,dl->blhw', y.astype(jnp.float32), params['logits'])
+        return proxy.resized_cross_entropy(logits, labels.astype(jnp.int32)), mutated['batch_stats']
 
     @jax.jit
     def step(state: PyTree, index: jax.Array) -> PyTree:

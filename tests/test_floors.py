@@ -19,7 +19,8 @@ FLOORS = (
     ),
     # Parts.
     (
-        *('progress', 'provenance', 'sharding', 'ops', 'convolution', 'context', 'aspp', 'decoder', 'backbones'),
+        *('progress', 'provenance', 'sharding', 'ops', 'fused', 'dynamic_cell'),
+        *('convolution', 'context', 'aspp', 'decoder', 'backbones'),
         *('canvas', 'datasets', 'drawn_data', 'weights'),
     ),
     # Wholes.
@@ -50,6 +51,8 @@ ROOMS = {
     'evaluation': ('scorer', 'report', 'results', 'config'),
     'training': ('optimizer', 'step', 'log', 'checkpoint', 'pictures', 'config'),
     'spaces.dpc': ('operators', 'genotype', 'official_json', 'cost', 'space'),
+    'fused': ('tiles', 'blocks', 'maps', 'products', 'loss'),
+    'dynamic_cell': ('params', 'facts', 'passes', 'plain', 'fast'),
     'figures': ('cell_layout', 'cell_drawing', 'pictures', 'table', 'text', 'report'),
 }
 """Packages with one door, and their files; each may import those listed before it. Others in `dpc_jax` import what the

@@ -58,7 +58,7 @@ def depthwise_slices(x: jax.Array, kernel: jax.Array, rate: tuple[int, int]) -> 
 @pytest.mark.usefixtures('float64')
 def test_depthwise_is_the_sum_over_nine_taps(rate):
     x, kernel = normal(2, 5, 7, 3), normal(3, 3, 3, seed=1)
-    found = ops.atrous_depthwise(jnp.asarray(x), jnp.asarray(kernel), jnp.array(rate, jnp.int32))
+    found = ops.weighted_reads(jnp.asarray(x), jnp.asarray(kernel), jnp.array(rate, jnp.int32))
     np.testing.assert_allclose(found, depthwise_loops(x, kernel, rate), rtol=0, atol=1e-13)
 
 
@@ -69,9 +69,9 @@ def test_depthwise_gradient_is_that_of_plain_slices(rate):
         jnp.asarray(a) for a in (normal(2, 5, 7, 3), normal(3, 3, 3, seed=1), normal(2, 5, 7, 3, seed=2))
     )
     data = jnp.array(rate, jnp.int32)
-    _, pull = jax.vjp(lambda x, kernel: ops.atrous_depthwise(x, kernel, data), x, kernel)
+    grads = ops.weighted_reads(direction, kernel[::-1, ::-1], data), ops.kernel_gradient(x, direction, data)
     _, plain_pull = jax.vjp(lambda x, kernel: depthwise_slices(x, kernel, rate), x, kernel)
-    for found, expected in zip(pull(direction), plain_pull(direction), strict=True):
+    for found, expected in zip(grads, plain_pull(direction), strict=True):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
 
 
@@ -81,9 +81,13 @@ def test_depthwise_gradient_is_the_slope():
     rate = jnp.array((3, 1), jnp.int32)
 
     def functional(x, kernel):
-        return (ops.atrous_depthwise(jnp.asarray(x), jnp.asarray(kernel), rate) * direction).sum()
+        return (ops.weighted_reads(jnp.asarray(x), jnp.asarray(kernel), rate) * direction).sum()
 
-    grads = jax.grad(functional, (0, 1))(jnp.asarray(x), jnp.asarray(kernel))
+    there = jnp.asarray(direction)
+    grads = (
+        ops.weighted_reads(there, jnp.asarray(kernel)[::-1, ::-1], rate),
+        ops.kernel_gradient(jnp.asarray(x), there, rate),
+    )
     step = normal(*x.shape, seed=3), normal(*kernel.shape, seed=4)
     slope = sum((np.asarray(grad) * along).sum() for grad, along in zip(grads, step, strict=True))
     # The functional is a product of the two, so the difference of both sides has no error of second order.
@@ -95,7 +99,7 @@ def test_depthwise_gradient_is_the_slope():
 def test_depthwise_in_float32_under_jit_and_vmap_with_a_rate_for_each():
     x, kernels = float32(normal(2, 5, 7, 3)), float32(normal(len(RATES), 3, 3, 3, seed=1))
     rates = jnp.array(RATES, jnp.int32)
-    found = jax.jit(jax.vmap(ops.atrous_depthwise, in_axes=(None, 0, 0)))(x, kernels, rates)
+    found = jax.jit(jax.vmap(ops.weighted_reads, in_axes=(None, 0, 0)))(x, kernels, rates)
     expected = [
         depthwise_loops(np.asarray(x), kernel, rate) for kernel, rate in zip(np.asarray(kernels), RATES, strict=True)
     ]
@@ -105,7 +109,7 @@ def test_depthwise_in_float32_under_jit_and_vmap_with_a_rate_for_each():
 def test_outside_is_zero_and_not_the_last_cell():
     # A map whose last cell alone is not 0: no other cell may see it but through a tap that hits it.
     x = float32(np.zeros((1, 3, 4, 1))).at[0, 2, 3, 0].set(5)
-    y = ops.atrous_depthwise(x, float32(np.ones((3, 3, 1))), jnp.array((2, 9), jnp.int32))[0, :, :, 0]
+    y = ops.weighted_reads(x, float32(np.ones((3, 3, 1))), jnp.array((2, 9), jnp.int32))[0, :, :, 0]
     np.testing.assert_array_equal(y, [[0, 0, 0, 5], [0, 0, 0, 0], [0, 0, 0, 5]])
 
 

@@ -17,18 +17,18 @@ import jax
 import ml_collections
 from jaxtyping import Array, Float
 
-from dpc_jax import checks
-from dpc_jax.base import Genotype, PyTree, Size
+from dpc_jax import checks, fused
+from dpc_jax.base import Genotype, PyTree
 
 Features = Mapping[int, Float[Array, 'B _ _ _']]
 """Output stride -> the backbone's features there; h, w and C are of each stride."""
 
 
 class HeadOutputs(NamedTuple):
-    """Class scores at full size, classes second."""
+    """Class scores, classes second, at any stride: who reads them resizes them to the labels."""
 
-    logits: Float[Array, 'B L H W']
-    auxiliary: Mapping[str, Float[Array, 'B L H W']]  # take part in the loss alone, by `Head.auxiliary_weights`
+    logits: Float[Array, 'B L _ _']
+    auxiliary: Mapping[str, Float[Array, 'B L _ _']]  # take part in the loss alone, by `Head.auxiliary_weights`
 
 
 @runtime_checkable
@@ -56,13 +56,16 @@ class Head(Protocol):
         stats: PyTree,
         genotype: Genotype,
         features: Features,
-        size: Size,
         *,
         train: bool,
         dropout_key: jax.Array | None = None,
         used: PyTree = None,
+        kernels: fused.Kernels = 'auto',
     ) -> tuple[HeadOutputs, PyTree]:
-        """Class scores at `size`, and the new moving averages. `used` is what `uses` says of a population."""
+        """Class scores, and the new moving averages. `used` is what `uses` says of a population.
+
+        A head that has kernels for a GPU obeys `kernels`; others have no choice.
+        """
 
     def uses(self, genotypes: Genotype) -> PyTree:
         """The parts of the head that any of these (a population or one) needs; changes the time and nothing else."""

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import ml_collections
 from jaxtyping import Array, Float
 
-from dpc_jax import cell, checks, ops
-from dpc_jax.base import PyTree, Size
+from dpc_jax import cell, checks, fused, ops
+from dpc_jax.base import PyTree
 from dpc_jax.cell import CellParams, CellSettings, CellStats, Uses
 from dpc_jax.decoder import LOGITS_STDDEV
 from dpc_jax.heads import Features, HeadOutputs
@@ -61,18 +61,28 @@ class Head:
         stats: CellStats,
         genotype: Genotype,
         features: Features,
-        size: Size,
         *,
         train: bool,
         dropout_key: jax.Array | None = None,
         used: Uses | None = None,
+        kernels: fused.Kernels = 'auto',
     ) -> tuple[HeadOutputs, CellStats]:
-        """Class scores at `size` (bilinear, align-corners), and the new moving averages (unbatched)."""
-        x = features[self.cell.output_stride]
+        """Class scores at the features' stride, and the new moving averages (unbatched)."""
+        x, kernel = features[self.cell.output_stride], params.logits_kernel
         y, moved = cell.apply(
-            params.cell, stats, genotype, x, settings=self.cell, train=train, dropout_key=dropout_key, used=used
+            params.cell,
+            stats,
+            genotype,
+            x,
+            settings=self.cell,
+            train=train,
+            dropout_key=dropout_key,
+            used=used,
+            logits=kernel,
+            kernels=kernels,
+            features_fixed=True,  # they come from a cache
         )
-        return HeadOutputs(upsample(y, params.logits_kernel, size, params.logits_bias), {}), moved
+        return HeadOutputs((y + params.logits_bias[None, None, None, :]).transpose(0, 3, 1, 2), {}), moved
 
     def uses(self, genotypes: Genotype) -> Uses:
         """Which branches read all channels of the features, and which pool."""
@@ -104,13 +114,3 @@ def make(config: ml_collections.ConfigDict, num_classes: int) -> Head:
         num_classes,
         CellSettings(settings.filters, stride, settings.pooling, settings.dropout_rate, config.proxy.bn_decay),
     )
-
-
-def upsample(
-    x: Float[Array, 'B h w D'], kernel: Float[Array, 'D L'], size: Size, bias: Float[Array, ' L'] | None = None
-) -> Float[Array, 'B L H W']:
-    """Logits in float32, resized as `ops.upsample_logits` does."""
-    y = jnp.einsum('bhwd,dl->blhw', x.astype(jnp.float32), kernel)
-    if bias is not None:
-        y = y + bias[None, :, None, None]
-    return ops.upsample_logits(y, size, axes='blhw')

@@ -48,14 +48,14 @@ class Head:
         ) * 2
         return Params(*(0.1 * jax.random.normal(k, s) for k, s in zip(keys, shapes, strict=True))), Stats(jnp.zeros(()))
 
-    def apply(self, params, stats, genotype, features, size, *, train, dropout_key=None, used=None):
+    def apply(self, params, stats, genotype, features, *, train, dropout_key=None, used=None, kernels='auto'):
         share = jnp.asarray(READS)[genotype.reads[0]]
         fine = jnp.einsum('bhwc,cd->bhwd', features[FINE], params.fine)
         coarse = jnp.einsum('bhwc,cd->bhwd', features[COARSE], params.coarse)
         y = share[0] * fine + share[1] * ops.resize_bilinear(coarse, fine.shape[1:3])
 
         def scores(y, kernel):
-            return ops.upsample_logits(jnp.einsum('bhwd,dl->blhw', y, kernel), size, axes='blhw')
+            return jnp.einsum('bhwd,dl->blhw', y, kernel)
 
         moved = Stats(stats.steps + 1) if train else stats
         return HeadOutputs(scores(y, params.logits), {'coarse': scores(coarse, params.auxiliary)}), moved
