@@ -193,6 +193,19 @@ class PopulationEvaluator:
             extras=extras,
         )
 
+    def needed_memory(self, genotypes: Genotype) -> int:
+        """Bytes that the training program needs on a device for genotypes [population, K]: read off the program.
+
+        It is compiled, which the first call then need not do, and not run. Arguments, results and what lies between.
+        """
+        candidates = jax.eval_shape(self.programs.init, np.ones(self.population, bool), genotypes, self.plan.key_init)
+        span = jax.ShapeDtypeStruct((2,), jnp.int32)
+        alive = np.ones(self.population, bool)
+        lowered = self.programs.train.lower(alive, candidates, genotypes, self.data, self.plan, span)  # type: ignore[attr-defined]
+        memory = lowered.compile().memory_analysis()
+        total: int = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
+        return total
+
     def train(
         self, alive: Bool[np.ndarray, ' P'], candidates: CandidateState, genotypes: Genotype, span: tuple[int, int]
     ) -> tuple[CandidateState, Float[np.ndarray, ' P']]:
@@ -204,6 +217,13 @@ class PopulationEvaluator:
             candidates, loss = self.programs.train(alive, candidates, genotypes, self.data, self.plan, pair)
             total += np.asarray(loss) * (stop - start)
         return candidates, total / (span[1] - span[0])
+
+
+def device_memory(mesh: Mesh) -> int | None:
+    """Bytes that JAX may use on a device of the mesh; None where the device does not say, as a CPU."""
+    stats = mesh.devices.flat[0].memory_stats() or {}
+    limit: int | None = stats.get('bytes_limit')
+    return limit
 
 
 @contextlib.contextmanager
@@ -235,7 +255,7 @@ def fastest_chunk(
     """Measures the seconds per candidate-step of each chunk size and gives the fastest, with what was measured.
 
     Tries the sizes in ascending order, up to the first that is slower than the best so far or that memory does not
-    hold.
+    hold. A size whose compiled program says that it needs more than the device has is not started.
     `sample(P)` gives the population [P, K] to measure with.
 
     Raises:
@@ -258,6 +278,12 @@ def _seconds_per_step(evaluator: PopulationEvaluator, sample: Callable[[int], Ge
     genotypes, alive = sample(evaluator.population), np.ones(evaluator.population, bool)
     rounds = []
     with _memory_of(evaluator.chunk, evaluator.settings):
+        there = device_memory(evaluator.mesh)
+        if there is not None and (needed := evaluator.needed_memory(genotypes)) > there:
+            raise OutOfMemoryError(
+                f'proxy.chunk {evaluator.chunk} needs {needed / 2**30:.1f} GiB by its compiled program; the device has'
+                f' {there / 2**30:.1f} GiB'
+            )
         candidates = evaluator.programs.init(alive, genotypes, evaluator.plan.key_init)
         for _ in range(4):  # the first compiles; of the others the fastest is the least disturbed
             started = time.perf_counter()

@@ -333,6 +333,15 @@ def test_memory_that_does_not_hold_the_smallest_chunk_is_one_line(choose):
         choose({1: EXHAUSTED, 2: 0.1})
 
 
+def test_a_chunk_whose_program_needs_more_than_there_is_is_not_started(choose, monkeypatch):
+    monkeypatch.setattr(population, 'device_memory', lambda mesh: 100)
+    monkeypatch.setattr(Timed, 'needed_memory', lambda self, genotypes: 30 * self.chunk)
+    assert choose({1: 0.4, 2: 0.3, 4: AssertionError('started')})[0] == 2
+    monkeypatch.setattr(population, 'device_memory', lambda mesh: 10)
+    with pytest.raises(OutOfMemoryError, match=r'proxy.chunk 1 needs 0.0 GiB by its compiled program; the device has'):
+        choose({1: AssertionError('started')})
+
+
 def test_any_other_error_while_measuring_is_no_matter_of_memory(choose):
     with pytest.raises(jax.errors.JaxRuntimeError, match='INTERNAL'):
         choose({1: 0.2, 2: jax.errors.JaxRuntimeError('INTERNAL: a fault')})
