@@ -20,15 +20,17 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from dpc_jax.base import InputError, Size
+from dpc_jax.norms import BN_DECAY as BN_DECAY
+from dpc_jax.norms import BN_EPSILON as BN_EPSILON
+from dpc_jax.norms import BatchNorm as BatchNorm
+from dpc_jax.norms import Moments as Moments
+from dpc_jax.norms import batch_norm as batch_norm
 
 Pooling = Literal['sliding', 'binned']
 """'sliding': a mean of stride 1 as in the released code. 'binned': one mean per cell of the grid, as in the paper's
 text (§3.1). They are equal for the grid 1x1; the released cell has no pooling, so it does not show which is right."""
 
 POOLINGS: tuple[Pooling, ...] = ('sliding', 'binned')
-
-BN_EPSILON = 1e-5  # every batch norm after the backbone (official model.py and dense_prediction_cell.py)
-BN_DECAY = 0.9997  # the same (paper §4.1 by way of DeepLabv3 §4)
 
 Initializer = Callable[..., jax.Array]
 
@@ -39,89 +41,6 @@ truncated_normal = nn.initializers.truncated_normal
 depthwise_init: Initializer = truncated_normal(DEPTHWISE_STDDEV)
 pointwise_init: Initializer = truncated_normal(POINTWISE_STDDEV)
 xavier_init: Initializer = nn.initializers.xavier_uniform()
-
-
-class Moments(NamedTuple):
-    """Mean and variance per channel: of a batch, or the moving averages."""
-
-    mean: Float[Array, '*K C']
-    var: Float[Array, '*K C']
-
-
-# ---- batch normalisation --------------------------------------------------------------------------------------------
-
-
-def batch_norm(
-    x: Float[Array, 'B h w C'],
-    scale: Float[Array, ' C'],
-    bias: Float[Array, ' C'],
-    moving: Moments,
-    *,
-    train: bool,
-    decay: float,
-    epsilon: float,
-    extent: tuple[Int[Array, ''], Int[Array, '']] | None = None,
-) -> tuple[Float[Array, 'B h w C'], Moments]:
-    """x normalised over batch and space in float32 or wider, and the new moving averages (the old ones unless `train`).
-
-    `extent` (rows, columns) says that only the upper left part of x is the map, and all else is left out of the
-    statistics; values there must be 0 on entry and are arbitrary on return.
-
-    The moving variance takes the unbiased batch variance, as TensorFlow's fused operator does (flax.linen's takes
-    the biased one, which the official training-mode numbers exclude).
-    """
-    y = x.astype(np.promote_types(x.dtype, np.float32))
-    if not train:
-        return _normalise(y, moving, scale, bias, epsilon).astype(x.dtype), moving
-    batch, height, width, _ = x.shape
-    if extent is None:
-        inside, count = None, jnp.asarray(batch * height * width, y.dtype)
-    else:
-        inside = extent_mask((height, width), extent)[None, :, :, None]
-        count = (batch * extent[0] * extent[1]).astype(y.dtype)
-    mean = y.sum((0, 1, 2)) / count
-    centred = y - mean[None, None, None, :]
-    if inside is not None:
-        centred = jnp.where(inside, centred, 0)
-    var = jnp.square(centred).sum((0, 1, 2)) / count
-    unbiased = lax.stop_gradient(var) * (count / jnp.maximum(count - 1, 1))
-    update = Moments(lax.stop_gradient(mean), unbiased)
-    moved = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, moving, update)
-    return _normalise(y, Moments(mean, var), scale, bias, epsilon).astype(x.dtype), moved
-
-
-def _normalise(
-    x: Float[Array, 'B h w C'], moments: Moments, scale: Float[Array, ' C'], bias: Float[Array, ' C'], epsilon: float
-) -> Float[Array, 'B h w C']:
-    gain = scale * lax.rsqrt(moments.var + epsilon)
-    return (x - moments.mean[None, None, None, :]) * gain[None, None, None, :] + bias[None, None, None, :]
-
-
-def extent_mask(size: Size, extent: tuple[Int[Array, ''], Int[Array, '']]) -> Bool[Array, 'h w']:
-    """True in the upper left `extent` (rows, columns) of a map of `size`."""
-    rows, cols = (jnp.arange(n, dtype=jnp.int32) < inside for n, inside in zip(size, extent, strict=True))
-    return rows[:, None] & cols[None, :]
-
-
-class BatchNorm(nn.Module):
-    """`batch_norm` as a module: parameters `scale`, `bias`; batch statistics `mean`, `var` (all float32 [C])."""
-
-    momentum: float = BN_DECAY
-    epsilon: float = BN_EPSILON
-
-    @nn.compact
-    def __call__(self, x: Float[Array, 'B h w C'], use_running_average: bool) -> Float[Array, 'B h w C']:
-        channels = (x.shape[-1],)
-        scale = self.param('scale', nn.initializers.ones, channels)
-        bias = self.param('bias', nn.initializers.zeros, channels)
-        mean = self.variable('batch_stats', 'mean', jnp.zeros, channels, jnp.float32)
-        var = self.variable('batch_stats', 'var', jnp.ones, channels, jnp.float32)
-        moving = Moments(mean.value, var.value)
-        train = not use_running_average
-        y, moved = batch_norm(x, scale, bias, moving, train=train, decay=self.momentum, epsilon=self.epsilon)
-        if train and not self.is_initializing():
-            mean.value, var.value = moved
-        return y
 
 
 # ---- dropout --------------------------------------------------------------------------------------------------------
@@ -242,6 +161,12 @@ def bin_edges(size: int, grid: int) -> list[tuple[int, int]]:
 
 
 # ---- dynamic view ---------------------------------------------------------------------------------------------------
+
+
+def extent_mask(size: Size, extent: tuple[Int[Array, ''], Int[Array, '']]) -> Bool[Array, 'h w']:
+    """True in the upper left `extent` (rows, columns) of a map of `size`."""
+    rows, cols = (jnp.arange(n, dtype=jnp.int32) < inside for n, inside in zip(size, extent, strict=True))
+    return rows[:, None] & cols[None, :]
 
 
 def neighbour_index(size: Size, rate: Int[Array, ' 2'], tap: tuple[int, int]) -> Int[Array, ' hw']:

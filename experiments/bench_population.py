@@ -8,6 +8,11 @@ Compared on the same random cells and the same work, one training step on a mini
   population   the engine of the search: genotype as data, chunks of candidates, one compiled program
   static       one candidate at a time with the Flax module of its cell, compiled for each cell
   torch        the same in eager PyTorch, where it is installed (--torch); it is not a requirement
+
+Beside them stand the floor (what any program must read, write and multiply, at the rates that this device reaches in
+the same run) and the share of it that the engine reaches, what a search of the paper's size would take, and with
+--profile the time of each part. --estimate=h100 times nothing: it compiles the step for an H100, which need not be
+there, and reads from the program what it must cost at least; JAX_PLATFORMS=cpu keeps it off a GPU that is.
 """
 
 import dataclasses
@@ -26,7 +31,7 @@ from dpc_jax import cell, command_line, population, proxy
 from dpc_jax.base import InputError, PyTree, Size, population_size, unstack
 from dpc_jax.heads import dpc as dpc_head
 from dpc_jax.spaces.dpc import Genotype, Space
-from experiments import common
+from experiments import common, h100_estimate, population_floor
 
 SIZE = flags.DEFINE_string('size', '21x21', 'Feature map, height x width.')
 IMAGES = flags.DEFINE_integer('images', 8, 'N, images in a minibatch.')
@@ -38,8 +43,11 @@ CANDIDATES = flags.DEFINE_integer('candidates', 4, 'Random cells to train.')
 STEPS = flags.DEFINE_integer('steps', 10, 'Timed steps of each.')
 CHUNKS = flags.DEFINE_list('chunks', ['1', '2', '4', '8', '16', '32'], 'Chunk sizes to try; one fixes it.')
 STATIC = flags.DEFINE_integer('static', 2, 'How many of the cells to train one at a time (each is compiled).')
+PROFILE = flags.DEFINE_bool('profile', False, 'Also time each part of a step, for the first of the cells.')
+ESTIMATE = flags.DEFINE_enum('estimate', None, ['h100'], 'Time nothing; read the cost off a program compiled for it.')
 TORCH = flags.DEFINE_bool('torch', False, 'Also train the same cells in eager PyTorch.')
 
+PAPER_CANDIDATES, PAPER_STEPS = 28_000, 30_000  # §3.2 and §4.1
 CACHED_IMAGES = 32
 STRIDE = 16
 LOSS_STRIDE = 4
@@ -58,7 +66,7 @@ def random_data(size: Size) -> proxy.ProxyData:
     """Noise in the shape of a cache."""
     rng = np.random.default_rng(0)
     image = tuple((side - 1) * STRIDE + 1 for side in size)
-    small = tuple((side - 1) // LOSS_STRIDE + 1 for side in image)
+    small = label_size(size)
     features = rng.standard_normal((CACHED_IMAGES, *size, CHANNELS.value), np.float32)
     labels = [
         rng.integers(0, CLASSES.value, (n, *shape)).astype(np.uint8)
@@ -81,6 +89,18 @@ def settings() -> proxy.ProxySettings:
         batch_size=IMAGES.value,
         dtype=DTYPE.value,
     )
+
+
+def shape_of(size: Size) -> population_floor.Shape:
+    """The shape that the flags ask for."""
+    labels = label_size(size)
+    return population_floor.Shape(IMAGES.value, size, CHANNELS.value, FILTERS.value, CLASSES.value, labels, DTYPE.value)
+
+
+def label_size(size: Size) -> Size:
+    """Of the labels at the loss stride."""
+    height, width = (((side - 1) * STRIDE) // LOSS_STRIDE + 1 for side in size)
+    return height, width
 
 
 def sample(count: int) -> Genotype:
@@ -169,6 +189,76 @@ def peak_memory() -> str:
     return f'{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB of the process'
 
 
+def print_floor(shape: population_floor.Shape, genotypes: Genotype, step_seconds: float) -> None:
+    """The floor, the share of it that is reached, and what a search of the paper's size takes."""
+    work, ceilings = population_floor.floor(shape, genotypes), population_floor.ceilings(shape)
+    least = work.seconds(ceilings)
+    print(
+        f'floor: {work.bytes / 1e9:.2f} GB and {work.flops / 1e9:.1f} GFLOP per candidate-step; at'
+        f' {ceilings.bytes_per_second / 1e9:.0f} GB/s and {ceilings.flops_per_second / 1e9:.0f} GFLOP/s, measured here,'
+        f' {1000 * least:.2f} ms; reached: {least / step_seconds:.0%} of it'
+    )
+    print(paper_search(step_seconds))
+
+
+def paper_search(step_seconds: float) -> str:
+    """What the search of the paper takes at this rate."""
+    hours = step_seconds * PAPER_CANDIDATES * PAPER_STEPS / 3600 / jax.device_count()
+    return f'{PAPER_CANDIDATES} candidates of {PAPER_STEPS} steps each: {hours:,.0f} hours on as many devices'
+
+
+def print_profile(shape: population_floor.Shape, step_seconds: float) -> None:
+    """The time of each part, the longest first."""
+    seconds = population_floor.profile(shape, unstack(sample(1))[0], settings())
+    total = sum(seconds.values())
+    print(
+        f'parts of a step of the first cell, apart ({1000 * total:.1f} ms together, {1000 * step_seconds:.1f} in one):'
+    )
+    for name, value in sorted(seconds.items(), key=lambda item: -item[1]):
+        print(f'  {name:22}{1000 * value:9.2f} ms {value / total:5.0%}')
+
+
+def print_estimate(size: Size) -> None:
+    """What the compiled program says of an H100, for the largest chunk of --chunks."""
+    chunk = max(int(number) for number in CHUNKS.value)
+    work, shape = settings(), shape_of(size)
+    genotypes = sample(chunk)
+    candidates = jax.eval_shape(
+        jax.vmap(lambda genotype: proxy.init(jax.random.key(0), genotype, {STRIDE: CHANNELS.value}, work)), genotypes
+    )
+    features = jax.ShapeDtypeStruct((IMAGES.value, *size, CHANNELS.value), jnp.dtype(DTYPE.value))
+    labels = jax.ShapeDtypeStruct((IMAGES.value, *shape.labels), jnp.int32)
+
+    def step(candidates: PyTree, genotypes: Genotype, features: jax.Array, labels: jax.Array, used: PyTree) -> PyTree:
+        def one(candidate: PyTree, genotype: Genotype) -> PyTree:
+            maps = {STRIDE: features}
+            return proxy.train_step(jax.random.key(0), candidate, genotype, maps, labels, settings=work, used=used)
+
+        return jax.vmap(one)(candidates, genotypes)
+
+    shapes = jax.eval_shape(lambda: (genotypes, work.head.uses(genotypes)))
+    found = h100_estimate.estimate(step, candidates, shapes[0], features, labels, shapes[1])
+    each, launched = found.seconds / chunk, sum(kernel.times for kernel in found.kernels)
+    least = population_floor.floor(shape, genotypes)
+    print('ESTIMATED from the program that is compiled for an H100; no GPU was timed, and a real one takes longer.')
+    print(f'chunk {chunk}: {launched} kernels, at least {1000 * each:.3f} ms per candidate-step')
+    print(
+        f'moved: {found.bytes / chunk / 1e9:.2f} GB; floor {least.bytes / 1e9:.2f} GB and {least.flops / 1e9:.1f} GFLOP'
+    )
+    memory = found.temporary_bytes / chunk / 2**30
+    print(f'temporary memory: {memory:.3f} GiB per candidate; {largest_chunk(found, chunk)}')
+    print(paper_search(each))
+    for kernel in sorted(found.kernels, key=lambda kernel: -kernel.seconds)[:20]:
+        milliseconds, source = 1000 * kernel.seconds / chunk, kernel.source[-70:]
+        print(f'{milliseconds:8.4f} ms {kernel.bytes / 1e6:9.1f} MB  {kernel.name[:32]:32} {source}')
+
+
+def largest_chunk(found: h100_estimate.Estimate, chunk: int) -> str:
+    """How many candidates the card's memory holds, if all that is needed grows with them."""
+    each = (found.temporary_bytes + 2 * found.argument_bytes) / chunk
+    return f'about {int(h100_estimate.MEMORY / each)} candidates fit {h100_estimate.MEMORY / 1e9:.0f} GB beside no data'
+
+
 def main(argv: Sequence[str]) -> None:
     """Measures and prints."""
     del argv
@@ -178,6 +268,9 @@ def main(argv: Sequence[str]) -> None:
     if TORCH.value and importlib.util.find_spec('torch') is None:
         raise InputError('--torch needs PyTorch, which is no requirement of this project; pip install torch')
     height, width = map(int, sides)
+    if ESTIMATE.value:
+        print_estimate((height, width))
+        return
     data = random_data((height, width))
     genotypes = sample(CANDIDATES.value)
     devices = f'{jax.device_count()} x {jax.devices()[0].device_kind}'
@@ -213,6 +306,9 @@ def main(argv: Sequence[str]) -> None:
             f'{name:12}{1 / timing.step_seconds:18.2f}{timing.step_seconds:9.4f}{ratio:7.2f}'
             f'{timing.compile_seconds:11.1f}{timing.compilations:10d}  {note}'
         )
+    print_floor(shape_of((height, width)), genotypes, engine.step_seconds)
+    if PROFILE.value:
+        print_profile(shape_of((height, width)), engine.step_seconds)
     if one_by_one:
         static = rows[1][1]
         with_compiling = static.step_seconds + static.compile_seconds / len(one_by_one) / STEPS.value

@@ -19,7 +19,7 @@ FLOORS = (
     ),
     # Parts.
     (
-        *('progress', 'provenance', 'sharding', 'ops', 'fused', 'dynamic_cell'),
+        *('progress', 'provenance', 'sharding', 'norms', 'ops', 'fused', 'dynamic_cell'),
         *('convolution', 'context', 'aspp', 'decoder', 'backbones'),
         *('canvas', 'datasets', 'drawn_data', 'weights'),
     ),
