@@ -164,6 +164,13 @@ def read_bench(path: pathlib.Path) -> Values:
     return values | {'gib': float(re.findall(r'peak memory (\S+) GiB', text)[0])}
 
 
+def read_estimate(path: pathlib.Path) -> Values:
+    """The estimate for an H100 that `bench_population.py --estimate=h100` prints."""
+    text = path.read_text()
+    patterns = {'ms': r'at least (\S+) ms', 'gib': r'(\S+) GiB per candidate', 'hours': r'each: ([\d,]+) hours'}
+    return {name: float(re.findall(pattern, text)[0].replace(',', '')) for name, pattern in patterns.items()}
+
+
 def _scores(path: pathlib.Path) -> dict[str, list[float]]:
     return {row.pop('cell'): [100 * float(score) for score in row.values()] for row in _table(path)}
 
@@ -182,6 +189,7 @@ NOISE = Source('camvid_search/noise.csv', read_noise)
 TRAINING = Source('camvid_training/rows.csv', read_training)
 COSTS = Source('table1_modules.json', read_costs)
 BENCH = Source('bench_population_2cores.txt', read_bench)
+ESTIMATE = Source('bench_population_h100_estimate.txt', read_estimate)
 
 MODULE_ROW = (
     ' | {N_published:.2f}M | {N_rule:.2f}M | {N_params:,} | {N_projection:,} | {N_macs_published:.2f}B'
@@ -301,6 +309,9 @@ CLAIMS = (
         'one at a time | {static_rate:.2f} | {static_seconds:.3f} | {static_compile:.1f} s for every cell |',
     ),
     Claim('docs/speed.md', BENCH, 'eager PyTorch | {torch_rate:.2f} | {torch_seconds:.3f} |'),
+    Claim('docs/speed.md', ESTIMATE, 'must cost an H100 at least {ms:.2f} ms,'),
+    Claim('docs/speed.md', ESTIMATE, 'memory is {gib:.2f} GiB per candidate'),
+    Claim('docs/speed.md', ESTIMATE, 'would then take {hours:.0f} H100-hours'),
     Claim('docs/speed.md', BENCH, "peak memory of the engine's part was {gib:.2f} GiB"),
     Claim(
         'experiments/README.md',
@@ -325,6 +336,8 @@ ELSEWHERE = (
         ' times over. An image takes 2.6 ms in one thread, 69 % of it decoding.',
         f'experiments/bench_input.py on 2 CPU cores, {BY_HAND}',
     ),
+    Stated('docs/speed.md', 'needed 3.94 ms', 'the same count of the program of commit 674e173'),
+    Stated('docs/speed.md', 'instead of 0.46', 'the same count of the program of commit 674e173'),
     Stated('docs/speed.md', 'are scaled, padded and cut in 10 ms', BY_HAND),
     Stated('docs/training.md', 'by 0.7 % between 1 and 2 devices (jax 0.12)', BY_HAND),
     Stated('experiments/README.md', '0.25M, 0.36M, 1.59M, 0.81M; 2.82B, 3.00B, 18.12B, 6.84B', f'{PAPER}, Table 1'),
