@@ -256,7 +256,8 @@ def print_estimate(size: Size) -> None:
 def largest_chunk(found: h100_estimate.Estimate, chunk: int) -> str:
     """How many candidates the card's memory holds, if all that is needed grows with them."""
     each = (found.temporary_bytes + 2 * found.argument_bytes) / chunk
-    return f'about {int(h100_estimate.MEMORY / each)} candidates fit {h100_estimate.MEMORY / 1e9:.0f} GB if no data stands beside them'
+    most, memory = int(h100_estimate.MEMORY / each), h100_estimate.MEMORY / 1e9
+    return f'about {most} candidates fit {memory:.0f} GB if no data stands beside them'
 
 
 def main(argv: Sequence[str]) -> None:

@@ -58,9 +58,14 @@ def _forget_programs() -> Iterator[None]:
 
 @pytest.fixture(scope='module')
 def quick_compilation() -> Iterator[None]:
-    """For modules most of whose time is compilation: leaves out LLVM's passes and none of XLA's."""
+    """For modules most of whose time is compilation: leaves out LLVM's passes and none of XLA's.
+
+    It holds for the processes that their tests start, too.
+    """
     jax.config.update('jax_disable_most_optimizations', True)
+    os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '1'
     yield
+    del os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS']
     jax.config.update('jax_disable_most_optimizations', False)
 
 

@@ -17,6 +17,8 @@ from dpc_jax.population import PopulationEvaluator
 from dpc_jax.spaces.dpc import Genotype, Space
 from tests.test_search import toy
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 SPACE = Space(2)
 
 

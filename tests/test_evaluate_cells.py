@@ -18,6 +18,8 @@ from dpc_jax.base import InputError
 from dpc_jax.spaces.dpc import Space
 from tests import scripts
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TOY = '--config=configs/scenes_search.py:toy'
 SCRIPT = 'experiments/evaluate_cells.py'

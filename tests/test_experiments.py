@@ -12,6 +12,8 @@ import pytest
 
 from dpc_jax.spaces import dpc
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TOY = '--config=configs/scenes_search.py:toy'
 

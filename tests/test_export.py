@@ -21,6 +21,8 @@ from dpc_jax.spaces import dpc
 from dpc_jax.weights import checkpoint
 from tests.networks_by_hand import filled
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SIZE = (33, 49)
 CLASSES = 11

@@ -17,6 +17,8 @@ from dpc_jax.segmenter import Segmenter
 from dpc_jax.weights import checkpoint, tf_import
 from tests.scripts import module_at
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 Find = Callable[[str], pathlib.Path]
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent

@@ -22,6 +22,8 @@ from PIL import Image
 from configs import camvid_search, scenes_search
 from dpc_jax.study import archive as study_archive
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TOY = '--config=configs/scenes_search.py:toy'
 SEARCH = ('--config.search.num_candidates=6', '--config.search.references=("conv1x1",)')

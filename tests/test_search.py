@@ -18,6 +18,8 @@ from dpc_jax.samplers import make as make_sampler
 from dpc_jax.spaces.dpc import Space
 from dpc_jax.study import Progress, RunInfo, Study, make_pruner, ranking
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 
 def toy(**fields):
     config = scenes_search.get_config('toy')
