@@ -19,7 +19,7 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
-from dpc_jax import metrics, proxy, sharding
+from dpc_jax import fused, metrics, proxy, sharding
 from dpc_jax.base import Genotype, InputError, KeepGoing, ProxyResult, PyTree, population_size
 from dpc_jax.heads import Head
 from dpc_jax.proxy import CandidateState, Plan, ProxyData, ProxySettings
@@ -99,8 +99,9 @@ def programs(channels: tuple[tuple[int, int], ...], settings: ProxySettings, chu
         del used
         return proxy.init(key, genotype, dict(channels), settings)
 
-    if settings.kernels == 'auto' and mesh.devices.flat[0].platform not in ('gpu', 'cuda'):
-        settings = dataclasses.replace(settings, kernels='plain')  # known already, so the kernels need not be traced
+    device = mesh.devices.flat[0]
+    kernels = fused.for_device(settings.kernels, device.platform, str(getattr(device, 'compute_capability', '')))
+    settings = dataclasses.replace(settings, kernels=kernels)
     train, confusion = (functools.partial(one, settings=settings) for one in (proxy.train, proxy.confusion))
     return Programs(
         _over_population(one_init, settings.head, chunk, mesh, candidates=1),
@@ -193,14 +194,14 @@ class PopulationEvaluator:
             extras=extras,
         )
 
-    def needed_memory(self, genotypes: Genotype) -> int:
-        """Bytes that the training program needs on a device for genotypes [population, K]: read off the program.
+    def needed_memory(
+        self, alive: Bool[np.ndarray, ' P'], candidates: CandidateState, genotypes: Genotype, steps: int
+    ) -> int:
+        """Bytes that the training program needs on a device for these candidates: read off the program.
 
         It is compiled, which the first call then need not do, and not run. Arguments, results and what lies between.
         """
-        candidates = jax.eval_shape(self.programs.init, np.ones(self.population, bool), genotypes, self.plan.key_init)
-        span = jax.ShapeDtypeStruct((2,), jnp.int32)
-        alive = np.ones(self.population, bool)
+        span = jnp.array([0, steps], jnp.int32)
         lowered = self.programs.train.lower(alive, candidates, genotypes, self.data, self.plan, span)  # type: ignore[attr-defined]
         memory = lowered.compile().memory_analysis()
         total: int = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
@@ -232,6 +233,11 @@ def _memory_of(chunk: int, settings: ProxySettings) -> Iterator[None]:
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
+        if sharding.is_out_of_shared_memory(error):
+            raise InputError(
+                f"the kernels of proxy.kernels '{settings.kernels}' do not fit this GPU; --config.proxy.kernels=plain"
+                ' leaves them out'
+            ) from error
         if not sharding.is_out_of_memory(error):
             raise
         raise OutOfMemoryError(
@@ -278,13 +284,13 @@ def _seconds_per_step(evaluator: PopulationEvaluator, sample: Callable[[int], Ge
     genotypes, alive = sample(evaluator.population), np.ones(evaluator.population, bool)
     rounds = []
     with _memory_of(evaluator.chunk, evaluator.settings):
+        candidates = evaluator.programs.init(alive, genotypes, evaluator.plan.key_init)
         there = device_memory(evaluator.mesh)
-        if there is not None and (needed := evaluator.needed_memory(genotypes)) > there:
+        if there is not None and (needed := evaluator.needed_memory(alive, candidates, genotypes, steps)) > there:
             raise OutOfMemoryError(
                 f'proxy.chunk {evaluator.chunk} needs {needed / 2**30:.1f} GiB by its compiled program; the device has'
                 f' {there / 2**30:.1f} GiB'
             )
-        candidates = evaluator.programs.init(alive, genotypes, evaluator.plan.key_init)
         for _ in range(4):  # the first compiles; of the others the fastest is the least disturbed
             started = time.perf_counter()
             candidates, _ = evaluator.train(alive, candidates, genotypes, (0, steps))

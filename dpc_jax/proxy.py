@@ -163,6 +163,7 @@ def resized_cross_entropy(
         size = (labels.shape[1], labels.shape[2])
         return losses.cross_entropy(ops.upsample_logits(logits, size, axes='blhw'), labels)
 
+    kernels = fused.suit(kernels, dtype=logits.dtype, size=(1, 1), filters=1, classes=logits.shape[1])
     loss: Array = fused.either(kernels, fused.cross_entropy, plain, logits, labels)
     return loss
 

@@ -116,4 +116,10 @@ def sum_over_processes(counts: Int[np.ndarray, '*n']) -> Int[np.ndarray, '*n']:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether the memory of the host or of a device was not enough; each kind of device has its own message."""
-    return isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in str(error) or 'Out of memory' in str(error)
+    said = 'RESOURCE_EXHAUSTED' in str(error) or 'Out of memory' in str(error)
+    return isinstance(error, MemoryError) or (said and not is_out_of_shared_memory(error))
+
+
+def is_out_of_shared_memory(error: Exception) -> bool:
+    """Whether a kernel does not fit a multiprocessor of the GPU, which no smaller batch helps against."""
+    return 'Shared memory size limit' in str(error)

@@ -97,6 +97,13 @@ def shape_of(size: Size) -> population_floor.Shape:
     return population_floor.Shape(IMAGES.value, size, CHANNELS.value, FILTERS.value, CLASSES.value, labels, DTYPE.value)
 
 
+def chunks() -> list[int]:
+    """The sizes of --chunks."""
+    if not CHUNKS.value or not all(size.isdigit() and int(size) > 0 for size in CHUNKS.value):
+        raise InputError(f"--chunks is '{','.join(CHUNKS.value)}'; it must be numbers of at least 1, such as 1,2,4")
+    return [int(size) for size in CHUNKS.value]
+
+
 def label_size(size: Size) -> Size:
     """Of the labels at the loss stride."""
     height, width = (((side - 1) * STRIDE) // LOSS_STRIDE + 1 for side in size)
@@ -114,7 +121,8 @@ def time_population(data: proxy.ProxyData, genotypes: Genotype) -> tuple[Timing,
     def make(chunk: int) -> population.PopulationEvaluator:
         return population.PopulationEvaluator(settings(), data, seed=0, chunk=chunk, steps_per_call=STEPS.value)
 
-    chunk, measured = population.fastest_chunk(make, [int(size) for size in CHUNKS.value], sample)
+    sizes = [size for size in chunks() if size * jax.device_count() <= population_size(genotypes)]
+    chunk, measured = population.fastest_chunk(make, sizes or [1], sample)
     evaluator = dataclasses.replace(
         make(chunk), at_once=_round_up(population_size(genotypes), chunk * jax.device_count())
     )
@@ -192,19 +200,19 @@ def peak_memory() -> str:
 def print_floor(shape: population_floor.Shape, genotypes: Genotype, step_seconds: float) -> None:
     """The floor, the share of it that is reached, and what a search of the paper's size takes."""
     work, ceilings = population_floor.floor(shape, genotypes), population_floor.ceilings(shape)
-    least = work.seconds(ceilings)
+    least = work.seconds(ceilings) / jax.device_count()
     print(
         f'floor: {work.bytes / 1e9:.2f} GB and {work.flops / 1e9:.1f} GFLOP per candidate-step; at'
         f' {ceilings.bytes_per_second / 1e9:.0f} GB/s and {ceilings.flops_per_second / 1e9:.0f} GFLOP/s, measured here,'
         f' {1000 * least:.2f} ms; reached: {least / step_seconds:.0%} of it'
     )
-    print(paper_search(step_seconds))
+    print(paper_search(step_seconds, f'{jax.device_count()} x {jax.devices()[0].device_kind}'))
 
 
-def paper_search(step_seconds: float) -> str:
+def paper_search(step_seconds: float, devices: str) -> str:
     """What the search of the paper takes at this rate."""
-    hours = step_seconds * PAPER_CANDIDATES * PAPER_STEPS / 3600 / jax.device_count()
-    return f'{PAPER_CANDIDATES} candidates of {PAPER_STEPS} steps each: {hours:,.0f} hours on as many devices'
+    hours = step_seconds * PAPER_CANDIDATES * PAPER_STEPS / 3600
+    return f'{PAPER_CANDIDATES} candidates of {PAPER_STEPS} steps each: {hours:,.0f} hours on {devices}'
 
 
 def print_profile(shape: population_floor.Shape, step_seconds: float) -> None:
@@ -220,7 +228,7 @@ def print_profile(shape: population_floor.Shape, step_seconds: float) -> None:
 
 def print_estimate(size: Size) -> None:
     """What the compiled program says of an H100, for the largest chunk of --chunks."""
-    chunk = max(int(number) for number in CHUNKS.value)
+    chunk = max(chunks())
     work, shape = settings(), shape_of(size)
     genotypes = sample(chunk)
     candidates = jax.eval_shape(
@@ -236,18 +244,22 @@ def print_estimate(size: Size) -> None:
 
         return jax.vmap(one)(candidates, genotypes)
 
-    shapes = jax.eval_shape(lambda: (genotypes, work.head.uses(genotypes)))
-    found = h100_estimate.estimate(step, candidates, shapes[0], features, labels, shapes[1])
-    each, launched = found.seconds / chunk, sum(kernel.times for kernel in found.kernels)
-    least = population_floor.floor(shape, genotypes)
-    print('ESTIMATED from the program that is compiled for an H100; no GPU was timed, and a real one takes longer.')
-    print(f'chunk {chunk}: {launched} kernels, at least {1000 * each:.3f} ms per candidate-step')
+    cells, used = jax.eval_shape(lambda: (genotypes, work.head.uses(genotypes)))
+    found = h100_estimate.estimate(step, candidates, cells, features, labels, used)
+    launched, least = sum(kernel.times for kernel in found.kernels), population_floor.floor(shape, genotypes)
+    arithmetic = h100_estimate.FLOPS_PER_SECOND[DTYPE.value]
+    each = max(found.seconds / chunk, least.flops / arithmetic)  # the products within own kernels are not in the text
+    print('ESTIMATED from the program that is compiled for an H100; no GPU was timed.')
+    print(
+        'Every map that a kernel is handed counts in full, whether it reads it or not; caches and waiting do not count.'
+    )
+    print(f'chunk {chunk}: {launched} kernels, {1000 * each:.3f} ms per candidate-step')
     print(
         f'moved: {found.bytes / chunk / 1e9:.2f} GB; floor {least.bytes / 1e9:.2f} GB and {least.flops / 1e9:.1f} GFLOP'
     )
     memory = found.temporary_bytes / chunk / 2**30
     print(f'temporary memory: {memory:.3f} GiB per candidate; {largest_chunk(found, chunk)}')
-    print(paper_search(each))
+    print(paper_search(each, 'one H100, estimated'))
     for kernel in sorted(found.kernels, key=lambda kernel: -kernel.seconds)[:20]:
         milliseconds, source = 1000 * kernel.seconds / chunk, kernel.source[-70:]
         print(f'{milliseconds:8.4f} ms {kernel.bytes / 1e6:9.1f} MB  {kernel.name[:32]:32} {source}')
@@ -257,7 +269,7 @@ def largest_chunk(found: h100_estimate.Estimate, chunk: int) -> str:
     """How many candidates the card's memory holds, if all that is needed grows with them."""
     each = (found.temporary_bytes + 2 * found.argument_bytes) / chunk
     most, memory = int(h100_estimate.MEMORY / each), h100_estimate.MEMORY / 1e9
-    return f'about {most} candidates fit {memory:.0f} GB if no data stands beside them'
+    return f'about {most} candidates fit {memory:.0f} GB if the data took no room'
 
 
 def main(argv: Sequence[str]) -> None:
@@ -269,6 +281,7 @@ def main(argv: Sequence[str]) -> None:
     if TORCH.value and importlib.util.find_spec('torch') is None:
         raise InputError('--torch needs PyTorch, which is no requirement of this project; pip install torch')
     height, width = map(int, sides)
+    chunks()
     if ESTIMATE.value:
         print_estimate((height, width))
         return

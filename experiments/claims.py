@@ -167,7 +167,7 @@ def read_bench(path: pathlib.Path) -> Values:
 def read_estimate(path: pathlib.Path) -> Values:
     """The estimate for an H100 that `bench_population.py --estimate=h100` prints."""
     text = path.read_text()
-    patterns = {'ms': r'at least (\S+) ms', 'gib': r'(\S+) GiB per candidate', 'hours': r'each: ([\d,]+) hours'}
+    patterns = {'ms': r'(\S+) ms per candidate', 'gib': r'(\S+) GiB per candidate', 'hours': r'each: ([\d,]+) hours'}
     return {name: float(re.findall(pattern, text)[0].replace(',', '')) for name, pattern in patterns.items()}
 
 

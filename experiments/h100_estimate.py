@@ -2,7 +2,7 @@
 
 XLA compiles ahead of time for a GPU that is described to it. The bytes that each kernel of the program reads and writes
 are added up and divided by the card's bandwidth, its products by its arithmetic. That is an ESTIMATE, not a
-measurement: it knows nothing of caches, of gaps between kernels, or of what a kernel wastes inside.
+measurement: every operand of a kernel counts in full, caches, waiting and what a kernel wastes inside do not count.
 
 Needs the CUDA plugin of JAX (`pip install "jax[cuda12]"`), and no GPU.
 """
@@ -21,9 +21,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dpc_jax.base import InputError, PyTree
 
-# NVIDIA's data sheet of the H100 SXM, less what products of this size reach of it (as measured by others: 80 %).
+# NVIDIA's data sheet of the H100 SXM; of its arithmetic in bfloat16 the 80 % that large products reach.
 BYTES_PER_SECOND = 3.35e12
-FLOPS_PER_SECOND = {'bf16': 790e12, 'f32': 60e12}
+FLOPS_PER_SECOND = {'bfloat16': 790e12, 'float32': 60e12}
 LAUNCH_SECONDS = 2e-6
 MEMORY = 80e9
 
@@ -69,7 +69,7 @@ class Kernel:
     @property
     def seconds(self) -> float:
         """At least this long, all runs together."""
-        work = max(self.bytes / BYTES_PER_SECOND, self.flops / FLOPS_PER_SECOND['bf16'])
+        work = max(self.bytes / BYTES_PER_SECOND, self.flops / FLOPS_PER_SECOND['bfloat16'])
         return self.times * (work + LAUNCH_SECONDS)
 
 
@@ -104,7 +104,7 @@ def estimate(function: Callable[..., PyTree], *shapes: PyTree) -> Estimate:
     except Exception as error:  # of several types, by what is missing
         why = str(error).splitlines()[0][:100]
         raise InputError(
-            f'--estimate=h100 needs JAX with its CUDA plugin (pip install "jax[cuda12]"), a GPU it needs not: {why}'
+            f'--estimate=h100 needs JAX with its CUDA plugin (pip install "jax[cuda12]"), no GPU is needed: {why}'
         ) from error
     mesh = Mesh(np.array(topology.devices).reshape(-1)[:1], ('device',))
     placed = jax.tree.map(

@@ -1,4 +1,4 @@
-"""What a candidate-step must cost at least, what its parts take, and what a compiled program says of a GPU.
+"""What a candidate-step must cost at least, and what its parts take.
 
 For `bench_population.py`. The floor counts maps: every map of a branch is too large to stay in a cache beside all
 others, so each part reads and writes its maps once, and the products multiply at the rate that the device reaches on
@@ -164,7 +164,7 @@ def profile(shape: Shape, genotype: Genotype, settings: proxy.ProxySettings) -> 
         x_grad, _, _ = timed('branches back', back, branch, after, grad, before, sources, again)
         read.append((branch.ints[fused.SOURCE], x_grad))
     optimizer, weights = optax.sgd(0.1, momentum=0.9), Weights(params, logits)
-    timed('optimizer', lambda w: optimizer.update(w, optimizer.init(w), w), weights)
+    timed('optimizer', lambda w, s: optimizer.update(w, s, w), weights, optimizer.init(weights))
     return seconds
 
 

@@ -1,6 +1,7 @@
 """The experiment scripts at toy size, as a user starts them."""
 
 import csv
+import importlib.util
 import pathlib
 import re
 import shutil
@@ -60,9 +61,16 @@ def test_the_noise_of_the_proxy_is_computed_from_the_scores_it_lists(searched):
 def test_the_benchmark_has_its_rows_and_one_program():
     small = ('--size=5x5', '--images=2', '--channels=8', '--filters=4', '--classes=3')
     code, out, err = finish(
-        'experiments/bench_population.py', *small, '--candidates=2', '--steps=2', '--chunks=1', '--static=1'
+        *('experiments/bench_population.py', *small, '--candidates=2', '--steps=2', '--chunks=1', '--static=1'),
+        '--profile',
     )
     assert (code, err) == (0, '')
+    share = re.search(r'^floor: \S+ GB and \S+ GFLOP per candidate-step; .* reached: (\d+)% of it$', out, re.MULTILINE)
+    assert 0 <= int(share.group(1)) <= 100
+    assert re.search(r'^28000 candidates of 30000 steps each: [\d,]+ hours on \d x cpu$', out, re.MULTILINE)
+    parts = re.findall(r'^  (\w[\w ]+\w) +([\d.]+) ms +(\d+)%$', out, re.MULTILINE)
+    assert {'within channels', 'branches back', 'loss', 'draw dropout'} <= {name for name, *_ in parts}
+    assert sum(int(percent) for *_, percent in parts) == pytest.approx(100, abs=len(parts))
     table = {line.split()[0]: line.split() for line in out.splitlines() if line.startswith(('population', 'static'))}
     assert set(table) == {'population', 'static'}
     assert table['population'][5] == '1'  # programs compiled for all candidates
@@ -139,9 +147,18 @@ def test_the_yardstick_in_pytorch_is_the_cell_that_is_counted():
         ('bench_population', ('--sise=5x5',), "Unknown command line flag 'sise'"),
         ('bench_population', ('--dtype=float64',), 'flag --dtype=float64'),
         ('bench_population', ('--size=5',), "--size is '5'"),
+        ('bench_population', ('--chunks=1,a',), "--chunks is '1,a'; it must be numbers of at least 1"),
+        ('bench_population', ('--estimate=a100',), 'flag --estimate=a100'),
     ],
 )
 def test_wrong_flags_are_one_line(script, argv, said):
     code, out, err = finish(f'experiments/{script}.py', *argv)
     assert (code, out, err.count('\n')) == (2, '', 1), err
     assert said in err
+
+
+@pytest.mark.skipif(importlib.util.find_spec('jax_cuda12_plugin') is not None, reason='the CUDA plugin is installed')
+def test_without_the_cuda_plugin_it_says_what_to_install():
+    code, _, err = finish('experiments/bench_population.py', '--estimate=h100')
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert '--estimate=h100 needs JAX with its CUDA plugin (pip install "jax[cuda12]"), no GPU is needed' in err

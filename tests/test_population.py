@@ -335,7 +335,7 @@ def test_memory_that_does_not_hold_the_smallest_chunk_is_one_line(choose):
 
 def test_a_chunk_whose_program_needs_more_than_there_is_is_not_started(choose, monkeypatch):
     monkeypatch.setattr(population, 'device_memory', lambda mesh: 100)
-    monkeypatch.setattr(Timed, 'needed_memory', lambda self, genotypes: 30 * self.chunk)
+    monkeypatch.setattr(Timed, 'needed_memory', lambda self, *_: 30 * self.chunk)
     assert choose({1: 0.4, 2: 0.3, 4: AssertionError('started')})[0] == 2
     monkeypatch.setattr(population, 'device_memory', lambda mesh: 10)
     with pytest.raises(OutOfMemoryError, match=r'proxy.chunk 1 needs 0.0 GiB by its compiled program; the device has'):

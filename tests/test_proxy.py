@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from dpc_jax import cell, cell_transfer, metrics, ops, proxy
+from dpc_jax import cell, cell_transfer, fused, metrics, ops, proxy
 from dpc_jax.base import IGNORE_LABEL, InputError, PyTree
 from dpc_jax.cell import CellSettings, DensePredictionCell
 from dpc_jax.heads.dpc import Head, HeadParams
@@ -367,3 +367,52 @@ def test_every_product_of_the_search_has_the_precision_that_is_set(data, plan, p
         for line in products:
             # What DEFAULT means is not written out.
             assert f'precision = [{said}, {said}]' in line or (said == 'DEFAULT' and 'precision' not in line), line
+
+
+# ---- kernels --------------------------------------------------------------------------------------------------------
+
+
+def test_the_loss_of_the_kernels_is_that_of_resized_logits():
+    # Sizes that grow by a whole factor, by none, and from a single cell; an ignored label and one that is no class.
+    for size, label_size in (((3, 5), (12, 17)), ((4, 4), (4, 4)), ((1, 1), (5, 6))):
+        rng = np.random.default_rng(0)
+        logits = jnp.asarray(rng.standard_normal((2, 19, *size)), jnp.float32)
+        labels = (
+            jnp.asarray(rng.integers(0, 19, (2, *label_size)), jnp.int32).at[:, :2, 1:3].set(255).at[0, 3, 3].set(40)
+        )
+
+        def value(logits, kernels):
+            return 3 * proxy.resized_cross_entropy(logits, labels, kernels)  # noqa: B023
+
+        found, expected = (jax.value_and_grad(value)(logits, kernels) for kernels in ('interpret', 'plain'))
+        np.testing.assert_allclose(found[0], expected[0], rtol=1e-5)
+        np.testing.assert_allclose(found[1], expected[1], rtol=0, atol=1e-6)
+
+
+def test_kernels_are_taken_where_they_fit():
+    def chosen(kernels, **shape):
+        return fused.suit(kernels, **{'dtype': 'bfloat16', 'size': (49, 49), 'filters': 256, **shape})
+
+    assert chosen('auto') == 'auto'
+    assert chosen('auto', size=(65, 129)) == 'auto'
+    assert chosen('auto', dtype='float32', size=(65, 129)) == 'plain'
+    assert chosen('auto', filters=512) == 'plain'
+    assert chosen('fused', filters=512) == 'fused'
+    with pytest.raises(
+        InputError, match=r"proxy.kernels is 'fused'; 49x49 cells, 2048 filters and 1 classes may each be at"
+    ):
+        chosen('fused', filters=2048)
+
+
+def test_kernels_are_taken_by_devices_that_can_run_them():
+    chosen = fused.for_device
+    assert [chosen('auto', 'gpu', capability) for capability in ('7.5', '8.0', '8.6', '9.0')] == [
+        *('plain', 'auto', 'plain', 'auto')
+    ]
+    assert (chosen('auto', 'cpu'), chosen('fused', 'gpu', '8.6'), chosen('plain', 'gpu', '9.0')) == (
+        *('plain', 'fused', 'plain'),
+    )
+    with pytest.raises(
+        InputError, match=r"proxy.kernels is 'fused', which needs an NVIDIA GPU; allowed here: auto, plain"
+    ):
+        chosen('fused', 'cpu')

@@ -72,7 +72,7 @@ def apply(
         return _train(parts, *args)
 
     y, moments = fused.either(
-        kernels,
+        fused.suit(kernels, dtype=features.dtype, size=size, filters=settings.filters),
         lambda launch, *args: run(Fast(frame, launch), *args),
         lambda *args: run(Plain(frame), *args),
         weights,

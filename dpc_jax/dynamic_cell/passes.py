@@ -63,7 +63,7 @@ class Frame(NamedTuple):
         return 1 / (1 - self.dropout_rate)
 
 
-@runtime_checkable
+@runtime_checkable  # for the tests, which check every argument
 class Parts(Protocol):
     """One way to do the parts of a cell. Maps of filters are [B, h, w, D]; sums are [2, C] as in `facts.with_sums`.
 

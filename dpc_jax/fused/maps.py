@@ -1,8 +1,8 @@
 """Kernels on maps, one block for each image and slice of channels.
 
 Everything that happens within a channel: the depthwise convolution or the pooling of a branch, its way back to the
-size of the map, their gradients. A slice of an image (49x49 cells of 32 channels: 154 KB in bfloat16) stays in the
-cache of a multiprocessor while nine taps, or the matrices of two axes, read it; memory sees each map once.
+size of the map, their gradients. A slice of an image is small (49x49 cells of 32 channels: 154 KB in bfloat16), so what
+nine taps or the matrices of two axes read again comes from a cache, and memory sees each map once.
 """
 
 from collections.abc import Sequence

@@ -34,7 +34,6 @@ class Launch:
         outputs: Sequence[jax.ShapeDtypeStruct],
         *,
         warps: int,
-        stages: int = 2,
         **static: Any,
     ) -> list[jax.Array]:
         """Calls `kernel(*inputs, *outputs, **static)` once for each point of the grid; refs are whole arrays."""
@@ -46,7 +45,7 @@ class Launch:
             out_specs=[whole] * len(outputs),
             out_shape=list(outputs),
             interpret=self.interpret,
-            compiler_params=triton.CompilerParams(num_warps=warps, num_stages=stages),
+            compiler_params=triton.CompilerParams(num_warps=warps, num_stages=2),
             name=kernel.__name__.strip('_'),
         )
         return list(call(*inputs))
@@ -63,7 +62,7 @@ def wide(dtype: Any) -> np.dtype:
 
 
 def power_of_two(number: int, most: int) -> int:
-    """The side of a block that covers `number` entries, 16 (what a product of blocks needs) to `most`."""
+    """The side of a block that covers `number` entries: 16, which a product of blocks needs, to `most`."""
     return min(most, max(16, pl.next_power_of_2(number)))
 
 
