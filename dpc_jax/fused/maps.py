@@ -69,10 +69,11 @@ def _spread(*refs: Ref, launch: Launch, size: Size, width: int) -> None:
             for weight, (at, on_map) in zip(taps, reads, strict=True):
                 total += read(at, on_map) * weight[None, :]
             block.store(result, cells, which, total)
-            return tiles.merged(found, tiles.block_moments(total, which))
+            return tiles.updated(found, total, which)
 
-        zeros = jnp.zeros(width, dtype)
-        count, mean, squares = block.each((jnp.zeros((), dtype), zeros, zeros), step)
+        rows_at_once = tiles.power_of_two(block.cells, ROWS)
+        zeros = jnp.zeros((rows_at_once, width), dtype)
+        count, mean, squares = tiles.gathered(block.each((jnp.zeros(rows_at_once, dtype), zeros, zeros), step))
         for row, values in enumerate((jnp.zeros(width, dtype) + count, mean, squares)):
             triton.store(moments.at[block.image, row, block.columns], values, mask=block.inside)
 
@@ -164,11 +165,11 @@ def _collect(*refs: Ref, launch: Launch, size: Size, width: int) -> None:
             value = block.load(x, cells, which)
             gated = jnp.where(inside[:, None], norm.gated(read(cells, which), value), 0)
             block.store(result, cells, which, gated)
-            return found[0] + gated.sum(0), found[1] + (gated * norm.normalised(value)).sum(0)
+            return found[0] + gated, found[1] + gated * norm.normalised(value)
 
-        zeros = jnp.zeros(width, dtype)
+        zeros = jnp.zeros((tiles.power_of_two(block.cells, ROWS), width), dtype)
         for row, values in enumerate(block.each((zeros, zeros), step)):
-            triton.store(sums.at[block.image, row, block.columns], values, mask=block.inside)
+            triton.store(sums.at[block.image, row, block.columns], values.sum(0), mask=block.inside)
 
     pooling = facts[POOLING] > 0
 

@@ -143,11 +143,24 @@ def block_moments(x: Array, inside: Array) -> tuple[Array, Array, Array]:
     return count, mean, jnp.square(jnp.where(kept, x - mean[None, :], 0)).sum(0)
 
 
-def merged(one: tuple[Array, Array, Array], other: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-    """Moments of two sets together (Chan, Golub and LeVeque 1979): nothing cancels however far the mean is from 0."""
-    total = one[0] + other[0]
-    share, apart = other[0] / jnp.maximum(total, 1), other[1] - one[1]
-    return total, one[1] + apart * share, one[2] + other[2] + apart * apart * one[0] * share
+def updated(found: tuple[Array, Array, Array], x: Array, inside: Array) -> tuple[Array, Array, Array]:
+    """Moments of each place of a block (count [rows], mean and squared deviations [rows, columns]) and one more value.
+
+    Welford's update: nothing cancels however far the mean is from 0, and no thread waits for another until `gathered`.
+    """
+    count, mean, squares = found
+    count = count + inside.astype(x.dtype)
+    apart = jnp.where(inside[:, None], x - mean, 0)
+    moved = mean + apart / jnp.maximum(count, 1)[:, None]
+    return count, moved, squares + apart * jnp.where(inside[:, None], x - moved, 0)
+
+
+def gathered(found: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+    """Count, mean and squared deviations by column of all places of a block (Chan, Golub and LeVeque 1979)."""
+    counts, means, squares = found
+    count = counts.sum()
+    mean = (counts[:, None] * means).sum(0) / jnp.maximum(count, 1)
+    return count, mean, (squares + counts[:, None] * jnp.square(means - mean[None, :])).sum(0)
 
 
 def total_moments(parts: Float[Array, 'T 3 C']) -> tuple[Float[Array, ' C'], Float[Array, ' C']]:
