@@ -196,7 +196,8 @@ def assert_one_function(genotype: Genotype, case: Case, seed: int = 0) -> None:
     inputs = inputs_of(case, seed)
     program = dynamic_program(case, len(genotype.ops))
     found = program.call(params, stats, genotype, *inputs)
-    assert program.traces == 1
+    # The first use of Pallas' interpreter sets what JAX 0.12 compiles for, so the next call of a program traces again.
+    assert program.traces <= (2 if case.kernels == 'interpret' else 1)
 
     variables = cell_transfer.to_static(params, stats, genotype, case.channels)
     expected = static_result(genotype, case, variables, inputs)
