@@ -46,8 +46,8 @@ KERNELS: tuple[Kernels, ...] = ('auto', 'plain', 'fused', 'interpret')
 WIDEST = 1024
 """Filters, classes and cells along an axis that a block can cover."""
 
-CAPABILITIES = ('8.0', '9.0', '10.0', '10.3')
-"""Compute capabilities whose shared memory holds the blocks (A100, H100 and H200, B200 and B300)."""
+CAPABILITIES = ('8.0', '9.0')
+"""Compute capabilities that the kernels were compiled for and whose shared memory holds the blocks: A100, H100, H200."""
 
 
 def suit(kernels: Kernels, *, dtype: Any, size: Size, filters: int, classes: int = 1) -> Kernels:
