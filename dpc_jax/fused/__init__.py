@@ -47,7 +47,7 @@ WIDEST = 1024
 """Filters, classes and cells along an axis that a block can cover."""
 
 CAPABILITIES = ('8.0', '9.0')
-"""Compute capabilities that the kernels were compiled for and whose shared memory holds the blocks: A100, H100, H200."""
+"""Compute capabilities that the kernels were compiled for and whose shared memory holds them: A100, H100, H200."""
 
 
 def suit(kernels: Kernels, *, dtype: Any, size: Size, filters: int, classes: int = 1) -> Kernels:
