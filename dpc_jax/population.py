@@ -251,6 +251,9 @@ def _pad(genes: Int[np.ndarray, 'p K'], population: int) -> Int[np.ndarray, 'P K
     return np.concatenate([genes, np.repeat(genes[:1], population - len(genes), axis=0)]).astype(np.int32)
 
 
+WORTH_A_LARGER_CHUNK = 0.9
+
+
 def fastest_chunk(
     make: Callable[[int], PopulationEvaluator],
     sizes: Sequence[int],
@@ -260,14 +263,16 @@ def fastest_chunk(
 ) -> tuple[int, dict[int, float]]:
     """Measures the seconds per candidate-step of each chunk size and gives the fastest, with what was measured.
 
-    Tries the sizes in ascending order, up to the first that is slower than the best so far or that memory does not
-    hold. A size whose compiled program says that it needs more than the device has is not started.
+    Tries the sizes in ascending order, up to the first that is not a tenth faster than the one before (the members of a
+    small chunk skip what none of them needs, which random cells do not show) or that memory does not hold. A
+    size whose compiled program says that it needs more than the device has is not started.
     `sample(P)` gives the population [P, K] to measure with.
 
     Raises:
       OutOfMemoryError: memory does not hold the smallest size.
     """
     seconds: dict[int, float] = {}
+    best = sizes[0]
     for size in sizes:
         try:
             seconds[size] = _seconds_per_step(make(size), sample, steps)
@@ -275,9 +280,10 @@ def fastest_chunk(
             if not seconds:
                 raise
             break
-        if seconds[size] > min(seconds.values()):
+        if size != best and seconds[size] > WORTH_A_LARGER_CHUNK * seconds[best]:
             break
-    return min(seconds, key=lambda size: seconds[size]), seconds
+        best = size
+    return best, seconds
 
 
 def _seconds_per_step(evaluator: PopulationEvaluator, sample: Callable[[int], Genotype], steps: int) -> float:
