@@ -309,6 +309,10 @@ CLAIMS = (
         'one at a time | {static_rate:.2f} | {static_seconds:.3f} | {static_compile:.1f} s for every cell |',
     ),
     Claim('docs/speed.md', BENCH, 'eager PyTorch | {torch_rate:.2f} | {torch_seconds:.3f} |'),
+    Claim('README.md', ESTIMATE, '| {hours:.0f} H100-hours, estimated'),
+    Claim(
+        'README.md', BENCH, 'cores: {population_seconds:.3f} s per step of a cell, eager PyTorch {torch_seconds:.3f} s'
+    ),
     Claim('docs/speed.md', ESTIMATE, 'costs an H100 {ms:.2f} ms by what'),
     Claim('docs/speed.md', ESTIMATE, 'memory is {gib:.2f} GiB per candidate'),
     Claim('docs/speed.md', ESTIMATE, 'steps each would then take {hours:.0f}'),

@@ -85,7 +85,7 @@ class Head:
         return HeadOutputs((y + params.logits_bias[None, None, None, :]).transpose(0, 3, 1, 2), {}), moved
 
     def uses(self, genotypes: Genotype) -> Uses:
-        """Which branches read all channels of the features, and which pool."""
+        """Which branches read all channels of the features, which convolve, and which pool."""
         return cell.uses(genotypes)
 
     def decayed(self, params: PyTree) -> PyTree:
