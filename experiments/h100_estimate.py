@@ -133,8 +133,10 @@ def kernels(text: str) -> Iterator[Kernel]:
                 yield from (dataclasses.replace(kernel, times=kernel.times * times) for kernel in longest)
             elif op == 'while':
                 rounds = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', rest)
+                if rounds is None:
+                    raise InputError(f'the program has a loop ({line["name"]}) that does not say how often it runs')
                 for body in _called(rest, 'body'):
-                    yield from walk(body, times * (int(rounds.group(1)) if rounds else 1))
+                    yield from walk(body, times * int(rounds.group(1)))
             elif op == 'call':
                 for body in _called(rest, 'to_apply'):
                     yield from walk(body, times)

@@ -146,6 +146,8 @@ def test_free_fields_exist():
         ('proxy.weight_decay', -1e-3, 'proxy.weight_decay is -0.001'),
         ('proxy.evaluations', 5, 'proxy.evaluations is 5; it may be at most proxy.steps (4)'),
         ('proxy.eval_batch_size', 0, 'proxy.eval_batch_size is 0'),
+        ('proxy.kernels', 'triton', "proxy.kernels is 'triton'; allowed: auto, plain, fused, interpret"),
+        ('proxy.kernels', 'fused', "proxy.kernels is 'fused', which needs an NVIDIA GPU; allowed here: auto, plain"),
         ('proxy.dtype', 'float64', "proxy.dtype is 'float64'; allowed: float32, bfloat16"),
         ('proxy.loss_stride', 0, 'proxy.loss_stride is 0'),
         ('proxy.loss_stride', 7, 'proxy.loss_stride is 7; it must divide the crop (65, 97) less one pixel'),

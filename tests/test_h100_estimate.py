@@ -2,6 +2,7 @@
 
 import pytest
 
+from dpc_jax.base import InputError
 from experiments import h100_estimate
 
 PROGRAM = """HloModule jit_step
@@ -49,6 +50,11 @@ def test_each_kernel_is_counted_as_often_as_it_runs():
     assert found['cosine.1'].times == 5
     assert found['cosine.1'].bytes == 80
     assert found['cosine.1'].seconds == pytest.approx(5 * (80 / 3.35e12 + 2e-6))
+
+
+def test_a_loop_of_unknown_length_is_no_estimate():
+    with pytest.raises(InputError, match=r'the program has a loop \(loop\) that does not say how often it runs'):
+        list(h100_estimate.kernels(PROGRAM.replace('known_trip_count', 'unknown')))
 
 
 def test_bytes_of_a_type():

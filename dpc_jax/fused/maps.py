@@ -5,9 +5,10 @@ size of the map, their gradients. A slice of an image is small (49x49 cells of 3
 nine taps or the matrices of two axes read again comes from a cache, and memory sees each map once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
@@ -93,15 +94,9 @@ def spread(
     A 1x1 branch has a kernel of 1 at the centre and a rate that leaves the map. Moments (count, mean, sum of squared
     deviations) are of each image; of a pooling branch they are whatever was there.
     """
-    images, cells, channels = features.shape
-    width = tiles.power_of_two(channels, SLICE)
     inputs = [facts, kernel, *matrices, features, *outputs]
-    shapes = [
-        tiles.shape(images, cells, channels, dtype=features.dtype),
-        tiles.shape(images, 3, channels, dtype=wide(features.dtype)),
-    ]
-    grid = (images, pl.cdiv(channels, width))
-    result, moments = launch(_spread, grid, inputs, shapes, warps=8, launch=launch, size=size, width=width)
+    shapes = [_like(features), _found(features, 3)]
+    result, moments = _on_slices(launch, _spread, features, inputs, shapes, size=size)
     return result, moments
 
 
@@ -136,12 +131,7 @@ def settle(
     size: Size,
 ) -> Float[Array, 'B n D']:
     """Norm and activation of a branch's product; a pooling branch is resized to the map."""
-    images, _, channels = x.shape
-    width = tiles.power_of_two(channels, SLICE)
-    shapes = [tiles.shape(*x.shape, dtype=x.dtype)]
-    grid = (images, pl.cdiv(channels, width))
-    inputs = [facts, table, *matrices, x]
-    return launch(_settle, grid, inputs, shapes, warps=8, launch=launch, size=size, width=width)[0]
+    return _on_slices(launch, _settle, x, [facts, table, *matrices, x], [_like(x)], size=size)[0]
 
 
 # ---- backward -------------------------------------------------------------------------------------------------------
@@ -200,12 +190,8 @@ def collect(
     The gradient of the branch's output is `grad` and what those of the `others` hold whose branch reads this one
     (`readers` are the branches that they read). `x` is the norm's input.
     """
-    images, _, channels = x.shape
-    width = tiles.power_of_two(channels, SLICE)
-    shapes = [tiles.shape(*x.shape, dtype=x.dtype), tiles.shape(images, 2, channels, dtype=wide(x.dtype))]
-    grid = (images, pl.cdiv(channels, width))
     inputs = [facts, readers, table, *matrices, x, grad, *others]
-    result, sums = launch(_collect, grid, inputs, shapes, warps=8, launch=launch, size=size, width=width)
+    result, sums = _on_slices(launch, _collect, x, inputs, [_like(x), _found(x, 2)], size=size)
     return result, sums
 
 
@@ -271,13 +257,46 @@ def spread_backward(
     `grad` is that of the activation behind the norm whose input `x` was; of a pooling branch, the kernel's is
     whatever was there.
     """
-    images, cells, channels = features.shape
-    width = tiles.power_of_two(channels, SLICE // 2)
-    shapes = [tiles.shape(images, 9, channels, dtype=wide(features.dtype))]
-    if wanted:
-        shapes.insert(0, tiles.shape(images, cells, wanted, dtype=features.dtype))
-    grid = (images, pl.cdiv(channels, width))
+    shapes = [_like(features, wanted)] if wanted else []
     inputs = [facts, kernel, table, *matrices, grad, x, features, *outputs]
-    static: dict[str, Any] = {'launch': launch, 'size': size, 'width': width, 'wanted': wanted}
-    *result, grads = launch(_spread_backward, grid, inputs, shapes, warps=8, **static)
+    *result, grads = _on_slices(
+        launch,
+        _spread_backward,
+        features,
+        inputs,
+        [*shapes, _found(features, 9)],
+        size=size,
+        most=SLICE // 2,
+        wanted=wanted,
+    )
     return result[0] if wanted else None, grads
+
+
+# ---- calls ----------------------------------------------------------------------------------------------------------
+
+
+def _on_slices(
+    launch: Launch,
+    kernel: Callable[..., None],
+    x: Float[Array, 'B n C'],
+    inputs: Sequence[Array],
+    outputs: Sequence[jax.ShapeDtypeStruct],
+    *,
+    size: Size,
+    most: int = SLICE,
+    **static: Any,
+) -> list[Array]:
+    """One block of `kernel` for each image and slice of at most `most` channels of `x`."""
+    width = tiles.power_of_two(x.shape[-1], most)
+    grid = (x.shape[0], pl.cdiv(x.shape[-1], width))
+    return launch(kernel, grid, inputs, outputs, warps=8, launch=launch, size=size, width=width, **static)
+
+
+def _like(x: Float[Array, 'B n C'], channels: int | None = None) -> jax.ShapeDtypeStruct:
+    """The shape of a map as `x` is, or of its first channels."""
+    return tiles.shape(*x.shape[:-1], x.shape[-1] if channels is None else channels, dtype=x.dtype)
+
+
+def _found(x: Float[Array, 'B n C'], rows: int) -> jax.ShapeDtypeStruct:
+    """The shape of some values per image and channel."""
+    return tiles.shape(x.shape[0], rows, x.shape[-1], dtype=wide(x.dtype))
