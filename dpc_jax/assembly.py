@@ -216,6 +216,7 @@ def build_cache(
 def proxy_settings(config: ml_collections.ConfigDict, num_classes: int, steps: int) -> ProxySettings:
     """What scores depend on; `steps` is that of a rung."""
     proxy = config.proxy
+    checks.one_of('proxy.kernels', proxy.kernels, fused.KERNELS)
     return ProxySettings(
         heads.make(config, num_classes),
         steps=steps,

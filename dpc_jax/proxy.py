@@ -62,7 +62,6 @@ class ProxySettings:
             raise InputError(f'proxy.learning_rate is {self.learning_rate}; it must be greater than 0')
         checks.one_of('proxy.dtype', self.dtype, DTYPES)
         checks.one_of('proxy.precision', self.precision, PRECISIONS)
-        checks.one_of('proxy.kernels', self.kernels, fused.KERNELS)
 
     def stops(self) -> list[int]:
         """The step at which each evaluation takes place; the last is `steps`."""
