@@ -252,6 +252,7 @@ def _pad(genes: Int[np.ndarray, 'p K'], population: int) -> Int[np.ndarray, 'P K
 
 
 WORTH_A_LARGER_CHUNK = 0.9
+"""Share of the time of the chunk before that a larger one may take to be chosen instead."""
 
 
 def fastest_chunk(
@@ -264,8 +265,8 @@ def fastest_chunk(
     """Measures the seconds per candidate-step of each chunk size and gives the fastest, with what was measured.
 
     Tries the sizes in ascending order, up to the first that is not a tenth faster than the one before (the members of a
-    small chunk skip what none of them needs, which random cells do not show) or that memory does not hold. A
-    size whose compiled program says that it needs more than the device has is not started.
+    larger chunk all do what any of them needs, so what is gained on the sample may be lost on other cells) or that
+    memory does not hold. A size whose compiled program says that it needs more than the device has is not started.
     `sample(P)` gives the population [P, K] to measure with.
 
     Raises:

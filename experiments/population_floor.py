@@ -17,10 +17,19 @@ import optax
 
 from dpc_jax import cell, fused, ops, proxy
 from dpc_jax.base import FEATURES, PyTree, Size
-from dpc_jax.dynamic_cell.facts import branch_of, facts_of, table_of
-from dpc_jax.dynamic_cell.fast import Fast
-from dpc_jax.dynamic_cell.passes import Frame, Kept, Mixed, Parts, Sources, Weights
-from dpc_jax.dynamic_cell.plain import Plain
+from dpc_jax.dynamic_cell import (
+    Fast,
+    Frame,
+    Kept,
+    Mixed,
+    Parts,
+    Plain,
+    Sources,
+    Weights,
+    branch_of,
+    facts_of,
+    table_of,
+)
 from dpc_jax.spaces.dpc import Genotype
 
 

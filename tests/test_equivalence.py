@@ -144,6 +144,12 @@ def with_gradients(
     return Result(output, stats, *grads)
 
 
+def applied(case: Case, *args: PyTree, **more: PyTree) -> tuple[jax.Array, CellStats]:
+    """The dynamic view; `args` are parameters, moving averages, genotype, features, dropout key."""
+    *given, key = args
+    return cell.apply(*given, settings=case.settings, train=case.train, dropout_key=key, kernels=case.kernels, **more)
+
+
 class DynamicProgram:
     """The program of all cells of a case: compiled once, and it counts how often it is traced."""
 
@@ -154,16 +160,7 @@ class DynamicProgram:
             self.traces += 1
 
             def run(params, features):
-                return cell.apply(
-                    params,
-                    stats,
-                    genotype,
-                    features,
-                    settings=case.settings,
-                    train=case.train,
-                    dropout_key=key,
-                    kernels=case.kernels,
-                )
+                return applied(case, params, stats, genotype, features, key)
 
             return with_gradients(run, params, features, direction)
 
@@ -312,30 +309,23 @@ def test_the_kernels_for_a_gpu_are_the_same_function(case):
 
 
 def test_the_kernels_run_a_population_and_round_only_their_maps():
-    # In bfloat16, batched, without a gradient of the features: as in a search. Held against the plain program.
-    case = WIDE._replace(settings=WIDE.settings._replace(dropout_rate=0.0))
+    # In bfloat16, batched, without a gradient of the features: as in a search. Held against the plain program. More
+    # cells, rows and channels than a block takes, and no whole number of blocks.
+    case = Case(WIDE.settings._replace(filters=20, dropout_rate=0.0), channels=37, size=(9, 11))
     population = [
         genotype_of((FEATURES, 'sep 3x6'), (0, 'pool 2x1')),
         genotype_of((FEATURES, 'conv1x1'), (0, 'sep 1x1')),
     ]
     variables = stacked([lively(genotype, case, seed) for seed, genotype in enumerate(population)])
     features, _, key = inputs_of(case)
-    logits = jnp.asarray(np.random.default_rng(3).standard_normal((3, 4)), jnp.float32)
+    logits = jnp.asarray(np.random.default_rng(3).standard_normal((20, 4)), jnp.float32)
 
     def program(kernels: str, features: jax.Array) -> Result:
         def one(params, stats, genotype):
             def run(params):
-                output, moved = cell.apply(
-                    params,
-                    stats,
-                    genotype,
-                    features,
-                    settings=case.settings,
-                    train=True,
-                    dropout_key=key,
-                    logits=logits,
-                    features_fixed=True,
-                    kernels=kernels,
+                of_kernels = case._replace(kernels=kernels)
+                output, moved = applied(
+                    of_kernels, params, stats, genotype, features, key, logits=logits, features_fixed=True
                 )
                 return jnp.square(output).sum(), (output, moved)
 
@@ -343,13 +333,23 @@ def test_the_kernels_run_a_population_and_round_only_their_maps():
 
         return jax.jit(jax.vmap(one), compiler_options=quick())(*variables, stacked(population))
 
-    exact_grads, exact = program('plain', features)
-    grads, rough = program('interpret', features.astype(jnp.bfloat16))
-    assert rough[0].dtype == jnp.float32
-    for found, expected in ((rough, exact), (grads, exact_grads)):
-        for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-            error = (one - other) / jnp.sqrt(jnp.square(other).mean() + 1e-6)
-            assert jnp.sqrt(jnp.square(error).mean()) < 0.06  # measured: 0.02 at most; eight bits of mantissa
+    exact, same = (program(kernels, features) for kernels in ('plain', 'interpret'))
+    assert max(errors(same, exact)) < 1e-5  # measured: 2e-6
+    rough, kernels = (program(kernels, features.astype(jnp.bfloat16)) for kernels in ('plain', 'interpret'))
+    assert kernels[1][0].dtype == jnp.float32
+    # Measured: up to 0.11, and 0.7 to 1.2 times of each other.
+    assert all(
+        mine < 1.5 * plain + 1e-4 for mine, plain in zip(errors(kernels, exact), errors(rough, exact), strict=True)
+    )
+
+
+def errors(found: PyTree, expected: PyTree) -> list[float]:
+    """Of each leaf, in the root mean square, of that of the leaf itself."""
+
+    def error(one: jax.Array, other: jax.Array) -> float:
+        return float(jnp.sqrt(jnp.square(one - other).mean() / (jnp.square(other).mean() + 1e-6)))
+
+    return jax.tree.leaves(jax.tree.map(error, found, expected))
 
 
 # ---- where sizes end ------------------------------------------------------------------------------------------------
@@ -400,16 +400,7 @@ def test_bfloat16_features_give_bfloat16_and_nearly_what_float32_gives(case):
 
     @functools.partial(jax.jit, compiler_options=quick())
     def dynamic(genotype, features):
-        return cell.apply(
-            params,
-            stats,
-            genotype,
-            features,
-            settings=case.settings,
-            train=True,
-            dropout_key=key,
-            kernels=case.kernels,
-        )
+        return applied(case, params, stats, genotype, features, key)
 
     @functools.partial(jax.jit, compiler_options=quick())
     def static(features):
@@ -452,17 +443,7 @@ def population_program(*, batched: bool) -> Callable[..., Result]:
 
     def one(params, stats, genotype, used, features, direction, key):
         def run(params, features):
-            return cell.apply(
-                params,
-                stats,
-                genotype,
-                features,
-                settings=WIDE.settings,
-                train=True,
-                dropout_key=key,
-                used=used,
-                kernels='plain',
-            )
+            return applied(WIDE, params, stats, genotype, features, key, used=used)
 
         return with_gradients(run, params, features, direction)
 

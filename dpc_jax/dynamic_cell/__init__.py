@@ -1,4 +1,4 @@
-"""The cell whose genotype is data, in one door: `apply`, what it is given, and `init`.
+"""The cell whose genotype is data, in one door: `apply`, what it is given, `init`; and its parts, for who times them.
 
 One compiled program runs any cell, and `jax.vmap` over genotype and parameters runs a population. The same function as
 the static view, `cell.DensePredictionCell` (tests/test_equivalence.py).
@@ -12,8 +12,11 @@ from jaxtyping import Array, Float
 
 from dpc_jax import fused, ops
 from dpc_jax.base import FEATURES
-from dpc_jax.dynamic_cell.facts import counts_of, facts_of
-from dpc_jax.dynamic_cell.fast import Fast
+from dpc_jax.dynamic_cell.facts import branch_of as branch_of
+from dpc_jax.dynamic_cell.facts import counts_of
+from dpc_jax.dynamic_cell.facts import facts_of as facts_of
+from dpc_jax.dynamic_cell.facts import table_of as table_of
+from dpc_jax.dynamic_cell.fast import Fast as Fast
 from dpc_jax.dynamic_cell.params import DROPOUT_RATE as DROPOUT_RATE
 from dpc_jax.dynamic_cell.params import CellParams as CellParams
 from dpc_jax.dynamic_cell.params import CellSettings as CellSettings
@@ -24,9 +27,15 @@ from dpc_jax.dynamic_cell.params import init as init
 from dpc_jax.dynamic_cell.params import moved_stats
 from dpc_jax.dynamic_cell.params import rate_multiplier as rate_multiplier
 from dpc_jax.dynamic_cell.params import uses as uses
-from dpc_jax.dynamic_cell.passes import Frame, Parts, Weights, forward
+from dpc_jax.dynamic_cell.passes import Frame as Frame
+from dpc_jax.dynamic_cell.passes import Kept as Kept
+from dpc_jax.dynamic_cell.passes import Mixed as Mixed
+from dpc_jax.dynamic_cell.passes import Parts as Parts
+from dpc_jax.dynamic_cell.passes import Sources as Sources
+from dpc_jax.dynamic_cell.passes import Weights as Weights
+from dpc_jax.dynamic_cell.passes import forward
 from dpc_jax.dynamic_cell.passes import train as _train
-from dpc_jax.dynamic_cell.plain import Plain
+from dpc_jax.dynamic_cell.plain import Plain as Plain
 from dpc_jax.spaces.dpc import Genotype
 
 
