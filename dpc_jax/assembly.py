@@ -88,7 +88,7 @@ def check(config: ml_collections.ConfigDict) -> None:
         raise InputError(f'proxy.loss_stride is {loss_stride}; it must divide the crop {crop_size} less one pixel')
     for steps, _ in ladder(config):
         proxy_settings(config, num_classes=2, steps=steps)
-    fused.for_device(config.proxy.kernels, jax.devices()[0].platform)
+    fused.for_device(config.proxy.kernels, jax.devices()[0])
     make_sampler(config)
     make_pruner(config.search.pruner, config.search.pruner_settings.to_dict())
     for name in config.search.references:

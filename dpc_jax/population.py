@@ -99,9 +99,8 @@ def programs(channels: tuple[tuple[int, int], ...], settings: ProxySettings, chu
         del used
         return proxy.init(key, genotype, dict(channels), settings)
 
-    device = mesh.devices.flat[0]
-    kernels = fused.for_device(settings.kernels, device.platform, str(getattr(device, 'compute_capability', '')))
-    settings = dataclasses.replace(settings, kernels=kernels)
+    # Where the device is known, the kernels that it does not run need not be traced.
+    settings = dataclasses.replace(settings, kernels=fused.for_device(settings.kernels, mesh.devices.flat[0]))
     train, confusion = (functools.partial(one, settings=settings) for one in (proxy.train, proxy.confusion))
     return Programs(
         _over_population(one_init, settings.head, chunk, mesh, candidates=1),

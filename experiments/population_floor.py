@@ -125,8 +125,11 @@ def profile(shape: Shape, genotype: Genotype, settings: proxy.ProxySettings) -> 
     Their sum is not the step: apart, nothing of one is done within another, and each starts with cold caches.
     """
     frame = Frame(shape.images, shape.size, shape.channels, shape.filters, 0.1, features_fixed=True)
-    on_gpu = jax.devices()[0].platform == 'gpu' and settings.kernels != 'plain'
-    parts: Parts = Fast(frame, fused.Launch()) if on_gpu else Plain(frame)
+    suited = fused.suit(
+        settings.kernels, dtype=shape.dtype, size=shape.size, filters=shape.filters, classes=shape.classes
+    )
+    kernels = fused.for_device(suited, jax.devices()[0])
+    parts: Parts = Plain(frame) if kernels == 'plain' else Fast(frame, fused.Launch(kernels == 'interpret'))
     head: Any = settings.head
     key = jax.random.key(0)
     params, _ = cell.init(key, genotype, shape.channels, shape.filters)
@@ -159,7 +162,7 @@ def profile(shape: Shape, genotype: Genotype, settings: proxy.ProxySettings) -> 
     last = Kept(y, table_of(moments, params.projection), jnp.float32(shape.cells))
     scores = timed('logits', parts.finish, facts, y, last.table, logits)
     labels = jnp.zeros((shape.images, *shape.labels), jnp.int32)
-    loss = functools.partial(proxy.resized_cross_entropy, kernels=settings.kernels if on_gpu else 'plain')
+    loss = functools.partial(proxy.resized_cross_entropy, kernels=kernels)
     grad = timed('loss', jax.grad(lambda scores: loss(scores.transpose(0, 3, 1, 2), labels)), scores)
     grad, _, _ = timed('logits back', parts.finish_backward, facts, grad, y, last.table, logits)
     run = lambda f, a, g, m, k: parts.project_backward(f, a, g, Mixed(*m), k)  # noqa: E731

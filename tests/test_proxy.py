@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import types
 
 import flax.linen as nn
 import jax
@@ -405,7 +406,9 @@ def test_kernels_are_taken_where_they_fit():
 
 
 def test_kernels_are_taken_by_devices_that_can_run_them():
-    chosen = fused.for_device
+    def chosen(kernels, platform, capability=''):
+        return fused.for_device(kernels, types.SimpleNamespace(platform=platform, compute_capability=capability))
+
     assert [chosen('auto', 'gpu', capability) for capability in ('7.5', '8.0', '8.6', '9.0')] == [
         *('plain', 'auto', 'plain', 'auto')
     ]

@@ -63,12 +63,12 @@ def suit(kernels: Kernels, *, dtype: Any, size: Size, filters: int, classes: int
     return 'plain' if kernels == 'auto' and not fits else kernels
 
 
-def for_device(kernels: Kernels, platform: str, capability: str = '') -> Kernels:
-    """`kernels` where the device is known: 'plain' for 'auto' on one that cannot run them. InputError for 'fused'."""
-    on_gpu = platform in ('gpu', 'cuda')
+def for_device(kernels: Kernels, device: Any) -> Kernels:
+    """`kernels` on a `jax.Device`: 'plain' for 'auto' on one that cannot run them. InputError for 'fused' off a GPU."""
+    on_gpu = device.platform in ('gpu', 'cuda')
     if kernels == 'fused' and not on_gpu:
         raise InputError("proxy.kernels is 'fused', which needs an NVIDIA GPU; allowed here: auto, plain, interpret")
-    able = on_gpu and capability in CAPABILITIES
+    able = on_gpu and str(getattr(device, 'compute_capability', '')) in CAPABILITIES
     return 'plain' if kernels == 'auto' and not able else kernels
 
 
