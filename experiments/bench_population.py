@@ -27,9 +27,10 @@ import numpy as np
 import optax
 from absl import app, flags
 
-from dpc_jax import cell, command_line, population, proxy
-from dpc_jax.base import InputError, PyTree, Size, population_size, unstack
+from dpc_jax import cell, checks, command_line, population, proxy
+from dpc_jax.base import FEATURES, InputError, PyTree, Size, population_size, unstack
 from dpc_jax.heads import dpc as dpc_head
+from dpc_jax.spaces import dpc
 from dpc_jax.spaces.dpc import Genotype, Space
 from experiments import common, h100_estimate, population_floor
 
@@ -39,6 +40,7 @@ CHANNELS = flags.DEFINE_integer('channels', 320, 'C, channels of the features.')
 FILTERS = flags.DEFINE_integer('filters', 256, 'D, filters of the cell.')
 CLASSES = flags.DEFINE_integer('classes', 11, 'L, classes.')
 DTYPE = flags.DEFINE_enum('dtype', 'float32', ['float32', 'bfloat16'], "The cell's computation.")
+OPERATOR = flags.DEFINE_string('operator', '', "Not random cells: five branches of it, e.g. 'sep 6x6' or 'conv1x1'.")
 CANDIDATES = flags.DEFINE_integer('candidates', 4, 'Random cells to train.')
 STEPS = flags.DEFINE_integer('steps', 10, 'Timed steps of each.')
 CHUNKS = flags.DEFINE_list('chunks', ['1', '2', '4', '8', '16', '32'], 'Chunk sizes to try; one fixes it.')
@@ -111,8 +113,12 @@ def label_size(size: Size) -> Size:
 
 
 def sample(count: int) -> Genotype:
-    """The first of the random cells of this benchmark."""
-    return Space(5).sample(jax.random.key(0), count)
+    """The first of the random cells of this benchmark, or as many of five times the one operator."""
+    if not OPERATOR.value:
+        return Space(5).sample(jax.random.key(0), count)
+    checks.one_of('--operator', OPERATOR.value, dpc.OP_NAMES)
+    inputs, ops = np.array([FEATURES, 0, 1, FEATURES, 2]), np.full(5, dpc.OP_NAMES.index(OPERATOR.value))
+    return Genotype(*(np.tile(genes, (count, 1)).astype(np.int32) for genes in (inputs, ops)))
 
 
 def time_population(data: proxy.ProxyData, genotypes: Genotype) -> tuple[Timing, int, dict[int, float]]:
@@ -291,7 +297,8 @@ def main(argv: Sequence[str]) -> None:
     shape = f'N = {IMAGES.value}, {height}x{width}x{CHANNELS.value}, D = {FILTERS.value}, {CLASSES.value} classes'
     print(
         f'{shape}, {DTYPE.value};'
-        f' {CANDIDATES.value} random cells, {STEPS.value} steps each; {devices}, jax {jax.__version__}'
+        f' {CANDIDATES.value} {OPERATOR.value or "random"} cells, {STEPS.value} steps each;'
+        f' {devices}, jax {jax.__version__}'
     )
     engine, chunk, measured = time_population(data, genotypes)
     memory = peak_memory()

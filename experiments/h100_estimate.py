@@ -104,7 +104,8 @@ def estimate(function: Callable[..., PyTree], *shapes: PyTree) -> Estimate:
     except Exception as error:  # of several types, by what is missing
         why = str(error).splitlines()[0][:100]
         raise InputError(
-            f'--estimate=h100 needs JAX with its CUDA plugin (pip install "jax[cuda12]"), no GPU is needed: {why}'
+            f'an estimate for an H100 needs JAX with its CUDA plugin (pip install "jax[cuda12]"), no GPU is needed:'
+            f' {why}'
         ) from error
     mesh = Mesh(np.array(topology.devices).reshape(-1)[:1], ('device',))
     placed = jax.tree.map(

@@ -149,6 +149,9 @@ def test_the_yardstick_in_pytorch_is_the_cell_that_is_counted():
         ('bench_population', ('--size=5',), "--size is '5'"),
         ('bench_population', ('--chunks=1,a',), "--chunks is '1,a'; it must be numbers of at least 1"),
         ('bench_population', ('--estimate=a100',), 'flag --estimate=a100'),
+        ('bench_population', ('--operator=conv5x5',), "--operator is 'conv5x5'; allowed: "),
+        ('estimate_training', (), '--config is needed: a config of a training, such as configs/cityscapes.py'),
+        ('estimate_training', ('--config=configs/scenes_search.py',), '--config names no whole network'),
     ],
 )
 def test_wrong_flags_are_one_line(script, argv, said):
@@ -158,7 +161,12 @@ def test_wrong_flags_are_one_line(script, argv, said):
 
 
 @pytest.mark.skipif(importlib.util.find_spec('jax_cuda12_plugin') is not None, reason='the CUDA plugin is installed')
-def test_without_the_cuda_plugin_it_says_what_to_install():
-    code, _, err = finish('experiments/bench_population.py', '--estimate=h100')
+@pytest.mark.parametrize(
+    'command',
+    [('bench_population', '--estimate=h100'), ('estimate_training', '--config=configs/cityscapes.py:toy')],
+    ids=lambda command: command[0],
+)
+def test_without_the_cuda_plugin_it_says_what_to_install(command):
+    code, _, err = finish(f'experiments/{command[0]}.py', command[1])
     assert (code, len(err.splitlines())) == (2, 1)
-    assert '--estimate=h100 needs JAX with its CUDA plugin (pip install "jax[cuda12]"), no GPU is needed' in err
+    assert 'an estimate for an H100 needs JAX with its CUDA plugin (pip install "jax[cuda12]"), no GPU is needed' in err

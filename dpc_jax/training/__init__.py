@@ -5,7 +5,17 @@ from dpc_jax.training.config import CHECKPOINTS, check, claim, make_network, ste
 from dpc_jax.training.log import METRICS, Record, TrainLog, read_records
 from dpc_jax.training.optimizer import learning_rate
 from dpc_jax.training.pictures import comparison, curves
-from dpc_jax.training.step import Means, Step, StepReport, StepSettings, TrainState, init_state, make_step, state_shapes
+from dpc_jax.training.step import (
+    Means,
+    Step,
+    StepReport,
+    StepSettings,
+    TrainState,
+    init_state,
+    make_step,
+    state_shapes,
+    train_step,
+)
 
 __all__ = [
     'CHECKPOINTS',
@@ -29,4 +39,5 @@ __all__ = [
     'read_records',
     'state_shapes',
     'step_settings',
+    'train_step',
 ]
