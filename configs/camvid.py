@@ -22,18 +22,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     """The network; `arg` may be 'toy'."""
     config = common.network_config()
     config.dataset.name = 'camvid'
-    config.decoder.output_stride = 0
-    config.evaluate.crop_size = (0, 0)
-    config.train.steps = 240
-    config.train.batch_size = 8
-    config.train.crop_size = (225, 289)
-    config.train.learning_rate = 0.003
-    config.train.last_layer_gradient_multiplier = 30.0
-    config.train.bn_decay = 0.95
-    config.train.workers = 1
-    config.train.log_every = 10
-    config.train.evaluate_every = 80
-    config.train.checkpoint_every = 40
+    common.camvid_recipe(config)
     if common.words(arg, 'toy'):
         common.shrink_network(config)
     return config

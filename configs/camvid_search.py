@@ -27,6 +27,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     config.proxy.bn_decay = 0.97
     config.proxy.loss_stride = 8
     config.search.num_candidates = 48
+    common.camvid_recipe(config.rerank)
     if common.words(arg, 'toy'):
         common.shrink(config)
         config.cache.crop_size = (65, 65)

@@ -68,9 +68,25 @@ def search_config() -> ml_collections.ConfigDict:
     config.search.pruner = ''  # optuna.MedianPruner, ...
     config.search.pruner_settings = ml_collections.ConfigDict()
     config.search.references = ('aspp', 'dpc_top1', 'conv1x1')
-    config.search.ladder = ()  # further rungs ((steps, how many of the best), ...), each trained anew
+    # What comes after the first steps (dpc_jax/ladder.py): ('halve', step, share): within the proxy the best share goes
+    # on; ('anew', steps, count): the best are trained anew; ('full', count): the best as whole networks, by `rerank`.
+    # The paper's: (('full', 50),); successive halving before it: (('halve', 3333, 1/3), ('halve', 10000, 1/3), ...).
+    config.search.ladder = ()
     config.search.storage = ''  # any Optuna URL; '' is study.db in the workdir
     config.search.study = 'dpc'
+    config.rerank = rerank_config()
+    return config
+
+
+def rerank_config() -> ml_collections.ConfigDict:
+    """The recipe of the last rung, `('full', count)`: data and backbone are the search's, the cell is the candidate."""
+    network, config = network_config(), ml_collections.ConfigDict()
+    config.random = 10  # random cells that take part in the whole search beside the best
+    config.seeds = 1  # trainings of each cell, with seeds from the config's on
+    config.context, config.decoder, config.train = network.context, network.decoder, network.train
+    config.evaluate = network.evaluate
+    del config.context.name, config.context.genotype
+    config.decoder.output_stride = 0  # as the paper's MobileNet-v2
     return config
 
 
@@ -79,6 +95,39 @@ def scenes() -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(
         {'name': 'scenes', 'size': (257, 385), 'num_train': 320, 'num_val': 48, 'seed': 0, 'noise': 6.0}
     )
+
+
+def scenes_recipe(config: ml_collections.ConfigDict) -> None:
+    """How networks on the scenes are trained, whether one alone or in the last rung of a search."""
+    config.context.filters = 32
+    config.decoder.output_stride = 0
+    config.train.steps = 240
+    config.train.batch_size = 8
+    config.train.crop_size = (257, 385)
+    config.train.scales = (1.0,)  # larger ones would crop the cues away
+    config.train.learning_rate = 0.02
+    config.train.last_layer_gradient_multiplier = 5.0
+    config.train.bn_decay = 0.95
+    config.train.workers = 1
+    config.train.log_every = 10
+    config.train.evaluate_every = 120
+    config.train.checkpoint_every = 60
+
+
+def camvid_recipe(config: ml_collections.ConfigDict) -> None:
+    """How networks on CamVid are trained from ImageNet weights: 5 epochs in 6 to 10 minutes on 2 CPU cores."""
+    config.decoder.output_stride = 0
+    config.evaluate.crop_size = (0, 0)
+    config.train.steps = 240
+    config.train.batch_size = 8
+    config.train.crop_size = (225, 289)
+    config.train.learning_rate = 0.003
+    config.train.last_layer_gradient_multiplier = 30.0
+    config.train.bn_decay = 0.95
+    config.train.workers = 1
+    config.train.log_every = 10
+    config.train.evaluate_every = 80
+    config.train.checkpoint_every = 40
 
 
 def network_config() -> ml_collections.ConfigDict:
@@ -179,10 +228,15 @@ def train_config() -> ml_collections.ConfigDict:
 def shrink_network(config: ml_collections.ConfigDict) -> None:
     """Makes any network small enough to run in seconds, with all its parts."""
     config.backbone.width = 0.1
+    config.dataset.generated = 6
+    shrink_recipe(config)
+
+
+def shrink_recipe(config: ml_collections.ConfigDict) -> None:
+    """Makes what stands around a cell small and its training short; a search has it under `rerank`."""
     config.context.filters = 8
     config.decoder.low_level_filters = 4
     config.decoder.filters = 8
-    config.dataset.generated = 6
     config.train.steps = 4
     config.train.batch_size = 4
     config.train.crop_size = (65, 65)
@@ -194,6 +248,8 @@ def shrink_network(config: ml_collections.ConfigDict) -> None:
 
 def shrink(config: ml_collections.ConfigDict) -> None:
     """Makes any search run in seconds, through the same code: three candidates of two branches, four steps."""
+    config.rerank.random = 1
+    shrink_recipe(config.rerank)
     config.space.num_branches = 2
     config.cell.filters = 4
     config.backbone.width = 0.1

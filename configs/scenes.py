@@ -20,19 +20,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     config = common.network_config()
     config.dataset = common.scenes()
     config.backbone.width = 0.35
-    config.context.filters = 32
-    config.decoder.output_stride = 0
-    config.train.steps = 240
-    config.train.batch_size = 8
-    config.train.crop_size = (257, 385)
-    config.train.scales = (1.0,)  # larger ones would crop the cues away
-    config.train.learning_rate = 0.02
-    config.train.last_layer_gradient_multiplier = 5.0
-    config.train.bn_decay = 0.95
-    config.train.workers = 1
-    config.train.log_every = 10
-    config.train.evaluate_every = 120
-    config.train.checkpoint_every = 60
+    common.scenes_recipe(config)
     if common.words(arg, 'toy'):
         common.shrink_network(config)
         config.dataset.update({'size': (65, 97), 'num_train': 6, 'num_val': 3})

@@ -7,6 +7,11 @@ another direction, so what a cell reaches decides its score.
 
   python run.py --config=configs/scenes_search.py --workdir=runs/scenes
   python run.py --config=configs/scenes_search.py:toy --workdir=runs/toy   (seconds; its scores mean nothing)
+
+With `:ladder` two thirds of the cells stop after 80 of 240 steps, and the best five are trained as whole networks
+beside five random ones:
+
+  python run.py --config=configs/scenes_search.py:ladder --workdir=runs/scenes_ladder   (about an hour)
 """
 
 import ml_collections
@@ -15,7 +20,8 @@ from configs import common
 
 
 def get_config(arg: str = '') -> ml_collections.ConfigDict:
-    """The search; `arg` may be 'toy'."""
+    """The search; `arg` may be 'toy', 'ladder' or both."""
+    words = common.words(arg, 'toy', 'ladder')
     config = common.search_config()
     config.dataset = common.scenes()
     config.backbone.width = 0.35
@@ -29,8 +35,14 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     config.proxy.loss_stride = 8
     config.search.num_candidates = 24
     config.search.sampler_settings.near_best.incumbents = 5
-    if common.words(arg, 'toy'):
+    common.scenes_recipe(config.rerank)
+    config.rerank.random = 5
+    if 'ladder' in words:
+        config.search.ladder = (('halve', 80, 1 / 3), ('full', 5))
+    if 'toy' in words:
         common.shrink(config)
         config.dataset.update({'size': (65, 97), 'num_train': 6, 'num_val': 3})
         config.cache.crop_size = (65, 97)
+        if 'ladder' in words:
+            config.search.ladder = (('halve', 1, 0.5), ('full', 1))
     return config

@@ -8,7 +8,8 @@ import functools
 import json
 import logging
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import flax.linen as nn
@@ -27,6 +28,7 @@ from dpc_jax import (
     files,
     fused,
     heads,
+    ladder,
     preprocess,
     pretrain,
     provenance,
@@ -38,19 +40,23 @@ from dpc_jax import (
 from dpc_jax.base import InputError, PyTree
 from dpc_jax.datasets import Dataset
 from dpc_jax.feature_cache import Backbone, CacheSettings, FeatureCache
+from dpc_jax.ladder import Halve, Ladder
 from dpc_jax.population import PopulationEvaluator, fastest_chunk
 from dpc_jax.pretrain import PretrainSettings
 from dpc_jax.progress import track
 from dpc_jax.proxy import ProxyData, ProxySettings
 from dpc_jax.spaces import Space
-from dpc_jax.study import RunInfo, Study, make_pruner
+from dpc_jax.study import Halving, RunInfo, Study, make_pruner
 
 CHUNKS = (1, 2, 4, 8, 16, 32, 64)
 """Candidates within one vmap that are tried when the config leaves the choice open, as far as `search.population`
 fills them on every device."""
 
+PROXY = 'proxy'
+"""Name of the first rung, over all candidates."""
+
 FREE_FIELDS = (
-    *('journey', 'dataset.root', 'backbone.weights', 'cache.directory', 'cache.batch_size'),
+    *('journey', 'rerank', 'dataset.root', 'backbone.weights', 'cache.directory', 'cache.batch_size'),
     *(
         'search.num_candidates',
         'search.storage',
@@ -86,11 +92,13 @@ def check(config: ml_collections.ConfigDict) -> None:
     loss_stride = config.proxy.loss_stride
     if loss_stride < 1 or any((side - 1) % loss_stride for side in crop_size):
         raise InputError(f'proxy.loss_stride is {loss_stride}; it must divide the crop {crop_size} less one pixel')
-    for steps, _ in ladder(config):
-        proxy_settings(config, num_classes=2, steps=steps)
+    rungs = make_ladder(config)
+    proxy_settings(config, num_classes=2, steps=config.proxy.steps, halvings=rungs.halvings)
+    for rung in rungs.anew:
+        proxy_settings(config, num_classes=2, steps=rung.steps)
     fused.for_device(config.proxy.kernels, jax.devices()[0])
     make_sampler(config)
-    make_pruner(config.search.pruner, config.search.pruner_settings.to_dict())
+    pruner_of(config)
     for name in config.search.references:
         space.named(name)
     for field in ('num_candidates', 'population'):
@@ -115,13 +123,20 @@ def make_sampler(config: ml_collections.ConfigDict) -> optuna.samplers.BaseSampl
     return samplers.make(name, make_space(config), seed=config.seed, **settings)
 
 
-def ladder(config: ml_collections.ConfigDict) -> list[tuple[int, int]]:
-    """(steps, how many candidates) of each rung: the proxy's over all, then those of `search.ladder`, ever fewer."""
-    rungs = [tuple(rung) if isinstance(rung, tuple | list) else (rung,) for rung in config.search.ladder]
-    for rung in rungs:
-        if len(rung) != 2 or any(type(number) is not int or number < 1 for number in rung):
-            raise InputError(f'search.ladder has {rung}; each rung is (steps, how many of the best), both at least 1')
-    return [(config.proxy.steps, config.search.num_candidates), *rungs]
+def make_ladder(config: ml_collections.ConfigDict) -> Ladder:
+    """What comes after the first steps of the proxy."""
+    return ladder.read(config.search.ladder, steps=config.proxy.steps)
+
+
+def pruner_of(config: ml_collections.ConfigDict, rung: str = PROXY) -> optuna.pruners.BasePruner:
+    """What stops candidates of a rung early: on the proxy the ladder's halvings, else the config's pruner."""
+    halvings = make_ladder(config).halvings
+    if halvings and config.search.pruner:
+        raise InputError(f"search.pruner is '{config.search.pruner}', but search.ladder halves; give one of them")
+    if halvings and rung == PROXY:
+        stops = proxy_settings(config, num_classes=2, steps=config.proxy.steps, halvings=halvings).stops()
+        return Halving({stops.index(halving.step): halving.share for halving in halvings})
+    return make_pruner(config.search.pruner, config.search.pruner_settings.to_dict())
 
 
 # ---- backbone and features ------------------------------------------------------------------------------------------
@@ -143,7 +158,7 @@ def backbone_variables(config: ml_collections.ConfigDict, workdir: pathlib.Path,
         variables, loaded = load(config.backbone.weights)
         print(loaded)
         return variables
-    path = _pretrained_path(config, workdir, train)
+    path = backbone_path(config, workdir, train)
     if path.exists():
         try:
             return load(path)[0]
@@ -156,13 +171,16 @@ def backbone_variables(config: ml_collections.ConfigDict, workdir: pathlib.Path,
     return load(path)[0]
 
 
-def _pretrained_path(config: ml_collections.ConfigDict, workdir: pathlib.Path, train: Dataset) -> pathlib.Path:
+def backbone_path(config: ml_collections.ConfigDict, workdir: pathlib.Path, train: Dataset) -> pathlib.Path:
+    """The file of the backbone's weights: the config's, or where those that are trained here are kept."""
+    if config.backbone.weights:
+        return pathlib.Path(config.backbone.weights).expanduser().resolve()
     made_of = {
         'train': train.fingerprint(),
         'backbone': [config.backbone.name, config.backbone.width, config.backbone.output_stride],
         'pretrain': dataclasses.asdict(pretrain_settings(config)),
     }
-    return workdir / f'backbone-{provenance.settings_hash(made_of)}.npz'
+    return workdir.resolve() / f'backbone-{provenance.settings_hash(made_of)}.npz'
 
 
 def pretrain_settings(config: ml_collections.ConfigDict) -> PretrainSettings:
@@ -213,8 +231,10 @@ def build_cache(
 # ---- proxy ----------------------------------------------------------------------------------------------------------
 
 
-def proxy_settings(config: ml_collections.ConfigDict, num_classes: int, steps: int) -> ProxySettings:
-    """What scores depend on; `steps` is that of a rung."""
+def proxy_settings(
+    config: ml_collections.ConfigDict, num_classes: int, steps: int, halvings: Sequence[Halve] = ()
+) -> ProxySettings:
+    """What scores depend on; `steps` is that of a rung, `halvings` the ladder's within it."""
     proxy = config.proxy
     checks.one_of('proxy.kernels', proxy.kernels, fused.KERNELS)
     return ProxySettings(
@@ -230,6 +250,7 @@ def proxy_settings(config: ml_collections.ConfigDict, num_classes: int, steps: i
         dtype=proxy.dtype,
         precision=proxy.precision,
         kernels=proxy.kernels,
+        stops_at=tuple(halving.step for halving in halvings),
     )
 
 
@@ -254,10 +275,11 @@ def make_evaluator(
     steps: int,
     chunk: int,
     seed: int | None = None,
+    halvings: Sequence[Halve] = (),
 ) -> PopulationEvaluator:
     """The evaluator of a rung; `seed` is the config's unless another is wanted."""
     return PopulationEvaluator(
-        proxy_settings(config, num_classes, steps),
+        proxy_settings(config, num_classes, steps, halvings),
         data,
         seed=config.seed if seed is None else seed,
         chunk=chunk,
@@ -286,6 +308,7 @@ def study_settings(config: ml_collections.ConfigDict, sets: Datasets) -> dict[st
     for field in FREE_FIELDS:
         *parents, last = field.split('.')
         functools.reduce(dict.__getitem__, parents, settings).pop(last, None)
+    settings['search']['ladder'] = [rung for rung in settings['search']['ladder'] if rung[0] != 'full']
     file = config.backbone.weights
     size = preprocess.next_crop(sets[1][0].label.shape, config.backbone.output_stride)
     made = jax.eval_shape(make_backbone(config).init_with_output, jax.random.key(0), jnp.zeros((1, *size, 3)))
@@ -309,18 +332,21 @@ def open_study(
     *,
     rung: str,
     seed: int | None = None,
+    name: str = '',
+    recipe: Mapping[str, Any] = MappingProxyType({}),
 ) -> Study:
     """The study of one rung, in the config's storage or in `workdir/study.db`; InputError if it is of another config.
 
-    `seed` is stored with each candidate; by default it is the config's.
+    `seed` is stored with each candidate; by default it is the config's. `name` is that of the rung's study, where a
+    rung has several. `recipe` is what scores of the rung depend on besides the settings of the search.
     """
-    space = make_space(config)
+    space, settings = make_space(config), {**settings, **recipe}
     return Study.open(
         config.search.storage or f'sqlite:///{workdir.resolve() / "study.db"}',
-        f'{config.search.study}-{rung}',
+        f'{config.search.study}-{name or rung}',
         space=space,
         sampler=make_sampler(config),
-        pruner=make_pruner(config.search.pruner, config.search.pruner_settings.to_dict()),
+        pruner=pruner_of(config, rung),
         settings=settings,
         added=ADDED_FIELDS,
         run=RunInfo(

@@ -53,6 +53,10 @@ class InputError(Exception):
     """
 
 
+class DivergedError(InputError):
+    """A training whose loss or weights are no longer finite: of a candidate of a search a result, else an error."""
+
+
 Genotype = Any
 """A NamedTuple of int arrays whose fields belong to its space: unbatched, or a population with a leading axis P.
 
@@ -98,6 +102,10 @@ class Rung:
     evaluate: Evaluator
     keep: int  # how many candidates the rung takes: all (the search's budget) on the first, the best of the last after
     at_once: int = 1  # candidates in one call of the evaluator
+    seed: int | None = None  # by default the config's; a rung may be there once for each of several seeds
+    study: str = ''  # name of its study, by default that of the rung
+    given: tuple[Genotype, ...] = ()  # unbatched cells that it takes in any case, before any others
+    recipe: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # what only its scores depend on
 
 
 class SegmentationExample(NamedTuple):

@@ -13,15 +13,17 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import ml_collections
 import numpy as np
 from jaxtyping import Bool, Float
 
-from dpc_jax import assembly, datasets, files, provenance, sharding
-from dpc_jax.assembly import Datasets
+from dpc_jax import assembly, datasets, files, provenance, rerank, sharding
+from dpc_jax.assembly import PROXY, Datasets
 from dpc_jax.base import Genotype, InputError, KeepGoing, ProxyResult, Rung, as_int32, stack, unstack
 from dpc_jax.population import PopulationEvaluator
 from dpc_jax.proxy import ProxyData
+from dpc_jax.rerank import Train, WholeNetworks
 from dpc_jax.spaces import Space
 from dpc_jax.study import Candidate, Progress, Proposal, Study
 
@@ -49,15 +51,27 @@ class Bench:
         """Names of the classes, in the order of confusion matrices."""
         return tuple(self.sets[0].classes)
 
-    def open_study(self, rung: str, *, seed: int | None = None) -> Study:
-        """The study of a rung, used in a `with`; `seed` is by default the config's."""
-        return assembly.open_study(self.config, self.workdir, self.settings, rung=rung, seed=seed)
+    def open_study(self, rung: Rung | str, *, seed: int | None = None) -> Study:
+        """The study of a rung, or of that name, used in a `with`; `seed` is by default the config's."""
+        if isinstance(rung, str):
+            return assembly.open_study(self.config, self.workdir, self.settings, rung=rung, seed=seed)
+        more: dict[str, Any] = {'seed': rung.seed, 'name': rung.study, 'recipe': rung.recipe}
+        return assembly.open_study(self.config, self.workdir, self.settings, rung=rung.name, **more)
 
     def evaluator(self, *, steps: int = 0, seed: int | None = None) -> PopulationEvaluator:
-        """Trains and scores populations for so many steps (0: the config's) under a seed (the config's)."""
-        steps = steps or self.config.proxy.steps
+        """Trains and scores populations for so many steps under a seed (the config's).
+
+        By default (0) the steps are the config's, with a score at each halving of its ladder.
+        """
+        halvings = () if steps else assembly.make_ladder(self.config).halvings
         return assembly.make_evaluator(
-            self.config, self.data, self.num_classes, steps=steps, chunk=self.chunk, seed=seed
+            self.config,
+            self.data,
+            self.num_classes,
+            steps=steps or self.config.proxy.steps,
+            chunk=self.chunk,
+            seed=seed,
+            halvings=halvings,
         )
 
     @property
@@ -65,13 +79,30 @@ class Bench:
         """L."""
         return self.sets[0].num_classes
 
-    def rungs(self) -> list[Rung]:
-        """The ladder of the config: the proxy over all candidates, then ever fewer for more steps."""
-        rungs = []
-        for level, (steps, keep) in enumerate(assembly.ladder(self.config)):
+    def rungs(self, train: Train) -> list[Rung]:
+        """The ladder of the config: the proxy over all candidates, the best trained anew, the best as whole networks.
+
+        `train` is the journey of a training.
+        """
+        ladder, evaluate, given = assembly.make_ladder(self.config), self.evaluator(), self.given()
+        rungs = [Rung(PROXY, evaluate, self.config.search.num_candidates, evaluate.population, given=given)]
+        for level, (steps, keep) in enumerate(ladder.anew, 1):
             evaluate = self.evaluator(steps=steps)
-            rungs.append(Rung(f'rung{level}-{steps}' if level else 'proxy', evaluate, keep, evaluate.population))
+            rungs.append(Rung(f'rung{level}-{steps}', evaluate, keep, evaluate.population))
+        if not ladder.full:
+            return rungs
+        weights, recipe = assembly.backbone_path(self.config, self.workdir, self.sets[0]), rerank.recipe_of(self.config)
+        for number in range(self.config.rerank.seeds):
+            seed, name = self.config.seed + number, 'full' if not number else f'full-seed{self.config.seed + number}'
+            whole = WholeNetworks(self.config, self.space, self.workdir / 'full', weights, seed, train)
+            rungs.append(Rung('full', whole, ladder.full, 1, seed=seed, study=name, given=given, recipe=recipe))
         return rungs
+
+    def given(self) -> tuple[Genotype, ...]:
+        """The random cells that every search with a last rung `full` takes: what the best are compared with there."""
+        if not assembly.make_ladder(self.config).full or not self.config.rerank.random:
+            return ()
+        return tuple(unstack(self.space.sample(jax.random.key(self.config.seed), self.config.rerank.random)))
 
     def evaluate(self, cells: Genotype | Sequence[Genotype], seeds: int | Sequence[int] = 1) -> 'CellScores':
         """Trains and scores any number of cells by the config's proxy, each under every seed.
@@ -216,6 +247,8 @@ def prepare(config: ml_collections.ConfigDict, workdir: pathlib.Path | str) -> B
     sharding.check_devices()
     assembly.check(config)
     space, sets = assembly.make_space(config), assembly.load_datasets(config)
+    if assembly.make_ladder(config).full:
+        rerank.check(config, space)
     started = workdir.is_dir() and any(workdir.iterdir())
     check_data(() if started else sets)  # before anything is written
     settings = assembly.study_settings(config, sets)
@@ -295,14 +328,17 @@ def record(study: Study, group: Sequence[Proposal], result: ProxyResult) -> None
 
 
 def _pruning(study: Study, group: Sequence[Proposal]) -> KeepGoing:
-    """Reports each score to Optuna between evaluations and stops the candidates that its pruner stops."""
+    """Reports each score to Optuna between evaluations and stops the candidates that its pruner stops.
+
+    References are what others are compared with, so they are trained to the end.
+    """
 
     def keep_going(evaluation: int, scores: Float[np.ndarray, ' P']) -> Bool[np.ndarray, ' P']:
         going = np.ones(len(group), bool)
         for i, proposal in enumerate(group):
             if np.isfinite(scores[i]):
                 study.report(proposal.number, evaluation, float(scores[i]))
-                going[i] = not study.should_prune(proposal.number)
+                going[i] = bool(proposal.reference) or not study.should_prune(proposal.number)
         return going
 
     return keep_going

@@ -51,6 +51,7 @@ class ProxySettings:
     dtype: str = 'float32'
     precision: str = 'float32'  # of matrix products, see `PRECISIONS`
     kernels: fused.Kernels = 'auto'  # who does the work of a training step
+    stops_at: tuple[int, ...] = ()  # further steps at which a score is taken
 
     def __post_init__(self) -> None:
         checks.fields_at_least(1, self, ('steps', 'batch_size', 'evaluations', 'eval_batch_size'), 'proxy')
@@ -65,7 +66,8 @@ class ProxySettings:
 
     def stops(self) -> list[int]:
         """The step at which each evaluation takes place; the last is `steps`."""
-        return [self.steps * (i + 1) // self.evaluations for i in range(self.evaluations)]
+        even = (self.steps * (i + 1) // self.evaluations for i in range(self.evaluations))
+        return sorted({*even, *self.stops_at})
 
 
 class ProxyData(NamedTuple):

@@ -169,13 +169,18 @@ def test_free_fields_exist():
         ('search.pruner', 'median', "pruner 'median' is not known"),
         ('search.references', ('dpc',), "no cell is named 'dpc'; allowed: dpc_top1, aspp, conv1x1"),
         ('search.references', ('aspp',), "cell 'aspp' has 5 branches; this space has 2"),
-        ('search.ladder', ((0, 1),), 'search.ladder has (0, 1)'),
-        ('search.ladder', ((6, 0),), 'search.ladder has (6, 0)'),
-        ('search.ladder', ((6,),), 'search.ladder has (6,); each rung is (steps, how many of the best)'),
-        ('search.ladder', (6, 2), 'search.ladder has (6,)'),
-        ('search.ladder', ((6.5, 2),), 'search.ladder has (6.5, 2)'),
-        ('search.ladder', (('6', '2'),), "search.ladder has ('6', '2')"),
-        ('search.ladder', ((1, 2),), 'proxy.evaluations is 2; it may be at most proxy.steps (1)'),
+        ('search.ladder', (('anew', 0, 1),), "search.ladder has ('anew', 0, 1); each rung is ('halve', step, share"),
+        ('search.ladder', (('anew', 6, 0),), "search.ladder has ('anew', 6, 0)"),
+        ('search.ladder', (('anew', 6),), "search.ladder has ('anew', 6)"),
+        ('search.ladder', (6, 2), 'search.ladder has 6'),
+        ('search.ladder', ((6, 2),), 'search.ladder has (6, 2)'),
+        ('search.ladder', (('anew', 6.5, 2),), "search.ladder has ('anew', 6.5, 2)"),
+        ('search.ladder', (('halve', 1, 1.0),), "search.ladder has ('halve', 1, 1.0)"),
+        ('search.ladder', (('halve', 4, 0.5),), 'search.ladder halves at [4]; steps must rise and stay below'),
+        ('search.ladder', (('halve', 2, 0.5), ('halve', 1, 0.5)), 'search.ladder halves at [2, 1]'),
+        ('search.ladder', (('full', 1), ('halve', 1, 0.5)), "search.ladder has ('halve', 1, 0.5) after 'full'"),
+        ('search.ladder', (('full', 1), ('full', 2)), "search.ladder has 2 rungs 'full'; allowed: one"),
+        ('search.ladder', (('anew', 1, 2),), 'proxy.evaluations is 2; it may be at most proxy.steps (1)'),
         ('space.name', 'nasnet', "space.name is 'nasnet'; allowed: dpc"),
         ('space.num_branches', 0, 'num_branches is 0'),
         ('seed', -1, 'seed is -1'),
@@ -216,9 +221,13 @@ OLD_IMPORT = pytest.mark.filterwarnings('ignore:the load_module:DeprecationWarni
 
 @OLD_IMPORT
 def test_any_field_can_be_set_on_the_command_line(parse):
-    settings = ('--config.proxy.steps=9', '--config.search.ladder=((6, 2),)', '--config.cache.crop_size=(33, 49)')
+    settings = (
+        '--config.proxy.steps=9',
+        "--config.search.ladder=(('anew', 6, 2),)",
+        '--config.cache.crop_size=(33, 49)',
+    )
     config = parse(TOY, *settings, '--config.search.references=()', '--config.search.pruner_settings={"x": 1}')
-    assert (config.proxy.steps, config.search.ladder, config.cache.crop_size) == (9, ((6, 2),), (33, 49))
+    assert (config.proxy.steps, config.search.ladder, config.cache.crop_size) == (9, (('anew', 6, 2),), (33, 49))
     assert (config.search.references, config.search.pruner_settings.to_dict()) == ((), {'x': 1})
 
 

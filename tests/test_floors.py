@@ -39,21 +39,21 @@ FLOORS = (
     # Makers.
     (
         *('feature_cache', 'pretrain', 'input_pipeline', 'evaluation', 'training'),
-        *('proxy', 'population', 'figures', 'export', 'assembly'),
+        *('proxy', 'population', 'figures', 'export', 'ladder', 'assembly'),
     ),
     # Journeys.
-    ('cell_files', 'bench', 'journeys', 'api'),
+    ('cell_files', 'rerank', 'bench', 'journeys', 'api'),
 )
 MENUS = ('spaces', 'heads', 'contexts', 'backbones', 'datasets', 'samplers', 'journeys')
 ROOMS = {
     'weights': ('tf_bundle', 'tf_import', 'checkpoint'),
-    'study': ('workers', 'storage', 'batch', 'rows', 'progress', 'study', 'archive'),
+    'study': ('workers', 'storage', 'batch', 'halving', 'rows', 'progress', 'study', 'archive'),
     'evaluation': ('scorer', 'report', 'results', 'config'),
     'training': ('optimizer', 'step', 'log', 'checkpoint', 'pictures', 'config'),
     'spaces.dpc': ('operators', 'genotype', 'official_json', 'cost', 'space'),
     'fused': ('tiles', 'blocks', 'maps', 'products', 'loss'),
     'dynamic_cell': ('params', 'facts', 'passes', 'plain', 'fast'),
-    'figures': ('cell_layout', 'cell_drawing', 'pictures', 'table', 'text', 'report'),
+    'figures': ('cell_layout', 'cell_drawing', 'pictures', 'table', 'rungs', 'text', 'report'),
 }
 """Packages with one door, and their files; each may import those listed before it. Others in `dpc_jax` import what the
 door names."""
@@ -63,7 +63,7 @@ SPACES = tuple(path.stem for path in (ROOT / 'dpc_jax/spaces').iterdir() if not 
 OF_A_CONFIG = ('ml_collections', 'configs.common')
 TOUCH_FILES = (
     *('files', 'datasets', 'drawn_data', 'contexts', 'weights', 'feature_cache', 'study'),
-    *('figures', 'evaluation', 'training', 'cell_files', 'bench', 'journeys', 'api', 'export'),
+    *('figures', 'evaluation', 'training', 'cell_files', 'rerank', 'bench', 'journeys', 'api', 'export'),
 )
 
 TENSORFLOW = (

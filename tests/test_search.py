@@ -159,7 +159,7 @@ def test_what_is_free_may_change(first, workdir, evaluations):
 
 @pytest.mark.slow
 def test_a_second_rung_evaluates_exactly_the_best(first, workdir, evaluations):
-    ladder = functools.partial(toy, search__ladder=((6, 2),), search__study='ladder', search__references=())
+    ladder = functools.partial(toy, search__ladder=(('anew', 6, 2),), search__study='ladder', search__references=())
     results = search.run(ladder(), workdir)
     below = [c for c in results if c.rung == 'proxy']
     above = [c for c in results if c.rung == 'rung1-6']
@@ -178,7 +178,7 @@ def test_a_second_rung_evaluates_exactly_the_best(first, workdir, evaluations):
 
 def test_a_rung_with_too_few_below_it_samples_nobody(first, workdir, monkeypatch):
     monkeypatch.setattr(PopulationEvaluator, '__call__', failing(PopulationEvaluator.__call__, {0, 1}))
-    config = toy(search__ladder=((6, 9),), search__study='few', search__references=())
+    config = toy(search__ladder=(('anew', 6, 9),), search__study='few', search__references=())
     results = search.run(config, workdir)
     complete = {c.key for c in results if c.rung == 'proxy' and c.state == 'complete'}
     assert {c.key for c in results if c.rung == 'rung1-6'} == complete

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from jaxtyping import Bool, Float32, Int, UInt8
 
 from dpc_jax import inference, preprocess, sharding
-from dpc_jax.base import IGNORE_LABEL, InputError, PyTree, SegmentationExample, Shown, Size
+from dpc_jax.base import IGNORE_LABEL, DivergedError, InputError, PyTree, SegmentationExample, Shown, Size
 from dpc_jax.datasets import Dataset
 from dpc_jax.inference import InferenceSettings, Predict
 from dpc_jax.progress import track
@@ -139,10 +139,10 @@ def make(
 
 
 def check_finite(examples: Sequence[SegmentationExample], finite: Bool[np.ndarray, ' B']) -> None:
-    """InputError that names the first image for which the network gives values that are not finite."""
+    """DivergedError that names the first image for which the network gives values that are not finite."""
     for example, is_finite in zip(examples, finite, strict=False):
         if not is_finite:
-            raise InputError(
+            raise DivergedError(
                 f'{example.name}: the network gives values that are not finite; its checkpoint comes from a training'
                 ' that diverged, or is damaged'
             )

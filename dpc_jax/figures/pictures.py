@@ -62,13 +62,13 @@ def histogram(candidates: Sequence[Candidate]) -> Figure | None:
     references = scored_references(candidates)
     if not scores and not references:
         return None
-    figure, axes = _figure()
+    figure, axes = new_figure()
     bins = int(np.clip(2 * math.sqrt(len(scores)), 5, 40)) | 1  # odd: equal scores fall into the middle of a bin
     axes.hist(scores, bins, range=_span(scores), color=BLUE, rwidth=0.94, label=f'sampled cells ({len(scores)})')
     _reference_lines(axes, references, vertical=True)
     axes.set(xlabel=SCORE, ylabel='Sampled cells')
     axes.yaxis.set_major_locator(ticker.MaxNLocator(integer=True, min_n_ticks=1))
-    _legend(figure, axes)
+    add_legend(figure, axes)
     return figure
 
 
@@ -86,7 +86,7 @@ def progress(candidates: Sequence[Candidate]) -> Figure | None:
     rows = sampled(candidates)
     if not rows:
         return None
-    figure, axes = _figure()
+    figure, axes = new_figure()
     complete = [(at, percent(c)) for at, c in enumerate(rows, 1) if is_scored(c)]
     pruned = [(at, percent(c)) for at, c in enumerate(rows, 1) if c.state == 'pruned' and math.isfinite(c.score)]
     failed = [at for at, c in enumerate(rows, 1) if not math.isfinite(c.score) or c.state == 'failed']
@@ -106,7 +106,7 @@ def progress(candidates: Sequence[Candidate]) -> Figure | None:
     axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, min_n_ticks=1))
     if not complete and not pruned and not scored_references(candidates):
         axes.set_yticks([])
-    _legend(figure, axes)
+    add_legend(figure, axes)
     return figure
 
 
@@ -126,7 +126,7 @@ def cost(candidates: Sequence[Candidate], macs: Callable[[Genotype], int]) -> Fi
     if not values:
         return None
     unit, scale = ('billions', 1e9) if max(values) >= 1e9 else ('millions', 1e6)
-    figure, axes = _figure()
+    figure, axes = new_figure()
     if rows:
         points = [(macs(c.genotype) / scale, percent(c)) for c in rows]
         size = float(np.clip(3000 / len(rows), 8, 30))
@@ -144,7 +144,7 @@ def cost(candidates: Sequence[Candidate], macs: Callable[[Genotype], int]) -> Fi
         axes.xaxis.set_major_formatter(ticker.FormatStrFormatter('%g'))
         axes.xaxis.set_minor_formatter(ticker.NullFormatter())
     axes.set(xlabel=f'Multiply-adds ({unit})', ylabel=SCORE)
-    _legend(figure, axes)
+    add_legend(figure, axes)
     return figure
 
 
@@ -256,9 +256,10 @@ def _heat_map(
 # ---- shared -------------------------------------------------------------------------------------------------
 
 
-def _figure() -> tuple[Figure, Axes]:
+def new_figure(height: float = HEIGHT) -> tuple[Figure, Axes]:
+    """A figure of a report with one pair of axes; `height` in inches."""
     figure = Figure(
-        figsize=(WIDTH_INCHES, HEIGHT), layout=ConstrainedLayoutEngine(w_pad=PADDING_INCHES, h_pad=PADDING_INCHES)
+        figsize=(WIDTH_INCHES, height), layout=ConstrainedLayoutEngine(w_pad=PADDING_INCHES, h_pad=PADDING_INCHES)
     )
     axes = figure.add_subplot()
     _bare(axes)
@@ -276,7 +277,7 @@ def _bare(axes: Axes) -> None:
     axes.spines[['top', 'right']].set_visible(False)
 
 
-def _legend(figure: Figure, axes: Axes) -> None:
+def add_legend(figure: Figure, axes: Axes) -> None:
     """Puts the legend above the axes, where it hides nothing."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from dpc_jax import files
 from dpc_jax.figures import pictures
+from dpc_jax.figures import rungs as ladder
 from dpc_jax.figures.cell_drawing import cell_figure, cells_figure, draw_on
 from dpc_jax.figures.pictures import percent, scored_references
 from dpc_jax.figures.table import by_rung, ranked, rows, to_csv
@@ -70,6 +71,8 @@ def _figures(candidates: Sequence[Candidate], space: Space, settings: Mapping[st
     cells = _cells(rungs[0], space) if rungs else {}
     if cells:
         figures['cells.png'] = cells_figure(list(cells.values()))
+    figures['ladder.png'] = ladder.flow(candidates)
+    figures['rerank.png'] = ladder.comparison(candidates)
     figures['scores.png'] = pictures.histogram(most)
     figures['progress.png'] = pictures.progress(most)
     figures['operators.png'] = pictures.operators(most, space)

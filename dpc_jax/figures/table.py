@@ -4,6 +4,7 @@ import bisect
 import csv
 import io
 import json
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -77,11 +78,14 @@ def _has_rank(candidate: Candidate) -> bool:
 
 
 def by_rung(candidates: Sequence[Candidate]) -> dict[str, list[Candidate]]:
-    """Rung -> its candidates; the rung that trains for the most steps first."""
+    """Rung -> its rows; the last rung of the ladder first: few candidates, each dear."""
     rungs: dict[str, list[Candidate]] = {}
     for candidate in candidates:
         rungs.setdefault(candidate.rung, []).append(candidate)
-    return dict(sorted(rungs.items(), key=lambda item: (-max(c.steps for c in item[1]), item[0])))
+    cells = {name: len({c.key for c in group if not c.reference}) for name, group in rungs.items()}
+    seconds = {name: statistics.fmean(c.seconds for c in group) for name, group in rungs.items()}
+    order = sorted(rungs, key=lambda name: (cells[name], -max(c.steps for c in rungs[name]), -seconds[name], name))
+    return {name: rungs[name] for name in order}
 
 
 def to_csv(table: Sequence[Row]) -> str:

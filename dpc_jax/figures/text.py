@@ -7,6 +7,7 @@ from typing import Any
 
 from dpc_jax.base import with_unit
 from dpc_jax.figures import pictures
+from dpc_jax.figures import rungs as ladder
 from dpc_jax.figures.pictures import is_scored
 from dpc_jax.figures.table import Row, by_rung
 from dpc_jax.progress import duration
@@ -16,6 +17,8 @@ from dpc_jax.study import Candidate
 TABLE_ROWS = 20  # of the ranking in report.md; the CSV has all
 FAILURES_SHOWN = 10
 CAPTIONS = {
+    'ladder.png': 'How many candidates got how far',
+    'rerank.png': 'Scores of the last rung against those of the first',
     'cells.png': 'The best cells and the references',
     'progress.png': 'Each score, and the best so far',
     'scores.png': 'Distribution of the scores',
@@ -40,6 +43,7 @@ def markdown(
     rungs = by_rung(candidates)
     for rung in rungs:
         parts += [f'## Ranking: {rung}', *_ranking_part([row for row in table if row['rung'] == rung])]
+    parts += ladder.text(candidates)
     parts += [_how_to_read(candidates, space, settings)] if table else []
     parts += [f'## {CAPTIONS[name]}\n\n![{CAPTIONS[name]}]({name})' for name in CAPTIONS if name in images]
     drawings = [f'[{name}]({name})' for name in images if name.endswith('.svg')]

@@ -2,19 +2,25 @@
 
     data sets -> backbone -> feature cache -> [propose -> evaluate -> record] rung by rung -> report
 
+The rungs are the proxy over all candidates, perhaps the best of them trained anew for longer, and perhaps the best as
+whole networks (`search.ladder`).
+
 Each stage can be resumed: the backbone that was trained, the cache and each finished candidate are kept, so
 the same command goes on after any stop (paper §3.2).
 """
 
 import dataclasses
 import pathlib
+import statistics
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
+from rich.console import Console
 
-from dpc_jax import bench, figures
-from dpc_jax.base import Rung
+from dpc_jax import bench, figures, journeys
+from dpc_jax.base import Genotype, Rung
 from dpc_jax.bench import Bench
 from dpc_jax.spaces import Space
 from dpc_jax.study import Candidate, Progress, Study, ranking
@@ -28,7 +34,7 @@ def run(
     config: ml_collections.ConfigDict,
     workdir: pathlib.Path,
     *,
-    make_rungs: Callable[[Bench], Sequence[Rung]] = Bench.rungs,
+    make_rungs: Callable[[Bench], Sequence[Rung]] | None = None,
 ) -> list[Candidate]:
     """Searches, or goes on with the search in `workdir`; returns all finished candidates and references.
 
@@ -38,37 +44,60 @@ def run(
       InputError: whatever is wrong with config, data, weights or workdir. Nothing that was computed is lost.
     """
     prepared = bench.prepare(config, workdir)
+    rungs = make_rungs(prepared) if make_rungs else prepared.rungs(journeys.find('train').run)
     results: list[Candidate] = []
-    for level, rung in enumerate(make_rungs(prepared)):
-        with prepared.open_study(rung.name) as study:
+    for level, rung in enumerate(rungs):
+        with prepared.open_study(rung) as study:
             for reference in config.search.references:
                 study.enqueue_reference(reference, prepared.space.named(reference))
+            for genotype in rung.given:
+                study.enqueue(genotype)
             if level:
-                rung = dataclasses.replace(rung, keep=promote(study, best(results, rung.keep)))
-            finished = study.candidates()
-            leader = next(iter(best(finished, 1)), None)
-            with Progress(rung.keep, study.count(), leader, workdir / 'events' / rung.name) as progress:
-                bench.climb(study, rung, progress, generation=config.search.population)
-            results = [*results, *study.candidates()]
+                below = [candidate for candidate in results if candidate.rung != rung.name]
+                chosen = [candidate.genotype for candidate in best(below, rung.keep)]
+                rung = dataclasses.replace(rung, keep=promote(study, [*chosen, *rung.given], prepared.space))
+            results += climb(prepared, study, rung)
     write_report(workdir, results, prepared.settings, prepared.space)
     return results
 
 
-def promote(study: Study, chosen: Sequence[Candidate]) -> int:
+def climb(prepared: Bench, study: Study, rung: Rung) -> list[Candidate]:
+    """All of the rung that is finished then, by number."""
+    finished = study.candidates()
+    leader = next(iter(best(finished, 1)), None)
+    logdir = prepared.workdir / 'events' / (rung.study or rung.name)
+    # The screen is named, because the training of a whole network prints elsewhere meanwhile.
+    screen = Console(file=sys.stdout)
+    with Progress(rung.keep, study.count(), leader, logdir, console=screen) as progress:
+        bench.climb(study, rung, progress, generation=prepared.config.search.population)
+    return study.candidates()
+
+
+def promote(study: Study, chosen: Sequence[Genotype], space: Space) -> int:
     """Enqueues these and no others; returns how many candidates the rung has then.
 
     A rung that was climbed before keeps what it has and gets those that became better since.
     """
-    for candidate in chosen:
-        study.enqueue(candidate.genotype)
-    return len({c.key for c in (*chosen, *study.candidates()) if not c.reference})
+    for genotype in chosen:
+        study.enqueue(genotype)
+    there = {candidate.key for candidate in study.candidates() if not candidate.reference}
+    return len(there | {space.canonical_key(genotype) for genotype in chosen})
 
 
 def best(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
-    """The best complete candidates of the last rung among them; references take no part."""
+    """The best complete candidates of the last rung among them, each once, by their mean score over the seeds.
+
+    References take no part, and where there are several seeds, neither do cells that failed under one of them.
+    """
     last = candidates[-1].rung if candidates else ''
-    complete = [c for c in candidates if c.rung == last and c.state == 'complete' and not c.reference]
-    return ranking(complete)[:count]
+    rows: dict[str, list[Candidate]] = {}
+    for candidate in candidates:
+        if candidate.rung == last and not candidate.reference:
+            rows.setdefault(candidate.key, []).append(candidate)
+    seeds = max((len(group) for group in rows.values()), default=0)
+    whole = [group for group in rows.values() if len(group) == seeds and all(c.state == 'complete' for c in group)]
+    means = [dataclasses.replace(group[0], score=statistics.fmean(c.score for c in group)) for group in whole]
+    return ranking(means)[:count]
 
 
 def write_report(

@@ -34,7 +34,7 @@ from dpc_jax import (
     training,
     weights,
 )
-from dpc_jax.base import InputError, PyTree, key_from_seed
+from dpc_jax.base import DivergedError, InputError, PyTree, key_from_seed
 from dpc_jax.datasets import Dataset
 from dpc_jax.evaluation import Counted, Evaluation, Scorer
 from dpc_jax.input_pipeline import TrainBatch, WorkersError
@@ -267,7 +267,7 @@ class Watch:
             path.write_text(
                 json.dumps({'step': step, **{k: str(v) for k, v in values.items()}, 'files': files}, indent=2)
             )
-        raise InputError(
+        raise DivergedError(
             f'the {wrong[0].replace("_", " ")} is {values[wrong[0]]} at step {step}; the files of its batch are in'
             f' {path}; a lower train.learning_rate or a slow start may help'
         )

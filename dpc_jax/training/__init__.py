@@ -1,7 +1,7 @@
 """The door of trainings: settings, the compiled step, checkpoints to go on from, records, curves."""
 
 from dpc_jax.training.checkpoint import Checkpoints
-from dpc_jax.training.config import CHECKPOINTS, check, claim, make_network, step_settings
+from dpc_jax.training.config import CHECKPOINTS, FREE_FIELDS, check, claim, make_network, step_settings
 from dpc_jax.training.log import METRICS, Record, TrainLog, read_records
 from dpc_jax.training.optimizer import learning_rate
 from dpc_jax.training.pictures import comparison, curves
@@ -19,6 +19,7 @@ from dpc_jax.training.step import (
 
 __all__ = [
     'CHECKPOINTS',
+    'FREE_FIELDS',
     'METRICS',
     'Checkpoints',
     'Means',
