@@ -48,6 +48,7 @@ def search_config() -> ml_collections.ConfigDict:
     config.proxy.bn_decay = 0.9997
     config.proxy.loss_stride = 4  # labels are read at every 4th pixel; 1 is the official full resolution
     config.proxy.evaluations = 1  # scores on val during a run: the points of a curve, where a pruner may stop it
+    config.proxy.stops_at = ()  # further steps after which a score is taken, such as (100, 300, 900)
     config.proxy.eval_batch_size = 4
     config.proxy.dtype = 'float32'  # of the cell's computation; parameters are float32
     config.proxy.precision = (

@@ -69,7 +69,7 @@ FREE_FIELDS = (
 """Fields that may change between two runs of one study. Data and weights are compared by content instead of by path;
 chunk and kernels change scores by rounding only."""
 
-ADDED_FIELDS = {'proxy.precision': 'float32'}
+ADDED_FIELDS = {'proxy.precision': 'float32', 'proxy.stops_at': ()}
 """Fields that older studies lack, each with the value that stands for what they did (on a CPU bit for bit)."""
 
 Datasets = tuple[Dataset, Dataset]
@@ -237,6 +237,8 @@ def proxy_settings(
     """What scores depend on; `steps` is that of a rung, `halvings` the ladder's within it."""
     proxy = config.proxy
     checks.one_of('proxy.kernels', proxy.kernels, fused.KERNELS)
+    if any(type(step) is not int for step in proxy.stops_at):
+        raise InputError(f'proxy.stops_at is {proxy.stops_at}; it must be whole numbers')
     return ProxySettings(
         heads.make(config, num_classes),
         steps=steps,
@@ -246,11 +248,11 @@ def proxy_settings(
         momentum=proxy.momentum,
         weight_decay=proxy.weight_decay,
         evaluations=proxy.evaluations,
+        stops_at=tuple(sorted({*proxy.stops_at, *(halving.step for halving in halvings)})),
         eval_batch_size=proxy.eval_batch_size,
         dtype=proxy.dtype,
         precision=proxy.precision,
         kernels=proxy.kernels,
-        stops_at=tuple(halving.step for halving in halvings),
     )
 
 

@@ -16,13 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
-from dpc_jax import fused, metrics, proxy, sharding
+from dpc_jax import fused, metrics, proxy, seats, sharding
 from dpc_jax.base import Genotype, InputError, KeepGoing, ProxyResult, PyTree, population_size
 from dpc_jax.heads import Head
 from dpc_jax.proxy import CandidateState, Plan, ProxyData, ProxySettings
+from dpc_jax.seats import Seats
 
 
 class OutOfMemoryError(InputError):
@@ -109,6 +110,16 @@ def programs(channels: tuple[tuple[int, int], ...], settings: ProxySettings, chu
     )
 
 
+@functools.lru_cache(maxsize=8)
+def mover(mesh: Mesh) -> Callable[[CandidateState, Int[np.ndarray, ' P']], CandidateState]:
+    """A program that puts into each place the candidate of the place that is named for it."""
+    along = NamedSharding(mesh, PartitionSpec(sharding.POPULATION))
+    move: Callable[..., CandidateState] = jax.jit(
+        lambda candidates, places: jax.tree.map(lambda leaf: leaf[places], candidates), out_shardings=along
+    )
+    return move
+
+
 @dataclasses.dataclass(frozen=True)
 class PopulationEvaluator:
     """An `Evaluator`: trains and scores up to `population` candidates in one call of each program."""
@@ -127,7 +138,8 @@ class PopulationEvaluator:
     def programs(self) -> Programs:
         """Compiled on first use, once."""
         channels = tuple((stride, array.shape[-1]) for stride, array in self.data.train_features.items())
-        return programs(channels, self.settings, self.chunk, self.mesh)
+        # When scores are taken is no part of a program, and rungs that differ in it alone share theirs.
+        return programs(channels, dataclasses.replace(self.settings, evaluations=1, stops_at=()), self.chunk, self.mesh)
 
     @property
     def unit(self) -> int:
@@ -138,6 +150,11 @@ class PopulationEvaluator:
     def population(self) -> int:
         """Candidates in one call of a program: `at_once`, rounded up to whole units."""
         return max(1, -(-self.at_once // self.unit)) * self.unit
+
+    @property
+    def shape(self) -> seats.Shape:
+        """Devices, chunks of each, candidates of a chunk."""
+        return self.mesh.size, self.population // self.unit, self.chunk
 
     @functools.cached_property
     def plan(self) -> Plan:
@@ -160,25 +177,26 @@ class PopulationEvaluator:
         count, stops = population_size(genotypes), self.settings.stops()
         if not 0 < count <= self.population:
             raise ValueError(f'{count} candidates; this evaluator takes 1 to {self.population} at once')
-        genotypes = jax.tree.map(lambda genes: _pad(np.asarray(genes), self.population), genotypes)
-        alive = np.arange(self.population) < count
-        candidates = self.programs.init(alive, genotypes, self.plan.key_init)
         curves, losses_ = (np.full((count, len(stops)), np.nan, np.float32) for _ in range(2))
         num_classes = self.settings.head.num_classes
         confusions = np.zeros((count, len(stops), num_classes, num_classes), np.int64)
-        finite, steps = np.ones(count, bool), np.zeros(count, np.int32)
-        for evaluation, (start, stop) in enumerate(zip([0, *stops], stops, strict=False)):
-            candidates, loss = self.train(alive, candidates, genotypes, (start, stop))
-            counts = np.asarray(self.programs.confusion(alive, candidates, genotypes, self.data))
-            here = np.flatnonzero(alive[:count])
-            finite[here], steps[here] = np.asarray(candidates.finite)[here], stop
-            losses_[here, evaluation], confusions[here, evaluation] = loss[here], counts[here]
-            curves[here, evaluation] = np.where(finite[here], self.score(counts[here]), np.nan)
-            alive[:count] &= finite
-            if keep_going is not None and stop < self.settings.steps:
-                alive[:count] &= keep_going(evaluation, curves[:, evaluation])
+        alive, finite, steps = np.ones(count, bool), np.ones(count, bool), np.zeros(count, np.int32)
+        seated = seats.seat(np.arange(count), self.shape)
+        candidates = self.programs.init(seated.taken, _pick(genotypes, seated), self.plan.key_init)
+        for evaluation, span in enumerate(itertools.pairwise([0, *stops])):
+            cells, places = _pick(genotypes, seated), seated.places
+            candidates, loss = self.train(seated.taken, candidates, cells, span)
+            counts = np.asarray(self.programs.confusion(seated.taken, candidates, cells, self.data))[places]
+            here = seated.who[places]
+            finite[here], steps[here] = np.asarray(candidates.finite)[places], span[1]
+            losses_[here, evaluation], confusions[here, evaluation] = loss[places], counts
+            curves[here, evaluation] = np.where(finite[here], self.score(counts), np.nan)
+            alive &= finite
+            if keep_going is not None and span[1] < self.settings.steps:
+                alive &= keep_going(evaluation, curves[:, evaluation])
             if not alive.any():
                 break
+            seated, candidates = self._reseat(seated, alive, candidates)
         last = (np.arange(count), np.searchsorted(stops, steps))
         extras = {name: np.where(finite, extra(confusions[last]), np.nan) for name, extra in self.extras.items()}
         return ProxyResult(
@@ -192,6 +210,16 @@ class PopulationEvaluator:
             confusions=confusions,
             extras=extras,
         )
+
+    def _reseat(
+        self, seated: Seats, alive: Bool[np.ndarray, ' n'], candidates: CandidateState
+    ) -> tuple[Seats, CandidateState]:
+        """The places of those that go on, and the candidates in these places."""
+        left = seats.without(seated, alive, self.shape)
+        moved = seats.closed_up(left, self.shape)
+        if moved is not left:
+            candidates = mover(self.mesh)(candidates, seats.origins(left, moved))
+        return moved, candidates
 
     def needed_memory(
         self, alive: Bool[np.ndarray, ' P'], candidates: CandidateState, genotypes: Genotype, steps: int
@@ -245,9 +273,9 @@ def _memory_of(chunk: int, settings: ProxySettings) -> Iterator[None]:
         ) from error
 
 
-def _pad(genes: Int[np.ndarray, 'p K'], population: int) -> Int[np.ndarray, 'P K']:
-    """Repeats the first candidate; the repetitions are not alive and cost nothing."""
-    return np.concatenate([genes, np.repeat(genes[:1], population - len(genes), axis=0)]).astype(np.int32)
+def _pick(genotypes: Genotype, seated: Seats) -> Genotype:
+    """The genotype in each place."""
+    return jax.tree.map(lambda genes: np.asarray(genes, np.int32)[seated.who], genotypes)
 
 
 WORTH_A_LARGER_CHUNK = 0.9

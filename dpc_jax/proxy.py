@@ -46,7 +46,8 @@ class ProxySettings:
     power: float = 0.9
     momentum: float = 0.9
     weight_decay: float = 4e-5
-    evaluations: int = 1  # scores on val during a run; the last is the score
+    evaluations: int = 1  # scores on val during a run, evenly spread; the last is the score
+    stops_at: tuple[int, ...] = ()  # further steps after which a score is taken
     eval_batch_size: int = 4
     dtype: str = 'float32'
     precision: str = 'float32'  # of matrix products, see `PRECISIONS`
@@ -57,6 +58,11 @@ class ProxySettings:
         checks.fields_at_least(1, self, ('steps', 'batch_size', 'evaluations', 'eval_batch_size'), 'proxy')
         if self.evaluations > self.steps:
             raise InputError(f'proxy.evaluations is {self.evaluations}; it may be at most proxy.steps ({self.steps})')
+        if not all(0 < step < self.steps for step in self.stops_at):
+            raise InputError(
+                f'proxy.stops_at is {self.stops_at}; each of its steps must be from 1 to {self.steps - 1}, below'
+                ' proxy.steps'
+            )
         checks.below_one('proxy.momentum', self.momentum)
         checks.fields_at_least(0, self, ('power', 'weight_decay'), 'proxy')
         if not self.learning_rate > 0:
@@ -65,9 +71,9 @@ class ProxySettings:
         checks.one_of('proxy.precision', self.precision, PRECISIONS)
 
     def stops(self) -> list[int]:
-        """The step at which each evaluation takes place; the last is `steps`."""
-        even = (self.steps * (i + 1) // self.evaluations for i in range(self.evaluations))
-        return sorted({*even, *self.stops_at})
+        """The step after which each evaluation takes place, ascending; the last is `steps`."""
+        even = {self.steps * (i + 1) // self.evaluations for i in range(self.evaluations)}
+        return sorted(even | set(self.stops_at))
 
 
 class ProxyData(NamedTuple):

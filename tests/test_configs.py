@@ -145,6 +145,8 @@ def test_free_fields_exist():
         ('proxy.power', -1.0, 'proxy.power is -1.0'),
         ('proxy.weight_decay', -1e-3, 'proxy.weight_decay is -0.001'),
         ('proxy.evaluations', 5, 'proxy.evaluations is 5; it may be at most proxy.steps (4)'),
+        ('proxy.stops_at', (4,), 'proxy.stops_at is (4,); each of its steps must be from 1 to 3'),
+        ('proxy.stops_at', (1.5,), 'proxy.stops_at is (1.5,); it must be whole numbers'),
         ('proxy.eval_batch_size', 0, 'proxy.eval_batch_size is 0'),
         ('proxy.kernels', 'triton', "proxy.kernels is 'triton'; allowed: auto, plain, fused, interpret"),
         ('proxy.kernels', 'fused', "proxy.kernels is 'fused', which needs an NVIDIA GPU; allowed here: auto, plain"),

@@ -80,6 +80,29 @@ def truth(pairs, genotypes):
     return result
 
 
+class Counted(PopulationEvaluator):
+    """Notes in `rounds` how many chunks ran one after the other in each call of the training program."""
+
+    rounds: list[int]
+
+    @property
+    def programs(self):
+        """Those of the evaluator; what runs is decided by who is alive, see `_over_population`."""
+        real = super().programs
+
+        def train(alive, *args):
+            self.rounds.append(int(np.reshape(alive, self.shape).any(-1).sum(-1).max()))
+            return real.train(alive, *args)
+
+        return real._replace(train=train)
+
+
+def counted(kind=Counted, **fields):
+    evaluator = kind(**fields)
+    object.__setattr__(evaluator, 'rounds', [])
+    return evaluator
+
+
 def pick(genotypes: Genotype, places) -> Genotype:
     return jax.tree.map(lambda genes: genes[np.array(list(places), int)], genotypes)
 
@@ -107,10 +130,11 @@ def test_scores_have_the_same_bits_in_any_company(pairs, genotypes, truth, place
     assert (result.steps == STEPS).all()
 
 
-def test_four_devices_give_the_bits_of_one(data, genotypes, truth):
-    evaluator = PopulationEvaluator(SETTINGS, data, 0, chunk=2)
-    assert evaluator.mesh.size == 4
-    assert evaluator.population == 8
+@pytest.mark.parametrize('devices', [2, 4])
+def test_any_number_of_devices_gives_the_bits_of_one(data, genotypes, truth, devices):
+    evaluator = PopulationEvaluator(SETTINGS, data, 0, 2, 16, mesh=sharding.population_mesh(devices))
+    candidates = evaluator.programs.init(np.ones(16, bool), pick(genotypes, [*range(8)] * 2), evaluator.plan.key_init)
+    assert len(candidates.finite.sharding.device_set) == devices
     assert_same_bits(evaluator(genotypes), truth, range(8))
 
 
@@ -228,6 +252,84 @@ def test_what_a_pruner_stops_stays_as_it_was_and_the_rest_goes_on(pairs, genotyp
     np.testing.assert_array_equal(result.scores, [truth.scores[0], *truth.curves[1:4, 0]])
     assert np.isnan(result.curves[1:, 1:]).all()
     assert np.isnan(result.losses[1:, 1:]).all()
+
+
+# Rounds of chunks in the three parts of a run of sixteen, of whom six and then two go on.
+ROUNDS = {
+    **{(2, 1): [8, 3, 1], (2, 2): [4, 2, 1], (2, 4): [2, 1, 1]},
+    **{(4, 1): [4, 2, 1], (4, 2): [2, 1, 1], (4, 4): [1, 1, 1]},
+}
+GOING = ([0, 3, 5, 9, 10, 15], [3, 15])
+
+
+@pytest.fixture(scope='module')
+def undisturbed(data, genotypes):
+    """`undisturbed(chunk)`: sixteen candidates, the eight cells twice, of whom none ends early, on one device."""
+
+    @functools.cache
+    def result_of(chunk):
+        evaluator = PopulationEvaluator(SETTINGS, data, 0, chunk, 16, mesh=sharding.population_mesh(1))
+        return evaluator(pick(genotypes, [*range(8), *range(8)]))
+
+    return result_of
+
+
+@pytest.mark.parametrize(('chunk', 'devices'), ROUNDS)
+def test_those_that_go_on_move_together_and_score_as_if_nobody_had_ended(data, genotypes, undisturbed, chunk, devices):
+    evaluator = counted(
+        settings=SETTINGS, data=data, seed=0, chunk=chunk, at_once=16, mesh=sharding.population_mesh(devices)
+    )
+    everybody = pick(genotypes, [*range(8), *range(8)])
+    result = evaluator(everybody, lambda evaluation, _: np.isin(np.arange(16), GOING[evaluation]))
+    assert evaluator.rounds == ROUNDS[chunk, devices]
+    expected = undisturbed(chunk)
+    for i in range(16):
+        points = 1 + sum(i in going for going in GOING)
+        assert result.steps[i] == 2 * points
+        for name in ('curves', 'losses'):
+            np.testing.assert_array_equal(getattr(result, name)[i, :points], getattr(expected, name)[i, :points])
+            assert np.isnan(getattr(result, name)[i, points:]).all()
+        np.testing.assert_array_equal(result.confusions[i, :points], expected.confusions[i, :points])
+        assert not result.confusions[i, points:].any()
+    if devices == 2:  # no other test has these programs
+        assert population.compilations(evaluator.programs.confusion) == 1  # also for those that moved
+
+
+def test_those_that_diverge_make_room(pairs, genotypes, truth, monkeypatch):
+    monkeypatch.setattr(Poisoned, 'place', np.array([0, 2]))
+    kind = type('CountedPoisoned', (Counted, Poisoned), {})
+    fields = {field.name: getattr(pairs, field.name) for field in dataclasses.fields(pairs)}
+    evaluator = counted(kind, **fields)
+    result = evaluator(pick(genotypes, range(4)))
+    assert evaluator.rounds == [2, 1, 1]
+    assert result.finite.tolist() == [False, True, False, True]
+    np.testing.assert_array_equal(result.curves[[1, 3]], truth.curves[[1, 3]])
+    np.testing.assert_array_equal(result.losses[[1, 3]], truth.losses[[1, 3]])
+    assert np.isnan(result.curves[[0, 2]]).all()
+
+
+@pytest.mark.parametrize('devices', [1, 4])
+def test_few_candidates_are_spread_over_the_devices(data, genotypes, truth, devices):
+    evaluator = counted(
+        settings=SETTINGS, data=data, seed=0, chunk=2, at_once=16, mesh=sharding.population_mesh(devices)
+    )
+    assert_same_bits(evaluator(pick(genotypes, range(7))), truth, range(7))
+    assert evaluator.rounds == [-(-4 // devices)] * 3
+
+
+def test_scores_may_be_taken_at_further_steps_and_nothing_else_changes(pairs, genotypes, truth):
+    settings = dataclasses.replace(SETTINGS, evaluations=1, stops_at=(1, 4))
+    evaluator, heard = dataclasses.replace(pairs, settings=settings), []
+    result = evaluator(pick(genotypes, range(4)), lambda *args: heard.append(args[0]) or np.ones(4, bool))
+    assert heard == [0, 1]
+    assert result.curves.shape == result.losses.shape == (4, 3)
+    np.testing.assert_array_equal(result.curves[:, 1:], truth.curves[:4, 1:])
+    np.testing.assert_array_equal(result.scores, truth.scores[:4])
+    assert (result.curves[:, 0] != truth.curves[:4, 0]).any()
+    means = (2 * truth.losses[:4, 0] + 2 * truth.losses[:4, 1]) / 4  # of the first four steps
+    np.testing.assert_allclose((result.losses[:, 0] + 3 * result.losses[:, 1]) / 4, means, rtol=1e-6)
+    np.testing.assert_array_equal(result.losses[:, 2], truth.losses[:4, 2])
+    assert evaluator.programs is pairs.programs
 
 
 def test_when_everyone_is_stopped_the_run_ends(pairs, genotypes, truth):

@@ -322,6 +322,11 @@ def test_evaluations_are_spread_evenly_and_the_last_is_at_the_end(steps, evaluat
     assert dataclasses.replace(SETTINGS, steps=steps, evaluations=evaluations).stops() == stops
 
 
+def test_further_steps_come_in_between_each_once():
+    assert dataclasses.replace(SETTINGS, steps=9, evaluations=3, stops_at=(8, 1, 3)).stops() == [1, 3, 6, 8, 9]
+    assert dataclasses.replace(SETTINGS, steps=9, evaluations=1, stops_at=(1, 3)).stops() == [1, 3, 9]
+
+
 @pytest.mark.parametrize(
     ('change', 'line'),
     [
@@ -330,6 +335,8 @@ def test_evaluations_are_spread_evenly_and_the_last_is_at_the_end(steps, evaluat
         ({'evaluations': 0}, 'proxy.evaluations is 0; it must be at least 1'),
         ({'eval_batch_size': -1}, 'proxy.eval_batch_size is -1; it must be at least 1'),
         ({'evaluations': 6}, r'proxy.evaluations is 6; it may be at most proxy.steps \(5\)'),
+        ({'stops_at': (2, 5)}, r'proxy.stops_at is \(2, 5\); each of its steps must be from 1 to 4, below proxy.steps'),
+        ({'stops_at': (0,)}, r'proxy.stops_at is \(0,\)'),
         ({'learning_rate': 0.0}, 'proxy.learning_rate is 0.0; it must be greater than 0'),
         ({'learning_rate': float('nan')}, 'proxy.learning_rate is nan'),
         ({'power': -1.0}, 'proxy.power is -1.0; it must be at least 0'),
