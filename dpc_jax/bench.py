@@ -9,14 +9,16 @@ import functools
 import math
 import operator
 import pathlib
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
 from jaxtyping import Bool, Float
+from rich.console import Console
 
 from dpc_jax import assembly, datasets, files, provenance, rerank, sharding
 from dpc_jax.assembly import PROXY, Datasets
@@ -91,12 +93,17 @@ class Bench:
             rungs.append(Rung(f'rung{level}-{steps}', evaluate, keep, evaluate.population))
         if not ladder.full:
             return rungs
-        weights, recipe = assembly.backbone_path(self.config, self.workdir, self.sets[0]), rerank.recipe_of(self.config)
-        for number in range(self.config.rerank.seeds):
-            seed, name = self.config.seed + number, 'full' if not number else f'full-seed{self.config.seed + number}'
-            whole = WholeNetworks(self.config, self.space, self.workdir / 'full', weights, seed, train)
-            rungs.append(Rung('full', whole, ladder.full, 1, seed=seed, study=name, given=given, recipe=recipe))
-        return rungs
+        seeds = range(self.config.seed, self.config.seed + self.config.rerank.seeds)
+        whole = (self.whole_rung(train, seed) for seed in seeds)
+        return rungs + [dataclasses.replace(rung, keep=ladder.full, given=given) for rung in whole]
+
+    def whole_rung(self, train: Train, seed: int) -> Rung:
+        """The rung that trains whole networks by `config.rerank` under a seed; `train` is the journey of a training."""
+        rerank.check(self.config, self.space)
+        weights, folder = assembly.backbone_path(self.config, self.workdir, self.sets[0]), self.workdir / 'full'
+        evaluate = WholeNetworks(self.config, self.space, folder, weights, seed, train)
+        name = 'full' if seed == self.config.seed else f'full-seed{seed}'
+        return Rung('full', evaluate, 0, seed=seed, study=name, recipe=rerank.recipe_of(self.config))
 
     def given(self) -> tuple[Genotype, ...]:
         """The random cells that every search with a last rung `full` takes: what the best are compared with there."""
@@ -118,41 +125,77 @@ class Bench:
         Raises:
           InputError: there is no cell, a cell is not of this space, fewer than one seed.
         """
+        return self._evaluate(cells, seeds, self._proxy_of_seed, 'cells')
+
+    def evaluate_whole(
+        self, cells: Genotype | Sequence[Genotype], train: Train, seeds: int | Sequence[int] = 1
+    ) -> 'CellScores':
+        """Trains the whole network of any number of cells by `config.rerank`, like `evaluate`; shared with the search.
+
+        `train` is the journey of a training.
+        """
+
+        def of_seed(cells: Mapping[str, Genotype], seed: int, progress: Progress) -> list[Candidate]:
+            rung = self.whole_rung(train, seed)
+            with self.open_study(rung) as study:
+                known = {c.key: c for c in study.candidates() if c.key in cells}
+                return self._rest(study, rung, cells, known, progress)
+
+        return self._evaluate(cells, seeds, of_seed, 'whole networks')
+
+    def _evaluate(
+        self,
+        cells: Genotype | Sequence[Genotype],
+        seeds: int | Sequence[int],
+        of_seed: Callable[[Mapping[str, Genotype], int, Progress], list[Candidate]],
+        name: str,
+    ) -> 'CellScores':
         listed = list_cells(self.space, cells)
         wanted = list_seeds(seeds, self.config.seed)
         unique = {self.space.canonical_key(genotype): genotype for genotype in reversed(listed)}
         found: dict[tuple[str, int], Candidate] = {}
-        with self.open_study('proxy') as study:
+        with self.open_study(PROXY) as study:
             study.keep_settings()
-        with Progress(len(wanted) * len(unique), logdir=self.workdir / 'events' / 'cells') as progress:
+        # The screen is named, because the training of a whole network prints elsewhere meanwhile.
+        logdir, screen = self.workdir / 'events' / name, Console(file=sys.stdout)
+        with Progress(len(wanted) * len(unique), logdir=logdir, console=screen) as progress:
             for seed in wanted:
-                here = self._of_one_seed(unique, seed, progress)
-                found |= {(candidate.key, seed): candidate for candidate in here}
+                found |= {(candidate.key, seed): candidate for candidate in of_seed(unique, seed, progress)}
         keys = [self.space.canonical_key(genotype) for genotype in listed]
         rows = [CellScore(cell, seed, found[key, seed]) for cell, key in enumerate(keys) for seed in wanted]
         return CellScores(self.space, self.classes, dict(self.settings), tuple(listed), tuple(rows))
 
-    def _of_one_seed(self, cells: Mapping[str, Genotype], seed: int, progress: Progress) -> list[Candidate]:
-        """The candidates of these cells, by key, under one seed."""
+    def _proxy_of_seed(self, cells: Mapping[str, Genotype], seed: int, progress: Progress) -> list[Candidate]:
+        """The candidates of these cells under one seed of the proxy."""
         known: dict[str, Candidate] = {}
         if seed == self.config.seed:
-            with self.open_study('proxy') as study:
+            with self.open_study(PROXY) as study:
                 known = {c.key: c for c in study.candidates() if c.key in cells and c.state != 'pruned'}
-        name = f'seed{seed}'
-        evaluate = self.evaluator(seed=seed)
+        name, evaluate = f'seed{seed}', self.evaluator(seed=seed)
         with self.open_study(name, seed=seed) as study:
             known = {c.key: c for c in study.candidates() if c.key in cells} | known
-            progress.resume(list(known.values()))
-            missing = {key: cell for key, cell in cells.items() if key not in known}
-            for genotype in missing.values():
-                study.enqueue(genotype)
-            rung = Rung(name, evaluate, len(missing), evaluate.population)
-            if missing:
-                here = climb(study, rung, progress, generation=evaluate.population, only=frozenset(missing))
-                found = [c for c in study.candidates() if c.key in missing]
-                progress.resume([c for c in found if c.number not in here])  # other workers were at these
-                known |= {c.key: c for c in found}
-        return list(known.values())
+            return self._rest(study, Rung(name, evaluate, 0, evaluate.population), cells, known, progress)
+
+    def _rest(
+        self,
+        study: Study,
+        rung: Rung,
+        cells: Mapping[str, Genotype],
+        known: Mapping[str, Candidate],
+        progress: Progress,
+    ) -> list[Candidate]:
+        """What is known of these cells, by key, and the rest of them once they are evaluated."""
+        progress.resume(list(known.values()))
+        missing = {key: cell for key, cell in cells.items() if key not in known}
+        for genotype in missing.values():
+            study.enqueue(genotype)
+        found: list[Candidate] = []
+        if missing:
+            rung = dataclasses.replace(rung, keep=len(missing))
+            here = climb(study, rung, progress, generation=rung.at_once, only=frozenset(missing))
+            found = [c for c in study.candidates() if c.key in missing]
+            progress.resume([c for c in found if c.number not in here])  # other workers were at these
+        return [*known.values(), *found]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -52,7 +52,6 @@ class ProxySettings:
     dtype: str = 'float32'
     precision: str = 'float32'  # of matrix products, see `PRECISIONS`
     kernels: fused.Kernels = 'auto'  # who does the work of a training step
-    stops_at: tuple[int, ...] = ()  # further steps at which a score is taken
 
     def __post_init__(self) -> None:
         checks.fields_at_least(1, self, ('steps', 'batch_size', 'evaluations', 'eval_batch_size'), 'proxy')
