@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpc_jax import networks, ops
+from dpc_jax import datasets, networks, ops
 from dpc_jax.aspp import ASPP
 from dpc_jax.context import Context, ContextOutput
 from dpc_jax.convolution import ConvUnit, separable
+from dpc_jax.evaluation import Evaluation
 from dpc_jax.segmenter import Segmenter
 from dpc_jax.training import step as train_step
 
@@ -70,3 +71,11 @@ def batch(count, side=13, seed=0, parts=1):
 
 def state(net, settings):
     return train_step.init_state(networks.init_variables(jax.random.key(0), net), net, settings)
+
+
+def trained(config, place):
+    """In place of the journey of a training: a score by cell and seed."""
+    del place
+    classes = len(datasets.classes(config.dataset.name))
+    right = 1 + sum(map(ord, config.context.genotype)) % 97 + config.seed
+    return Evaluation(np.eye(classes, dtype=np.int64) * right + 1, {}, [])

@@ -5,18 +5,18 @@ import types
 
 import numpy as np
 import pytest
-from absl import flags
-from absl.testing import flagsaver
 from scipy import stats
 
 from configs import scenes_search
-from dpc_jax import datasets, metrics
+from dpc_jax import metrics
 from dpc_jax.base import InputError
-from dpc_jax.evaluation import Evaluation
-from experiments import common, proxy_fidelity
-from experiments.proxy_fidelity import Correlation, Proxy, correlation, kendall, spearman
+from tests.scripts import load
+from tests.small import trained
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
+
+proxy_fidelity = load('proxy_fidelity')
+correlation, spearman, kendall = proxy_fidelity.correlation, proxy_fidelity.spearman, proxy_fidelity.kendall
 
 RANDOM = np.random.default_rng(3)
 TRUTH = RANDOM.normal(size=31)
@@ -108,34 +108,26 @@ def test_the_ceiling_is_the_mean_over_pairs_of_seeds():
     found = proxy_fidelity.ceiling(whole, spearman)
     pairs = [metrics.spearman(whole[:, a], whole[:, b]) for a, b in ((1, 0), (2, 0), (2, 1))]
     assert found.value == pytest.approx(np.mean(pairs))
-    assert isinstance(found, Correlation)
-
-
-def trained(config, place):
-    """In place of the journey of a training: a score by cell and seed."""
-    del place
-    classes = len(datasets.classes(config.dataset.name))
-    right = 1 + sum(map(ord, config.context.genotype)) % 97 + config.seed
-    return Evaluation(np.eye(classes, dtype=np.int64) * right + 1, {}, [])
+    assert isinstance(found, proxy_fidelity.Correlation)
 
 
 def test_a_study_of_fidelity_writes_what_it_measured(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(proxy_fidelity.journeys, 'find', lambda name: types.SimpleNamespace(run=trained))
     config = scenes_search.get_config('toy')
     config.proxy.steps, config.proxy.bn_decay = 40, 0.5  # enough for scores that differ
-    flags.FLAGS.mark_as_parsed()
-    monkeypatch.setattr(common, 'config_and_workdir', lambda: (config, tmp_path / 'work'))
+    monkeypatch.setattr(proxy_fidelity.common, 'config_and_workdir', lambda: (config, tmp_path / 'work'))
     chosen = {
-        'cells': ['sample:8'],
-        'strata': 5,
-        'seeds': 2,
-        'variants': 'shorter:proxy.steps=20',
-        'out': str(tmp_path / 'out'),
+        'CELLS': ['sample:8'],
+        'STRATA': 5,
+        'SEEDS': 2,
+        'VARIANTS': 'shorter:proxy.steps=20',
+        'OUT': tmp_path / 'out',
     }
-    with flagsaver.flagsaver(**chosen):
-        proxy_fidelity.main([])
-        text = (tmp_path / 'out/fidelity.md').read_text()
-        proxy_fidelity.main([])  # all of it is kept
+    for name, value in chosen.items():
+        monkeypatch.setattr(proxy_fidelity, name, types.SimpleNamespace(value=value))
+    proxy_fidelity.main([])
+    text = (tmp_path / 'out/fidelity.md').read_text()
+    proxy_fidelity.main([])  # all of it is kept
     assert (tmp_path / 'out/fidelity.md').read_text() == text
     assert text in capsys.readouterr().out
     for row in ('| config |', '| shorter |', '| noise ceiling: full training, another seed |'):
@@ -143,10 +135,12 @@ def test_a_study_of_fidelity_writes_what_it_measured(tmp_path, monkeypatch, caps
     with (tmp_path / 'out/fidelity.csv').open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ['cell', 'full 0', 'full 1', 'config', 'shorter']
-    proxies = [Proxy(name, np.array([float(row[name]) for row in rows]), 0.0) for name in ('config', 'shorter')]
+    proxies = [
+        proxy_fidelity.Proxy(name, np.array([float(row[name]) for row in rows]), 0.0) for name in ('config', 'shorter')
+    ]
     mean = np.array([(float(row['full 0']) + float(row['full 1'])) / 2 for row in rows])
     assert len(set(mean)) > 1
-    for proxy in proxies:
-        value = correlation(spearman, proxy.scores, mean).value
+    for scores in proxies.values():
+        value = correlation(spearman, scores, mean).value
         assert f'| {value:.2f} (' in text
     assert (tmp_path / 'out/fidelity.png').stat().st_size > 10_000
