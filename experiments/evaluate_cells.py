@@ -5,9 +5,11 @@
   python experiments/evaluate_cells.py --config=... --workdir=... --cells=runs/camvid/report/ranking.csv --best=50
   cat genotypes.jsonl | python experiments/evaluate_cells.py --config=... --workdir=... --cells=-
 
-`--cells` takes, with commas between: names of the space, JSON files in the official format, folders of them, `.jsonl`
-files with a genotype in each line, a report's `ranking.csv`, `sample:NUMBER` (uniform, by the config's seed), and `-`
-for standard input. Every cell is trained by the config's proxy, under `--seeds` seeds from the config's on.
+`--cells` takes, with commas between: names of the space, `named` for all of them that the space has, `near:NAME` for
+the cells that differ from that one in one gene (rates and grids by one step), JSON files in the official format,
+folders of them, `.jsonl` files with a genotype in each line, a report's `ranking.csv`, `sample:NUMBER` (uniform, by the
+config's seed), and `-` for standard input. Every cell is trained by the config's proxy, under `--seeds` seeds from the
+config's on.
 
 What is finished is kept: after a stop (kill -9 too) the same command goes on, workers with one storage
 (`--config.search.storage`) share the cells, equal cells are trained once. Writes `cells.csv` (a row for each cell and
