@@ -109,10 +109,22 @@ def make_space(config: ml_collections.ConfigDict) -> Space:
 
 
 def make_sampler(config: ml_collections.ConfigDict) -> optuna.samplers.BaseSampler:
-    """The strategy, with those of `search.sampler_settings` that stand under its name."""
+    """The strategy with its settings."""
     name = config.search.sampler
-    settings = config.search.sampler_settings.to_dict().get(name.rpartition('.')[2], {})
-    return samplers.make(name, make_space(config), seed=config.seed, **settings)
+    return samplers.make(name, make_space(config), seed=config.seed, **sampler_settings(config, name))
+
+
+def sampler_settings(config: ml_collections.ConfigDict, name: str) -> dict[str, Any]:
+    """Those of `search.sampler_settings` that stand under a strategy's name (`TPESampler` for `optuna.TPESampler`)."""
+    settings: dict[str, Any] = config.search.sampler_settings.to_dict().get(name.rpartition('.')[2], {})
+    return settings
+
+
+def _idle_settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The settings of the strategies that the config does not use: a study may lack them, if these came later."""
+    used = config.search.sampler.rpartition('.')[2]
+    every: dict[str, Any] = config.search.sampler_settings.to_dict()
+    return {name: settings for name, settings in every.items() if name != used}
 
 
 def ladder(config: ml_collections.ConfigDict) -> list[tuple[int, int]]:
@@ -315,6 +327,7 @@ def open_study(
     `seed` is stored with each candidate; by default it is the config's.
     """
     space = make_space(config)
+    idle = {f'search.sampler_settings.{name}': values for name, values in _idle_settings(config).items()}
     return Study.open(
         config.search.storage or f'sqlite:///{workdir.resolve() / "study.db"}',
         f'{config.search.study}-{rung}',
@@ -322,7 +335,7 @@ def open_study(
         sampler=make_sampler(config),
         pruner=make_pruner(config.search.pruner, config.search.pruner_settings.to_dict()),
         settings=settings,
-        added=ADDED_FIELDS,
+        added=ADDED_FIELDS | idle,
         run=RunInfo(
             seed=config.seed if seed is None else seed,
             config_hash=provenance.settings_hash(settings),
