@@ -27,6 +27,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     config.proxy.bn_decay = 0.97
     config.proxy.loss_stride = 8
     config.search.num_candidates = 48
+    config.search.sampler_settings.evolution.update({'population': 16, 'sample': 5})  # of 48 candidates
     common.camvid_recipe(config.rerank)
     if common.words(arg, 'toy'):
         common.shrink(config)

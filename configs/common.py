@@ -62,9 +62,12 @@ def search_config() -> ml_collections.ConfigDict:
     config.search = ml_collections.ConfigDict()
     config.search.num_candidates = 28_000
     config.search.population = 8  # candidates that are proposed together, from the same scores
-    config.search.sampler = 'near_best'  # uniform | near_best | optuna.TPESampler | ...
+    config.search.sampler = 'near_best'  # uniform | near_best | evolution | optuna.TPESampler | ...
     config.search.sampler_settings = ml_collections.ConfigDict(  # of each sampler, under its name
-        {'near_best': {'exploit': 0.5, 'incumbents': 10, 'neighbourhood': 'adjacent'}}
+        {
+            'near_best': {'exploit': 0.5, 'incumbents': 10, 'neighbourhood': 'adjacent'},
+            'evolution': {'population': 100, 'sample': 25},  # as in arXiv:1802.01548, whose searches had 20K cells
+        }
     )
     config.search.pruner = ''  # optuna.MedianPruner, ...
     config.search.pruner_settings = ml_collections.ConfigDict()
@@ -264,6 +267,7 @@ def shrink(config: ml_collections.ConfigDict) -> None:
     config.search.num_candidates = 3
     config.search.population = 2
     config.search.references = ('conv1x1',)
+    config.search.sampler_settings.evolution.update({'population': 2, 'sample': 1})
 
 
 def words(arg: str, *known: str) -> set[str]:

@@ -35,6 +35,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     config.proxy.loss_stride = 8
     config.search.num_candidates = 24
     config.search.sampler_settings.near_best.incumbents = 5
+    config.search.sampler_settings.evolution.update({'population': 8, 'sample': 3})  # of 24 candidates
     common.scenes_recipe(config.rerank)
     config.rerank.random = 5
     if 'ladder' in words:

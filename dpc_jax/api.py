@@ -247,6 +247,8 @@ def _scores(segmenter: Segmenter, settings: InferenceSettings) -> Any:
 def read_cells(sources: Path | list[Path], space: spaces.Space, seed: int = 0) -> list[Genotype]:
     """Cells by name, from JSON files, folders of them, JSON lines, a report's `ranking.csv`, or `sample:NUMBER`.
 
+    `named` stands for all cells that the space has a name for, and `near:NAME` for the neighbours of one of them.
+
     >>> cells = dpc_jax.read_cells(['runs/scenes/report/ranking.csv', 'sample:3'], bench.space)
     """
     listed = [sources] if isinstance(sources, str | pathlib.Path) else sources

@@ -117,10 +117,22 @@ def make_space(config: ml_collections.ConfigDict) -> Space:
 
 
 def make_sampler(config: ml_collections.ConfigDict) -> optuna.samplers.BaseSampler:
-    """The strategy, with those of `search.sampler_settings` that stand under its name."""
+    """The strategy with its settings."""
     name = config.search.sampler
-    settings = config.search.sampler_settings.to_dict().get(name.rpartition('.')[2], {})
-    return samplers.make(name, make_space(config), seed=config.seed, **settings)
+    return samplers.make(name, make_space(config), seed=config.seed, **sampler_settings(config, name))
+
+
+def sampler_settings(config: ml_collections.ConfigDict, name: str) -> dict[str, Any]:
+    """Those of `search.sampler_settings` that stand under a strategy's name (`TPESampler` for `optuna.TPESampler`)."""
+    settings: dict[str, Any] = config.search.sampler_settings.to_dict().get(name.rpartition('.')[2], {})
+    return settings
+
+
+def _idle_settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The settings of the strategies that the config does not use: a study may lack them, if these came later."""
+    used = config.search.sampler.rpartition('.')[2]
+    every: dict[str, Any] = config.search.sampler_settings.to_dict()
+    return {name: settings for name, settings in every.items() if name != used}
 
 
 def make_ladder(config: ml_collections.ConfigDict) -> Ladder:
@@ -343,6 +355,7 @@ def open_study(
     rung has several. `recipe` is what scores of the rung depend on besides the settings of the search.
     """
     space, settings = make_space(config), {**settings, **recipe}
+    idle = {f'search.sampler_settings.{name}': values for name, values in _idle_settings(config).items()}
     return Study.open(
         config.search.storage or f'sqlite:///{workdir.resolve() / "study.db"}',
         f'{config.search.study}-{name or rung}',
@@ -350,7 +363,7 @@ def open_study(
         sampler=make_sampler(config),
         pruner=pruner_of(config, rung),
         settings=settings,
-        added=ADDED_FIELDS,
+        added=ADDED_FIELDS | idle,
         run=RunInfo(
             seed=config.seed if seed is None else seed,
             config_hash=provenance.settings_hash(settings),

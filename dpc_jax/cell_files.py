@@ -1,5 +1,6 @@
-"""Cells as people have them: names, files, folders, tables of a report, samples, standard input."""
+"""Cells as people have them: names and their neighbours, files, folders, tables of reports, samples, standard input."""
 
+import contextlib
 import csv
 import io
 import json
@@ -17,10 +18,12 @@ from dpc_jax.spaces import Space
 
 STDIN = '-'
 SAMPLE = 'sample:'
+NEAR = 'near:'
+ALL_NAMED = 'named'
 COLUMN = 'genotype'  # of a report's ranking.csv
 FORMS = (
-    'a name ({names}), a .json file, a folder of them, a .jsonl file with a genotype in each line, a ranking.csv,'
-    f' {SAMPLE}NUMBER, or {STDIN} for standard input'
+    f'a name ({{names}}), {ALL_NAMED} for all of those, {NEAR}NAME for its neighbours, a .json file, a folder of them,'
+    f' a .jsonl file with a genotype in each line, a ranking.csv, {SAMPLE}NUMBER, or {STDIN} for standard input'
 )
 
 
@@ -34,9 +37,11 @@ class NamedCell(NamedTuple):
 def read_cells(sources: Sequence[str], space: Space, *, seed: int = 0) -> list[NamedCell]:
     """All cells that the sources give, in order; `seed` draws those of `sample:NUMBER`, uniformly over the space.
 
-    A source is a name that the space knows, a JSON file in the space's format, a folder of such files, a file of JSON
-    lines, a CSV with a column `genotype`, `sample:NUMBER`, or `-` for JSON lines or names on standard input. A line of
-    JSON is a genotype in the space's format, or an object of its fields (`{"inputs": [-1], "ops": [3]}`).
+    A source is a name that the space knows, `named` for all of these names that this space has a cell for,
+    `near:NAME` for the cells that differ from that one in one gene (adjacent values of a rate or grid), a JSON file in
+    the space's format, a folder of such files, a file of JSON lines, a CSV with a column `genotype`, `sample:NUMBER`,
+    or `-` for JSON lines or names on standard input. A line of JSON is a genotype in the space's format, or an object
+    of its fields (`{"inputs": [-1], "ops": [3]}`).
 
     Raises:
       InputError: a source that is none of these or gives no cell; what is not a cell of the space, with its place.
@@ -52,6 +57,10 @@ def _read(source: str, space: Space, seed: int) -> list[NamedCell]:
         raise InputError(f'an empty source of cells; allowed: {FORMS.format(names=", ".join(space.names))}')
     if source in space.names:
         return [NamedCell(source, space.named(source))]
+    if source == ALL_NAMED:
+        return _all_named(space)
+    if source.startswith(NEAR):
+        return _neighbours(source, space)
     if source.startswith(SAMPLE):
         return _sampled(source, space, seed)
     if source == STDIN:
@@ -66,6 +75,28 @@ def _read(source: str, space: Space, seed: int) -> list[NamedCell]:
     if not files:
         raise InputError(f"cells '{source}': the folder has no .json files")
     return [cell for file in files for cell in _of_file(file, space)]
+
+
+def _all_named(space: Space) -> list[NamedCell]:
+    """A space of few branches lacks those of more."""
+    found = []
+    for name in space.names:
+        with contextlib.suppress(InputError):
+            found.append(NamedCell(name, space.named(name)))
+    return found
+
+
+def _neighbours(source: str, space: Space) -> list[NamedCell]:
+    """Called by the cell, the gene in which they differ, and their place among its values."""
+    name = source.removeprefix(NEAR)
+    if name not in space.names:
+        raise InputError(f"cells '{source[:80]}': {NEAR} takes one of these names: {', '.join(space.names)}")
+    groups = space.neighbours_by_gene(space.named(name))
+    return [
+        NamedCell(f'{name} {gene} {place}', genotype)
+        for gene, values in groups.items()
+        for place, genotype in enumerate(values)
+    ]
 
 
 def _sampled(source: str, space: Space, seed: int) -> list[NamedCell]:

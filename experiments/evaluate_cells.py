@@ -5,17 +5,21 @@
   python experiments/evaluate_cells.py --config=... --workdir=... --cells=runs/camvid/report/ranking.csv --best=50
   cat genotypes.jsonl | python experiments/evaluate_cells.py --config=... --workdir=... --cells=-
 
-`--cells` takes, with commas between: names of the space, JSON files in the official format, folders of them, `.jsonl`
-files with a genotype in each line, a report's `ranking.csv`, `sample:NUMBER` (uniform, by the config's seed), and `-`
-for standard input. Every cell is trained by the config's proxy, under `--seeds` seeds from the config's on.
+`--cells` takes, with commas between: names of the space, `named` for all of them that the space has, `near:NAME` for
+the cells that differ from that one in one gene (rates and grids by one step), JSON files in the official format,
+folders of them, `.jsonl` files with a genotype in each line, a report's `ranking.csv`, `sample:NUMBER` (uniform, by the
+config's seed), and `-` for standard input. Every cell is trained by the config's proxy, under `--seeds` seeds from the
+config's on.
 
 What is finished is kept: after a stop (kill -9 too) the same command goes on, workers with one storage
 (`--config.search.storage`) share the cells, equal cells are trained once. Writes `cells.csv` (a row for each cell and
-seed), `summary.csv` and `cells.md` (mean and deviation of each cell) and `cells.png` into `--out` (by default the
-folder `cells` in the work folder).
+seed; `cells.csv.gz` with `--compressed`, a fifth of the size), `summary.csv` and `cells.md` (mean and deviation of each
+cell) and `cells.png` into `--out` (by default the folder `cells` in the work folder). `compare_strategies.py` reads
+such tables.
 """
 
 import csv
+import gzip
 import io
 import json
 import pathlib
@@ -35,6 +39,7 @@ CELLS = flags.DEFINE_list('cells', [], 'Which cells; see the head of the file.')
 SEEDS = flags.DEFINE_integer('seeds', 1, 'Under how many seeds each is trained.')
 BEST = flags.DEFINE_integer('best', 0, 'Only so many of the cells, the first of them; 0 takes all.')
 OUT = flags.DEFINE_string('out', '', 'Folder for tables and plot; by default cells in the work folder.')
+COMPRESSED = flags.DEFINE_bool('compressed', False, 'Write cells.csv.gz instead of cells.csv.')
 
 MOST_NAMED = 40  # cells that get a row of their own in the plot; more are drawn by rank
 SHOWN = 20  # of the summary, on the screen
@@ -107,6 +112,22 @@ def as_csv(table: Sequence[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
+def write_rows(out: pathlib.Path, table: Sequence[Row], *, compressed: bool) -> pathlib.Path:
+    """Writes `cells.csv` or `cells.csv.gz`, and removes the other one of an earlier start; equal rows, equal bytes."""
+    plain, packed = out / 'cells.csv', out / 'cells.csv.gz'
+    data = as_csv(table).encode()
+    if not compressed:
+        path = files.write(plain, data)
+        packed.unlink(missing_ok=True)
+        return path
+    buffer = io.BytesIO()
+    with gzip.GzipFile('', 'wb', 9, buffer, mtime=0) as file:  # neither name nor time is in it
+        file.write(data)
+    path = files.write(packed, buffer.getvalue())
+    plain.unlink(missing_ok=True)
+    return path
+
+
 def as_markdown(table: Sequence[Row], rest: int = 0) -> str:
     """The summary as a table."""
     lines = ['| | cell | mean mIoU % | std | key | parameters | multiply-adds |', '|--:|:--|--:|--:|:--|--:|--:|']
@@ -171,7 +192,7 @@ def main(argv: Sequence[str]) -> None:
     table = summary(names, result)
     files.make_folder(out, '--out')
     paths = [
-        files.write(out / 'cells.csv', as_csv(rows(names, result))),
+        write_rows(out, rows(names, result), compressed=COMPRESSED.value),
         files.write(out / 'summary.csv', as_csv(table)),
         files.write(out / 'cells.md', as_markdown(table)),
         out / 'cells.png',

@@ -4,9 +4,10 @@ import itertools
 import json
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
-from dpc_jax.base import FEATURES, InputError
+from dpc_jax.base import FEATURES, InputError, stack
 from dpc_jax.spaces import Graph, Node, OperatorGroup
 
 OPERATORS = ('skip', 'sep 3x3', 'global pool')
@@ -65,10 +66,21 @@ class SummingSpace:
         return '+'.join(f'{OPERATORS[kind]}({source})' for source, kind in terms)
 
     def sample(self, key, count=None):
-        raise NotImplementedError
+        drawn = [self.all()[i] for i in jax.random.randint(key, (count or 1,), 0, self.size).tolist()]
+        return stack(drawn) if count else drawn[0]
 
     def neighbours_by_gene(self, genotype, reach='adjacent'):
-        raise NotImplementedError
+        del reach
+        groups = {}
+        for other in self.all():
+            genes = [
+                (field, *where)
+                for field, there in other._asdict().items()
+                for where in np.argwhere(there != getattr(genotype, field))
+            ]
+            if len(genes) == 1:
+                groups.setdefault(str(genes[0]), []).append(other)
+        return groups
 
     def to_json(self, genotype) -> str:
         return json.dumps({field: genes.tolist() for field, genes in genotype._asdict().items()}, indent=1)

@@ -202,6 +202,26 @@ def test_files_folders_lines_names_and_samples(folder, monkeypatch):
     assert [key for _, key in drawn] == [SPACE.canonical_key(g) for g in unstack(SPACE.sample(jax.random.key(3), 5))]
 
 
+@pytest.mark.parametrize(('branches', 'name'), [(5, 'aspp'), (5, 'dpc_top1'), (6, 'aspp'), (2, 'conv1x1')])
+def test_the_neighbours_of_a_named_cell_differ_from_it_in_one_gene(branches, name):
+    space = Space(branches)
+    found = cell_files.read_cells([f'near:{name}'], space)
+    as_genes = [(*cell.genotype.inputs.tolist(), *cell.genotype.ops.tolist()) for cell in found]
+    expected = space.neighbours(space.named(name), 'adjacent')
+    assert as_genes == [(*cell.inputs.tolist(), *cell.ops.tolist()) for cell in expected]
+    centre = space.named(name)
+    genes = (*centre.inputs.tolist(), *centre.ops.tolist())
+    assert {sum(a != b for a, b in zip(genes, other, strict=True)) for other in as_genes} == {1}
+    assert len({cell.name for cell in found}) == len(found) == len(set(as_genes))
+    assert f'{name} branch1.input 0' in [cell.name for cell in found]
+
+
+def test_all_named_cells_are_those_that_the_space_has():
+    large, small = Space(5), Space(2)
+    assert keys_of(['named'], large) == keys_of(large.names, large)
+    assert keys_of(['named'], small) == keys_of(['conv1x1'], small)
+
+
 def test_a_report_is_read_with_its_ranks_and_references(searched, workdir):
     found = dict(keys_of([str(workdir / 'report/ranking.csv')]))
     assert found['conv1x1'] == SPACE.canonical_key(SPACE.named('conv1x1'))
@@ -239,6 +259,9 @@ def test_a_bad_file_is_one_line_with_its_place(tmp_path, fault, name, text, said
         ('sample:0', "cells 'sample:0': sample: takes a whole number of at least 1"),
         ('sample:x', "cells 'sample:x': sample:"),
         ('sample:' + '9' * 5000, 'sample: takes a whole number'),
+        ('near:xaspp', "cells 'near:xaspp': near: takes one of these names: dpc_top1, aspp, conv1x1"),
+        ('near:', "cells 'near:': near: takes one of these names"),
+        ('near:aspp', "cell 'aspp' has 5 branches; this space has 2"),
         ('x' * 300, 'File name too long'),
         ('~nosuchuser/x.json', 'Could not determine home directory'),
         ('', 'an empty source of cells; allowed: a name'),

@@ -160,7 +160,7 @@ def test_free_fields_exist():
         ('search.num_candidates', 0, 'search.num_candidates is 0'),
         ('search.num_candidates', -3, 'search.num_candidates is -3'),
         ('search.population', 0, 'search.population is 0'),
-        ('search.sampler', 'tpe', "sampler 'tpe' is not known; allowed: near_best, uniform, optuna."),
+        ('search.sampler', 'tpe', "sampler 'tpe' is not known; allowed: evolution, near_best, uniform, optuna."),
         ('search.sampler_settings.near_best.exploit', 2.0, 'exploit is 2.0'),
         ('search.sampler_settings.near_best.incumbents', 0, 'incumbents is 0'),
         (
@@ -261,7 +261,7 @@ def test_a_wrong_command_line_is_refused_in_one_line(parse, argv, said):
     assert said in parse.refused(*argv)
 
 
-@pytest.mark.parametrize('name', ['uniform', 'near_best', 'optuna.TPESampler', 'optuna.RandomSampler'])
+@pytest.mark.parametrize('name', ['uniform', 'near_best', 'evolution', 'optuna.TPESampler', 'optuna.RandomSampler'])
 def test_every_strategy_is_a_flag_away(name):
     config = scenes_search.get_config('toy')
     config.search.sampler = name

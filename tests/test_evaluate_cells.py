@@ -1,6 +1,7 @@
 """Batch evaluation of given cells, as a user starts it: tables, stops, several workers, bad input."""
 
 import csv
+import gzip
 import pathlib
 import shutil
 import signal
@@ -16,6 +17,7 @@ import pytest
 from dpc_jax import study
 from dpc_jax.base import InputError
 from dpc_jax.spaces.dpc import Space
+from experiments import cell_table
 from tests import scripts
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
@@ -77,6 +79,15 @@ def test_every_cell_has_a_row_for_each_seed_and_a_mean(searched):
     before = (searched / 'cells/cells.csv').read_bytes()
     assert finish(*words, stdin=lines)[0] == 0
     assert (searched / 'cells/cells.csv').read_bytes() == before
+    packed = searched / 'cells/cells.csv.gz'
+    assert str(packed) in finish(*words, '--compressed', stdin=lines)[1]
+    assert gzip.decompress(packed.read_bytes()) == before
+    assert not (searched / 'cells/cells.csv').exists()
+    found = cell_table.read([packed], space)
+    assert {key: list(cell.scores.items()) for key, cell in found.items()} == {
+        row['key']: [(int(other['seed']), float(other['score'])) for other in table if other['key'] == row['key']]
+        for row in table
+    }
 
 
 def settings_of(workdir):

@@ -195,6 +195,41 @@ def test_the_table_has_the_ranking_with_references_in_place(folder):
     assert columns[0][2:] == [f'`{STUDY[6].key}`', *map(with_unit, costs_of(STUDY[6].genotype)[:2]), '5']
 
 
+def front_in(directory) -> list[list[str]]:
+    found = (directory / 'report.md').read_text().partition('| cell of the Pareto front |')[2].partition('\n\n')[0]
+    return [[column.strip(' `') for column in line.strip('|').split('|')] for line in found.splitlines()[2:]]
+
+
+def test_the_pareto_front_is_what_no_sampled_cell_beats(tmp_path):
+    scores = np.random.default_rng(0).integers(20, 40, 38) / 100
+    study = [candidate(number, score) for number, score in enumerate(scores.tolist())]
+    twin = candidate(50, 0.45, genotype=CELLS[3])
+    study += [ASPP, twin, candidate(51, 0.45, genotype=CELLS[3]), candidate(39), candidate(38, 0.9, state='pruned')]
+    dear = [candidate(number, 0.8, rung='full', steps=9000) for number in range(3)]
+    written([*study, *dear], tmp_path)
+    rows = [c for c in study if c.state == 'complete' and not c.reference]
+
+    def dominated(one: Candidate) -> bool:
+        macs = costs_of(one.genotype).branch_macs
+        others = [(costs_of(c.genotype).branch_macs, c.score) for c in rows]
+        return any(a <= macs and b >= one.score and (a, b) != (macs, one.score) for a, b in others)
+
+    front = sorted((costs_of(c.genotype).branch_macs, c.score, c.key) for c in rows if not dominated(c))
+    found = front_in(tmp_path)
+    assert [(row[0], row[1]) for row in found] == [(key, f'{100 * score:.2f}') for _, score, key in front]
+    costs = list(map(with_unit, costs_of(twin.genotype)[1::-1]))
+    assert found[-2:] == [[twin.key, '45.00', *costs, '1']] * 2
+    text = (tmp_path / 'report.md').read_text()
+    assert text.index('(cost.png)') < text.index('cell of the Pareto front')
+
+
+def test_without_costs_or_sampled_cells_there_is_no_front(tmp_path):
+    written([ASPP], tmp_path / 'references')
+    written(STUDY, tmp_path / 'old', settings={name: SETTINGS[name] for name in SETTINGS if name != 'cell'})
+    for name in ('references', 'old'):
+        assert front_in(tmp_path / name) == []
+
+
 def test_the_head_says_what_the_ranking_depends_on(folder):
     text = '\n'.join(lines(folder))
     for fact in (

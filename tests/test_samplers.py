@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+import math
 
 import jax
 import numpy as np
@@ -13,8 +14,11 @@ from dpc_jax import samplers
 from dpc_jax.base import FEATURES, InputError
 from dpc_jax.spaces.dpc import OP_NAMES, OPS, Genotype, Space
 from dpc_jax.study.batch import REDRAW, distributions
+from tests.menus.spaces import toy
+from tests.summing_space import SummingSpace
 
-STRATEGIES = ('uniform', 'near_best', 'optuna.TPESampler')
+STRATEGIES = {'uniform': {}, 'near_best': {}, 'evolution': {'population': 5, 'sample': 2}, 'optuna.TPESampler': {}}
+"""Each with settings with which a few trials show what it does."""
 
 
 def memory(space: Space, rows: list[tuple[Genotype, float]], direction: str = 'maximize') -> optuna.Study:
@@ -190,6 +194,189 @@ def test_faults_of_settings_are_named(settings, message):
         samplers.make('near_best', Space(5), seed=0, **settings)
 
 
+# ---- evolution -----------------------------------------------------------------------------------------------------
+
+
+def is_child(params: dict[str, object], parent: dict[str, object]) -> bool:
+    """Whether one gene differs, by hand: another input, another kind, or one rate or grid by any number of steps."""
+    differing = [name for name in params if params[name] != parent[name]]
+    if len(differing) != 1:
+        return False
+    if differing[0].endswith('input'):
+        return True
+    here, there = (OPS[OP_NAMES.index(p[differing[0]])] for p in (params, parent))
+    if here.kind != there.kind:
+        return True
+    return sum(a != b for a, b in zip(here.rate or here.grid, there.rate or there.grid, strict=True)) == 1
+
+
+def parents(drawn: list[dict[str, object]], living: list[dict[str, object]]) -> collections.Counter[int]:
+    """How many of `drawn` are children of each of the `living`; each is a child of exactly one."""
+    places = [[place for place, parent in enumerate(living) if is_child(params, parent)] for params in drawn]
+    assert {len(found) for found in places} == {1}
+    return collections.Counter(found[0] for found in places)
+
+
+def evolve(study: optuna.Study, space: Space, count: int = 30, seed: int = 2, **settings) -> list[dict[str, object]]:
+    sampler = samplers.make('evolution', space, seed=seed, **settings)
+    return [draw(sampler, study, 1000 + number) for number in range(count)]
+
+
+@pytest.fixture(scope='module')
+def aged() -> tuple[Space, list[Genotype], list[dict[str, object]]]:
+    """Thirty cells, in order of age, and their parameters."""
+    space = Space(5)
+    genotypes = cells(space, 31)
+    return space, genotypes, [dict(space.to_params(genotype)) for genotype in genotypes]
+
+
+def test_the_best_ever_is_no_parent_once_it_is_too_old(aged):
+    space, genotypes, params = aged
+    study = memory(space, [(genotype, 0.9 - 0.01 * age) for age, genotype in enumerate(genotypes[:30])])
+    assert parents(evolve(study, space, population=10, sample=10), params) == {20: 30}
+    assert parents(evolve(study, space, population=11, sample=11), params) == {19: 30}
+    assert parents(evolve(study, space, population=30, sample=30), params) == {0: 30}
+    study.add_trial(trial(space, genotypes[30], value=0.1))
+    assert parents(evolve(study, space, population=10, sample=10), params) == {21: 30}
+
+
+@pytest.mark.parametrize('sample', [1, 3, 10])
+def test_the_parent_is_the_best_of_a_tournament_without_replacement(aged, sample):
+    space, genotypes, params = aged
+    scores = np.random.default_rng(0).permutation(30) / 30
+    study = memory(space, list(zip(genotypes[:30], scores, strict=True)))
+    best_first = sorted(range(20, 30), key=lambda age: -scores[age])
+    drawn = evolve(study, space, count=600, population=10, sample=sample)
+    found = parents(drawn, [params[age] for age in best_first])
+    # The parent has rank r if it is drawn with sample - 1 of the 10 - r that are worse.
+    shares = [math.comb(10 - rank, sample - 1) / math.comb(10, sample) for rank in range(1, 11)]
+    expected = [600 * share for share in shares]
+    statistic = sum((found[rank] - mean) ** 2 / mean for rank, mean in enumerate(expected) if mean)
+    assert statistic <= chi_square([1] * sum(mean > 0 for mean in expected))[1]
+    assert all(found[rank] == 0 for rank, mean in enumerate(expected) if not mean)
+
+
+def test_a_gene_and_then_its_value_are_drawn_uniformly(aged):
+    space, genotypes, _ = aged
+    study = memory(space, [(genotypes[0], 0.5)])
+    sampler = samplers.make('evolution', space, seed=1, population=1, sample=1)
+    drawn = [draw(sampler, study, number) for number in range(1, 1501)]
+    neighbours = {
+        tuple(space.to_params(other).values()): (gene, place)
+        for gene, others in space.neighbours_by_gene(genotypes[0], 'any').items()
+        for place, other in enumerate(others)
+    }
+    found = [neighbours[tuple(p.values())] for p in drawn]
+    counts = collections.Counter(gene for gene, _ in found)
+    assert counts.keys() == space.neighbours_by_gene(genotypes[0], 'any').keys()
+    statistic, bound = chi_square(list(counts.values()))
+    assert statistic <= bound
+    values = collections.Counter(place for gene, place in found if gene == 'branch4.input')
+    assert chi_square([values[place] for place in range(4)])[0] <= chi_square([1] * 4)[1]
+
+
+def test_failed_and_pruned_candidates_age_like_others_and_rank_last(aged):
+    space, genotypes, params = aged
+    study = memory(space, [(genotype, 0.5) for genotype in genotypes[:20]])
+    for genotype in genotypes[20:23]:
+        study.add_trial(trial(space, genotype, state=TrialState.FAIL))
+    study.add_trial(trial(space, genotypes[23], state=TrialState.PRUNED, intermediate_values={0: 0.9}, value=0.9))
+    for genotype in genotypes[24:27]:
+        study.add_trial(trial(space, genotype, state=TrialState.FAIL))
+    assert set(parents(evolve(study, space, population=8, sample=8), params)) == {19}
+    assert set(parents(evolve(study, space, population=7, sample=7), params)) == {23}
+    assert set(parents(evolve(study, space, population=3, sample=1), params)) == {24, 25, 26}
+    assert set(parents(evolve(study, space, population=10, sample=10), params)) == {17, 18, 19}, 'equals share'
+
+
+def test_references_duplicates_and_what_still_runs_take_no_part(aged):
+    space, genotypes, _ = aged
+    plain, crowded = memory(space, []), memory(space, [])
+    crowd = iter(cells(space, 60, seed=8))
+    for age, genotype in enumerate(genotypes):
+        for study in (plain, crowded):
+            study.add_trial(trial(space, genotype, value=0.01 * age))
+        others = {
+            'a reference': {'value': 0.99, 'user_attrs': {'key': f'F{age}', 'reference': 'aspp'}},
+            'a failed reference': {'state': TrialState.FAIL, 'user_attrs': {'key': f'G{age}', 'reference': 'dpc'}},
+            'a running one': {'state': TrialState.RUNNING},
+        }
+        crowded.add_trial(trial(space, next(crowd), **others[list(others)[age % 3]]))
+        known = {'key': space.canonical_key(genotype), 'reference': '', 'duplicate_of': 0}
+        crowded.add_trial(trial(space, genotype, state=TrialState.FAIL, user_attrs=known))
+        crowded.add_trial(create_trial(value=0.9))  # somebody's
+    settings = {'population': 10, 'sample': 3}
+    assert evolve(plain, space, **settings) == evolve(crowded, space, **settings)
+
+
+def test_evolution_is_uniform_until_so_many_as_the_population_have_scores(aged):
+    space, genotypes, params = aged
+    study = memory(space, [(genotype, 0.5) for genotype in genotypes[:9]])
+    for genotype in genotypes[9:14]:
+        study.add_trial(trial(space, genotype, state=TrialState.FAIL))
+    uniform = samplers.make('uniform', space, seed=2)
+    expected = [draw(uniform, study, 1000 + number) for number in range(30)]
+    assert evolve(study, space, population=10, sample=3) == expected
+    study.add_trial(trial(space, genotypes[14], value=0.1))
+    assert parents(evolve(study, space, population=10, sample=3), params[5:15]).total() == 30
+
+
+def test_evolution_goes_down_where_down_is_good(aged):
+    space, genotypes, params = aged
+    study = memory(space, [(genotype, 0.1 * age) for age, genotype in enumerate(genotypes[:5])], direction='minimize')
+    assert parents(evolve(study, space, population=4, sample=4), params) == {1: 30}
+
+
+def test_where_all_children_are_known_evolution_draws_uniformly():
+    space = Space(2)
+    best = cells(space, 1)[0]
+    study = memory(space, [(other, 0.1) for other in space.neighbours(best, 'any')])
+    study.add_trial(trial(space, best, value=0.9))
+    settings = {'population': 1, 'sample': 1}
+    known = {other.user_attrs['key'] for other in study.trials}
+    found = {space.canonical_key(space.from_params(params)) for params in evolve(study, space, **settings)}
+    assert len(found) > 25
+    assert not found & known
+
+
+@pytest.mark.parametrize('space', [SummingSpace(), toy.Space()], ids=['sums', 'three cells'])
+def test_evolution_works_on_any_space(space):
+    def objective(trial: optuna.Trial) -> float:
+        params = {name: trial.suggest_categorical(name, values) for name, values in space.choices().items()}
+        key = space.canonical_key(space.from_params(params))
+        trial.set_user_attr('key', key)
+        trial.set_user_attr('reference', '')
+        return float(len(key))
+
+    count = min(12, space.size)
+    sampler = samplers.make('evolution', space, seed=0, population=2, sample=2)
+    study = optuna.create_study(direction='maximize', sampler=sampler)
+    study.optimize(objective, n_trials=count)
+    found = [space.from_params(trial.params) for trial in study.trials]
+    keys = [space.canonical_key(genotype) for genotype in found]
+    assert len(set(keys)) == count
+    for age in range(2, count):
+        living = sorted(range(age - 2, age), key=lambda place: -len(keys[place]))
+        if len(keys[living[0]]) > len(keys[living[1]]):
+            around = space.neighbours_by_gene(found[living[0]], 'any').values()
+            assert keys[age] in {space.canonical_key(other) for group in around for other in group}
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        ({'population': 0}, 'population is 0; allowed: 1 or more'),
+        ({'population': 8, 'sample': 9}, 'sample is 9; allowed: 1 to 8, the population'),
+        ({'sample': 0}, 'sample is 0; allowed: 1 to 100, the population'),
+        ({'mutation': 1}, "sampler evolution has no setting 'mutation'; allowed: population, sample"),
+    ],
+)
+def test_faults_of_the_settings_of_evolution_are_named(settings, message):
+    with pytest.raises(InputError, match=message) as error:
+        samplers.make('evolution', Space(5), seed=0, **settings)
+    assert '\n' not in str(error.value)
+
+
 # ---- every strategy ------------------------------------------------------------------------------------------------
 
 
@@ -205,7 +392,8 @@ def test_a_strategy_is_an_ordinary_sampler(name):
 
     runs = []
     for _ in range(2):
-        study = optuna.create_study(direction='maximize', sampler=samplers.make(name, space, seed=3))
+        sampler = samplers.make(name, space, seed=3, **STRATEGIES[name])
+        study = optuna.create_study(direction='maximize', sampler=sampler)
         study.optimize(objective, n_trials=14)
         runs.append([trial.params for trial in study.trials])
     assert runs[0] == runs[1]
@@ -214,10 +402,10 @@ def test_a_strategy_is_an_ordinary_sampler(name):
         assert len({space.canonical_key(space.from_params(params)) for params in runs[0]}) == 14
 
 
-@pytest.mark.parametrize('name', ['uniform', 'near_best'])
+@pytest.mark.parametrize('name', ['uniform', 'near_best', 'evolution'])
 def test_a_draw_follows_from_seed_number_and_redraw(name, scored):
     space, study, _ = scored
-    first, again, other = (samplers.make(name, space, seed=seed) for seed in (1, 1, 2))
+    first, again, other = (samplers.make(name, space, seed=seed, **STRATEGIES[name]) for seed in (1, 1, 2))
     draw(first, study, 50)  # what was drawn before does not matter
     assert draw(first, study, 51) == draw(again, study, 51)
     different = [draw(first, study, 51), draw(first, study, 52), draw(first, study, 51, 1), draw(other, study, 51)]
@@ -251,7 +439,9 @@ def test_samplers_of_optuna_are_made_with_their_settings():
 
 
 def test_an_unknown_strategy_is_named_with_all_that_are_known():
-    message = r"sampler 'best' is not known; allowed: near_best, uniform, .*optuna\.RandomSampler.*optuna\.TPESampler"
+    message = (
+        r"sampler 'best' is not known; allowed: evolution, near_best, uniform, .*optuna\.RandomSampler.*optuna\.TPE"
+    )
     with pytest.raises(InputError, match=message) as raised:
         samplers.make('best', Space(5), seed=0)
     assert 'BaseSampler' not in str(raised.value)

@@ -40,7 +40,7 @@ SPACE = Space(3)
 
 def opened(storage: pathlib.Path | str, *, space=SPACE, sampler='uniform', settings=None, **options) -> Study:
     url = f'sqlite:///{storage / "study.db"}' if isinstance(storage, pathlib.Path) else storage
-    strategy = samplers.make(sampler, space, seed=1) if isinstance(sampler, str) else sampler
+    strategy = samplers.make(sampler, space, seed=1, **SETTINGS[sampler]) if isinstance(sampler, str) else sampler
     return Study.open(url, 'search', space=space, sampler=strategy, settings=settings or {}, run=RUN, **options)
 
 
@@ -136,7 +136,12 @@ def search(
         study_workers._OPEN &= open_before
 
 
-SETTINGS = {'uniform': {}, 'near_best': {'incumbents': 2}, 'optuna.TPESampler': {'n_startup_trials': 4}}
+SETTINGS = {
+    'uniform': {},
+    'near_best': {'incumbents': 2},
+    'evolution': {'population': 3, 'sample': 2},
+    'optuna.TPESampler': {'n_startup_trials': 4},
+}
 
 
 def test_ctrl_c_in_the_midst_of_a_transaction_waits_for_its_end(tmp_path):
@@ -266,7 +271,7 @@ def test_two_workers_share_the_work(tmp_path):
 # ---- proposals ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('sampler', ['uniform', 'near_best'])
+@pytest.mark.parametrize('sampler', ['uniform', 'near_best', 'evolution'])
 def test_all_81_cells_of_one_branch_are_evaluated_once(sampler, monkeypatch):
     monkeypatch.setattr(study_module, 'open_storage', lambda url: MortalStorage())
     evaluated = collections.Counter()

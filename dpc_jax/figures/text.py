@@ -46,6 +46,8 @@ def markdown(
     parts += ladder.text(candidates)
     parts += [_how_to_read(candidates, space, settings)] if table else []
     parts += [f'## {CAPTIONS[name]}\n\n![{CAPTIONS[name]}]({name})' for name in CAPTIONS if name in images]
+    if 'cost.png' in images:
+        parts += _front_part([row for row in table if row['rung'] == max(rungs, key=lambda rung: len(rungs[rung]))])
     drawings = [f'[{name}]({name})' for name in images if name.endswith('.svg')]
     parts += [f'Drawings that scale: {", ".join(drawings)}.'] if drawings else []
     failed = sorted((row for row in table if row['state'] == 'failed'), key=lambda row: int(row['number']))
@@ -108,6 +110,22 @@ def _ranking_part(table: Sequence[Row]) -> list[str]:
             better = sum(not above['reference'] for above in scored[:at] if float(above['score']) > score)
             lines.append(_table_line(row, better))
     lines += _gap(hidden)
+    return ['\n'.join(lines)]
+
+
+def _front_part(table: Sequence[Row]) -> list[str]:
+    """The sampled cells than which no other is as good or better at the same or fewer multiply-adds, by these.
+
+    Cells of equal score and multiply-adds are all listed. `table` are the rows of the rung that the picture shows.
+    """
+    at = {row['number']: (float(row['macs']), float(row['score'])) for row in table if row['rank'] != ''}
+    front = set(pictures.pareto_front(list(at.values())))
+    if not front:
+        return []
+    lines = ['| cell of the Pareto front | mIoU % | multiply-adds | parameters | rank |', '|:--|--:|--:|--:|--:|']
+    for row in sorted((row for row in table if at.get(row['number']) in front), key=lambda row: at[row['number']]):
+        costs = f'{_count(row["macs"])} | {_count(row["params"])}'
+        lines.append(f'| `{row["key"]}` | {100 * float(row["score"]):.2f} | {costs} | {row["rank"]} |')
     return ['\n'.join(lines)]
 
 

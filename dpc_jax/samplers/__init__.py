@@ -19,7 +19,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from dpc_jax.base import Genotype, InputError, unstack
+from dpc_jax.base import Genotype, InputError
 from dpc_jax.spaces import SearchSpace
 from dpc_jax.study import REDRAW, distributions
 
@@ -102,9 +102,11 @@ class SpaceSampler(optuna.samplers.BaseSampler):
 
 
 def candidate_key(space: SearchSpace, trial: FrozenTrial) -> str:
-    """The canonical key of a candidate; '' for references and for trials without a cell of this space."""
-    if 'key' in trial.user_attrs:
-        return '' if trial.user_attrs['reference'] else trial.user_attrs['key']
+    """The canonical key of a candidate; '' for references, for duplicates that another worker proposed at the same
+    moment, and for trials without a cell of this space."""
+    attributes = trial.user_attrs
+    if 'key' in attributes:
+        return '' if attributes['reference'] or 'duplicate_of' in attributes else attributes['key']
     if trial.params.keys() >= space.choices().keys():
         return space.canonical_key(space.from_params(trial.params))
     return ''
@@ -113,7 +115,15 @@ def candidate_key(space: SearchSpace, trial: FrozenTrial) -> str:
 def uniform_draws(space: SearchSpace, random: np.random.Generator) -> Iterator[Genotype]:
     """Uniform genotypes `[K]` without end."""
     while True:  # a chunk costs as much as one genotype
-        yield from unstack(space.sample(jax.random.key(int(random.integers(2**31))), CHUNK))
+        chunk = space.sample(jax.random.key(int(random.integers(2**31))), CHUNK)
+        for place in range(CHUNK):
+            yield jax.tree.map(lambda genes: np.asarray(genes)[place], chunk)  # noqa: B023
+
+
+def one_gene_away(random: np.random.Generator, groups: Sequence[Sequence[Genotype]]) -> Genotype:
+    """One of the neighbours by gene: the gene, then its value, each uniformly."""
+    values = groups[int(random.integers(len(groups)))]
+    return values[int(random.integers(len(values)))]
 
 
 class OptunaSampler(optuna.samplers.BaseSampler):

@@ -13,7 +13,7 @@ import optuna
 from optuna.trial import TrialState
 
 from dpc_jax.base import Genotype, InputError
-from dpc_jax.samplers import SpaceSampler, candidate_key, uniform_draws
+from dpc_jax.samplers import SpaceSampler, candidate_key, one_gene_away, uniform_draws
 from dpc_jax.spaces import SearchSpace
 
 
@@ -52,9 +52,9 @@ def _best(space: SearchSpace, study: optuna.Study, count: int) -> list[Genotype]
     scored = [(sign * trial.values[0], candidate_key(space, trial), trial) for trial in complete]
     best: dict[str, Genotype] = {}
     for _, key, trial in sorted(scored, key=lambda row: row[:2]):
-        if key and key not in best:
+        if key and key not in best and len(best) < count:
             best[key] = space.from_params(trial.params)
-    return list(best.values())[:count]
+    return list(best.values())
 
 
 def _near(
@@ -65,7 +65,4 @@ def _near(
         return list(space.neighbours_by_gene(best[incumbent], neighbourhood).values())
 
     while True:
-        incumbent = int(random.integers(len(best)))
-        gene = int(random.integers(len(genes(incumbent))))
-        values = genes(incumbent)[gene]
-        yield values[int(random.integers(len(values)))]
+        yield one_gene_away(random, genes(int(random.integers(len(best)))))
