@@ -2,6 +2,7 @@
 
 from dpc_jax.study.archive import read
 from dpc_jax.study.batch import REDRAW, distributions, make_pruner
+from dpc_jax.study.index import History, candidate_key, history
 from dpc_jax.study.progress import Progress
 from dpc_jax.study.rows import Candidate, Proposal, RunInfo, ranking
 from dpc_jax.study.study import Study
@@ -9,11 +10,14 @@ from dpc_jax.study.study import Study
 __all__ = [
     'REDRAW',
     'Candidate',
+    'History',
     'Progress',
     'Proposal',
     'RunInfo',
     'Study',
+    'candidate_key',
     'distributions',
+    'history',
     'make_pruner',
     'ranking',
     'read',

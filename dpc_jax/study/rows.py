@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from dpc_jax.base import Genotype
 from dpc_jax.spaces import SearchSpace
-from dpc_jax.study.batch import members
+from dpc_jax.study.index import is_done, members
 
 STATES = {'complete': TrialState.COMPLETE, 'pruned': TrialState.PRUNED, 'failed': TrialState.FAIL}
 """A candidate's states, in the order of the ranking, and Optuna's."""
@@ -89,7 +89,7 @@ def ranking(candidates: Iterable[Candidate]) -> list[Candidate]:
 
 def finished(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """The trials that were evaluated to the end, without duplicates."""
-    return [t for t in members(trials) if t.state.is_finished() and 'outcome' in t.user_attrs]
+    return [trial for trial in members(trials) if is_done(trial)]
 
 
 def proposal_of(trial: FrozenTrial, space: SearchSpace) -> Proposal:
