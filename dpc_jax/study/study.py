@@ -115,8 +115,10 @@ class Study:
     def close(self) -> None:
         """Signs off: proposals of this worker that have no result yet are free for others at once."""
         self._me.leave()
-        self._storage.set_study_user_attr(self._id, self._me.beat_name, None)
-        close_storage(self._storage)
+        try:
+            self._storage.set_study_user_attr(self._id, self._me.beat_name, None)
+        finally:
+            close_storage(self._storage)
 
     @defer_signals()
     def keep_settings(self) -> None:
