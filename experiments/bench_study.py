@@ -61,7 +61,8 @@ def main(argv: Sequence[str]) -> None:
         sizes = []
     if not sizes or sizes[0] < 1:
         raise InputError(f"--sizes is '{','.join(SIZES.value)}'; it must be numbers of at least 1, e.g. 1000,28000")
-    print(f'ask, tell and progress: ms per candidate, batches of {BATCH.value}, median of {ROUNDS.value}')
+    print(f'ask, tell and progress: ms per candidate, batches of {BATCH.value}, median of {ROUNDS.value}.')
+    print('In brackets what of it this process computes; the rest waits for the disk, the server and other work.\n')
     print('| storage | sampler |' + ''.join(f' {size} candidates |' for size in sizes) + ' ratio |')
     print('|:--|:--|' + '--:|' * (len(sizes) + 1), flush=True)
     for kind in STORAGE.value:
@@ -71,13 +72,12 @@ def main(argv: Sequence[str]) -> None:
             for size, name in names.items():
                 fill(url, name, size)
             for sampler in SAMPLER.value:
-                cost = milliseconds(url, list(names.values()), sampler, pathlib.Path(folder))
-                numbers = ''.join(f' {cost[name]:.1f} |' for name in names.values())
+                found = milliseconds(url, list(names.values()), sampler, pathlib.Path(folder))
+                cost = [found[name] for name in names.values()]
+                numbers = ''.join(f' {wall:.1f} ({cpu:.1f}) |' for wall, cpu in cost)
+                wall_ratio, cpu_ratio = (large / small for small, large in zip(cost[0], cost[-1], strict=True))
                 shown = kind.partition(':')[0]
-                print(
-                    f'| {shown} | {sampler} |{numbers} {cost[names[sizes[-1]]] / cost[names[sizes[0]]]:.2f} |',
-                    flush=True,
-                )
+                print(f'| {shown} | {sampler} |{numbers} {wall_ratio:.2f} ({cpu_ratio:.2f}) |', flush=True)
             if REPORT.value:
                 print_report(url, names[sizes[-1]], pathlib.Path(folder) / 'report', kind.partition(':')[0])
 
@@ -111,9 +111,9 @@ def at_once(genotypes: Genotype, keep_going: KeepGoing | None = None) -> ProxyRe
     return ProxyResult(scores, scores[:, None], losses, ~none, none, steps, 1.0, confusions, {'pixel_accuracy': scores})
 
 
-def milliseconds(url: str, names: Sequence[str], sampler: str, folder: pathlib.Path) -> dict[str, float]:
-    """Per candidate, by study: the median of several batches, in which the studies take turns."""
-    seconds: dict[str, list[float]] = {name: [] for name in names}
+def milliseconds(url: str, names: Sequence[str], sampler: str, folder: pathlib.Path) -> dict[str, tuple[float, float]]:
+    """Per candidate, by study, of time and of the processor: medians of several batches, in which they take turns."""
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     with contextlib.ExitStack() as stack:
         studies = {name: stack.enter_context(opened(url, name, sampler)) for name in names}
         screens = {
@@ -123,12 +123,13 @@ def milliseconds(url: str, names: Sequence[str], sampler: str, folder: pathlib.P
         for turn in range(ROUNDS.value + 1):
             for name in names:
                 keep = studies[name].count() + BATCH.value
-                started = time.perf_counter()
                 rung = Rung('proxy', at_once, keep, BATCH.value)
+                started, worked = time.perf_counter(), time.process_time()
                 bench.climb(studies[name], rung, screens[name], generation=BATCH.value)
                 if turn:  # the first batch compiles and reads
-                    seconds[name].append(time.perf_counter() - started)
-    return {name: 1000 * statistics.median(times) / BATCH.value for name, times in seconds.items()}
+                    seconds[name].append((time.perf_counter() - started, time.process_time() - worked))
+    each = {name: [statistics.median(kind) for kind in zip(*pairs, strict=True)] for name, pairs in seconds.items()}
+    return {name: (1000 * wall / BATCH.value, 1000 * cpu / BATCH.value) for name, (wall, cpu) in each.items()}
 
 
 def print_report(url: str, name: str, out: pathlib.Path, shown: str) -> None:

@@ -71,15 +71,20 @@ def test_without_a_signal_errors_and_results_pass():
 
 
 def test_who_waits_within_it_learns_of_a_signal():
-    assert not signal_waits()
-    with pytest.raises(KeyboardInterrupt), defer_signals():
+    found = []
+
+    @defer_signals()
+    def work():
         with defer_signals():
-            assert not signal_waits()
+            found.append(signal_waits())
         signal.raise_signal(signal.SIGINT)
-        assert signal_waits()
+        found.append(signal_waits())
         with defer_signals():
-            assert signal_waits(), 'further down, too'
-    assert not signal_waits()
+            found.append(signal_waits())  # further down, too
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert [*found, signal_waits()] == [False, True, True, False]
 
 
 def test_other_threads_are_left_alone():
