@@ -29,6 +29,7 @@ from rich.console import Console
 
 from dpc_jax import bench, command_line, figures, samplers, spaces, study
 from dpc_jax.base import Genotype, InputError, KeepGoing, ProxyResult, Rung, population_size, unstack
+from dpc_jax.spaces import Space
 from dpc_jax.study import Progress, RunInfo, Study
 from dpc_jax.study.storage import JOURNAL, close_storage, open_storage
 from experiments.entry import one_line_errors
@@ -49,6 +50,7 @@ SETTINGS: Mapping[str, Any] = {  # the paper's search: Cityscapes at stride 16 o
 }
 CLASSES = 19
 RUN = RunInfo(seed=0, config_hash='0' * 12, commit='', device='none')
+COPIED_BATCH = 32  # candidates of one batch among the copies
 COPIED_AT_ONCE = 2000
 
 
@@ -161,29 +163,30 @@ def fill(url: str, name: str, count: int) -> None:
     study_id = storage.get_study_id_from_name(name)
     (trial,) = storage.get_all_trials(study_id)
     close_storage(storage)
-    copies = [copied(trial, number, genotype) for number, genotype in enumerate(others_than(told.key, count - 1), 1)]
+    space = spaces.make(SETTINGS['space'])
+    others = others_than(told.key, count - 1, space)
+    copies = [copied(trial, number, genotype, space) for number, genotype in enumerate(others, 1)]
     if url.startswith(JOURNAL):
         into_journal(url, study_id, copies)
     else:
         into_database(url, trial, copies)
 
 
-def others_than(key: str, count: int) -> list[Genotype]:
+def others_than(key: str, count: int, space: Space) -> list[Genotype]:
     """So many cells, all different and none with this key."""
-    space = spaces.make(SETTINGS['space'])
     drawn = unstack(space.sample(jax.random.key(1), count + count // 50 + 8))
     cells = {space.canonical_key(genotype): genotype for genotype in drawn}
     cells.pop(key, None)
     return list(cells.values())[:count]
 
 
-def copied(trial: FrozenTrial, number: int, genotype: Genotype) -> FrozenTrial:
+def copied(trial: FrozenTrial, number: int, genotype: Genotype, space: Space) -> FrozenTrial:
     """The trial with another number, cell and score."""
-    space, score = spaces.make(SETTINGS['space']), 0.2 + 0.6 * (number * 0.618034 % 1)
+    score = 0.2 + 0.6 * (number * 0.618034 % 1)
     copy_of = copy.copy(trial)
     copy_of.number, copy_of.params, copy_of.values = number, dict(space.to_params(genotype)), [score]
     outcome = trial.user_attrs['outcome'] | {'score': score, 'curve': [score]}
-    batch = f'{1 + (number - 1) // BATCH.value * BATCH.value}.copied'
+    batch = f'{1 + (number - 1) // COPIED_BATCH * COPIED_BATCH}.copied'
     copy_of.user_attrs = trial.user_attrs | {
         'key': space.canonical_key(genotype),
         'batch': batch,

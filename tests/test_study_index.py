@@ -159,3 +159,17 @@ def test_a_study_of_optuna_alone_has_a_history_too(direction):
     assert all(key in found for key in keys)
     assert '' not in found
     assert keys[0] not in history(study, TINY, but=0)
+
+
+def test_a_study_that_shows_a_part_has_the_history_of_that_part(tmp_path):
+    pruner = optuna.pruners.HyperbandPruner(min_resource=1, max_resource=9)
+    with opened(tmp_path, sampler='near_best', pruner=pruner) as study:
+        finish(study, budget=12)
+        (proposal,) = study.ask(1)
+        whole = study._seen[proposal.number]
+        part = optuna.pruners._filter_study(whole, study._trials()[proposal.number])
+        shown = {candidate_key(SPACE, trial) for trial in part.get_trials()}
+        everything = {candidate_key(SPACE, trial) for trial in whole.get_trials()}
+        assert 0 < len(shown) < len(everything)
+        assert {key for key in everything if key in history(part, SPACE)} == shown
+        assert {key for key in everything if key in history(whole, SPACE)} == everything

@@ -201,10 +201,11 @@ class History:
 def history(study: Study, space: SearchSpace, but: int | None = None) -> History:
     """The history of what `study` shows, without the trial `but`, which is being drawn.
 
-    A study of this project keeps one; of any other, which may come from Optuna alone, all trials are read.
+    A study of this project keeps one. Of any other, which may come from Optuna alone or show a part (a bracket of
+    `optuna.HyperbandPruner`), all trials are read.
     """
     kept = getattr(study._storage, 'history', None)
-    if isinstance(kept, History):
+    if type(study) is Study and isinstance(kept, History):
         return kept
     index = Index(space, maximize=study.direction == StudyDirection.MAXIMIZE)
     for trial in study.get_trials(deepcopy=False):
