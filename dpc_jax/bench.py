@@ -348,7 +348,7 @@ def climb(
             result = rung.evaluate(stack([p.genotype for p in group]), keep_going)
             record(study, group, result)
             numbers = {p.number for p in group}
-            progress.update([c for c in study.candidates() if c.number in numbers])
+            progress.update(study.candidates(numbers))
             here |= numbers
 
 

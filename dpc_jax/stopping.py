@@ -8,6 +8,13 @@ from collections.abc import Callable, Iterator
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
+_waiting: list[list[int]] = []  # signals that came, one list for each `defer_signals` that is entered
+
+
+def signal_waits() -> bool:
+    """Whether a signal came that `defer_signals` holds back: long waiting within it should end."""
+    return any(_waiting)
+
 
 @contextlib.contextmanager
 def defer_signals() -> Iterator[None]:
@@ -26,9 +33,11 @@ def defer_signals() -> Iterator[None]:
         came.append(number)
 
     before = {number: signal.signal(number, note) for number in SIGNALS if signal.getsignal(number) is not None}
+    _waiting.append(came)
     try:
         yield
     finally:
+        _waiting.pop()
         for number, handler in before.items():
             signal.signal(number, handler)
         if came:

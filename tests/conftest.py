@@ -5,14 +5,19 @@ that sharding is real, and every shape and type that `dpc_jax` writes in a signa
 `test_session.py` proves that all of this is on.
 """
 
+import contextlib
 import gc
 import os
 import pathlib
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.postgres import Server
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -114,6 +119,19 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], pathlib.P
         return folder / name
 
     return root_of
+
+
+@pytest.fixture(scope='session')
+def postgres() -> Iterator['Server']:
+    """A PostgreSQL server of this session, or a skip that says what it needs."""
+    from tests.postgres import MissingError, running
+
+    with contextlib.ExitStack() as stack:
+        try:
+            server = stack.enter_context(running())
+        except MissingError as missing:
+            pytest.skip(str(missing))
+        yield server
 
 
 @pytest.fixture(scope='session')

@@ -1,6 +1,7 @@
 """The experiment scripts at toy size, as a user starts them."""
 
 import csv
+import dataclasses
 import importlib.util
 import pathlib
 import re
@@ -11,7 +12,9 @@ import sys
 
 import pytest
 
+from dpc_jax.base import InputError
 from dpc_jax.spaces import dpc
+from tests import scripts
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
 
@@ -117,6 +120,48 @@ def test_the_bench_of_the_input_pipeline_says_what_bounds_it(tmp_path):
     assert 'The pipeline is bound by' in out
 
 
+@pytest.mark.slow
+def test_the_bench_of_the_study_times_each_storage_and_the_report():
+    argv = ('--sizes=6,3', '--batch=2', '--rounds=1', '--sampler=near_best', '--sampler=optuna.RandomSampler')
+    code, out, err = finish('experiments/bench_study.py', *argv)
+    assert (code, err) == (0, '')
+    assert '| storage | sampler | 3 candidates | 6 candidates | ratio |' in out
+    timed = r' (\S+) \(\S+\) \|'
+    rows = re.findall(rf'^\| (\w+) \| (\S+) \|{timed}{timed}{timed}$', out, re.MULTILINE)
+    assert [row[:2] for row in rows] == [
+        (storage, sampler) for storage in ('sqlite', 'journal') for sampler in ('near_best', 'optuna.RandomSampler')
+    ]
+    for *_, small, large, ratio in rows:
+        assert float(small) > 0
+        assert float(ratio) == pytest.approx(float(large) / float(small), rel=0.05)
+    reports = re.findall(r'^report of (\d+) candidates, (\w+): \S+ s to read, \S+ s to write$', out, re.MULTILINE)
+    assert reports == [('14', 'sqlite'), ('14', 'journal')], 'two batches for each strategy'
+
+
+@pytest.mark.parametrize('storage', ['sqlite', 'journal', 'postgresql'])
+def test_a_study_that_was_filled_is_as_if_its_candidates_had_been_told(storage, request, tmp_path):
+    script = scripts.load('bench_study')
+    server = request.getfixturevalue('postgres') if storage == 'postgresql' else None
+    url = server.database() if server else script.url_of(storage, tmp_path)
+    for name in ('one', 'other'):  # in one storage
+        script.fill(url, name, 5)
+        with script.opened(url, name, 'near_best') as study:
+            told, *copies = study.candidates()
+            assert len(copies) == 4
+            assert [c.number for c in copies] == [1, 2, 3, 4]
+            assert len({c.key for c in (told, *copies)}) == 5
+            for copy in copies:
+                changes = {'number': copy.number, 'genotype': copy.genotype, 'key': copy.key}
+                expected = dataclasses.replace(told, **changes, score=copy.score, curve=copy.curve)
+                assert copy == expected
+                assert copy.key == script.spaces.make(script.SETTINGS['space']).canonical_key(copy.genotype)
+            assert study.count() == 5
+            (proposal,) = study.ask(1, budget=6)
+            assert proposal.number == 5
+    with pytest.raises(InputError, match="there is a study 'one' in the storage already; give an empty one"):
+        script.fill(url, 'one', 5)
+
+
 def test_the_yardstick_in_pytorch_is_the_cell_that_is_counted():
     torch = pytest.importorskip('torch')
     from experiments import torch_cell
@@ -144,6 +189,7 @@ def test_the_yardstick_in_pytorch_is_the_cell_that_is_counted():
             '--steps 0; both must be at least 1',
         ),
         ('pack_data', ('--dataset=camvid',), '--root and --out are needed'),
+        ('bench_study', ('--sizes=10,b',), "--sizes is '10,b'; it must be numbers of at least 1, e.g. 1000,28000"),
         ('bench_population', ('--sise=5x5',), "Unknown command line flag 'sise'"),
         ('bench_population', ('--dtype=float64',), 'flag --dtype=float64'),
         ('bench_population', ('--size=5',), "--size is '5'"),

@@ -47,7 +47,10 @@ FLOORS = (
 MENUS = ('spaces', 'heads', 'contexts', 'backbones', 'datasets', 'samplers', 'journeys')
 ROOMS = {
     'weights': ('tf_bundle', 'tf_import', 'checkpoint'),
-    'study': ('workers', 'storage', 'batch', 'halving', 'rows', 'progress', 'study', 'archive'),
+    'study': (
+        *('workers', 'patience', 'journal', 'storage', 'index', 'batch', 'halving', 'rows', 'progress'),
+        *('study', 'archive'),
+    ),
     'evaluation': ('scorer', 'report', 'results', 'config'),
     'training': ('optimizer', 'step', 'log', 'checkpoint', 'pictures', 'config'),
     'spaces.dpc': ('operators', 'genotype', 'official_json', 'cost', 'space'),

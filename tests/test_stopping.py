@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from dpc_jax.stopping import defer_signals, note_signals
+from dpc_jax.stopping import defer_signals, note_signals, signal_waits
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +68,23 @@ def test_without_a_signal_errors_and_results_pass():
     assert divide(2) == 0.5
     with pytest.raises(ZeroDivisionError):
         divide(0)
+
+
+def test_who_waits_within_it_learns_of_a_signal():
+    found = []
+
+    @defer_signals()
+    def work():
+        with defer_signals():
+            found.append(signal_waits())
+        signal.raise_signal(signal.SIGINT)
+        found.append(signal_waits())
+        with defer_signals():
+            found.append(signal_waits())  # further down, too
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert [*found, signal_waits()] == [False, True, True, False]
 
 
 def test_other_threads_are_left_alone():

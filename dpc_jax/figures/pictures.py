@@ -122,20 +122,22 @@ def cost(candidates: Sequence[Candidate], macs: Callable[[Genotype], int]) -> Fi
     """Score against multiply-adds, with the Pareto front; None where nothing has a score."""
     rows = [c for c in sampled(candidates) if is_scored(c)]
     references = scored_references(candidates)
-    values = [macs(c.genotype) for c in (*rows, *itertools.chain(*references.values()))]
+    costs = [macs(c.genotype) for c in rows]
+    theirs = {name: [macs(c.genotype) for c in group] for name, group in references.items()}
+    values = [*costs, *itertools.chain(*theirs.values())]
     if not values:
         return None
     unit, scale = ('billions', 1e9) if max(values) >= 1e9 else ('millions', 1e6)
     figure, axes = new_figure()
     if rows:
-        points = [(macs(c.genotype) / scale, percent(c)) for c in rows]
+        points = [(count / scale, percent(c)) for count, c in zip(costs, rows, strict=True)]
         size = float(np.clip(3000 / len(rows), 8, 30))
         _points(axes, points, s=size, color=BLUE, alpha=0.7, lw=0, label=f'sampled cells ({len(rows)})')
         front = pareto_front(points)
         axes.step(*zip(*front, strict=True), where='post', color=INK, lw=1.2, label='Pareto front of the sampled cells')
         _points(axes, front, s=size + 16, facecolor='none', edgecolor=INK, lw=1.0)
     for (name, group), (colour, _, marker) in zip(references.items(), itertools.cycle(REFERENCE_STYLES), strict=False):
-        marks = [(macs(c.genotype) / scale, percent(c)) for c in group]
+        marks = [(count / scale, percent(c)) for count, c in zip(theirs[name], group, strict=True)]
         style = {'s': 70, 'color': colour, 'marker': marker, 'edgecolor': 'white', 'zorder': 4}
         _points(axes, marks, label=_legend_name(name), **style)
     if min(values) > 0 and max(values) > LOG_RANGE * min(values):

@@ -21,7 +21,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from dpc_jax.base import Genotype, InputError
 from dpc_jax.spaces import SearchSpace
-from dpc_jax.study import REDRAW, distributions
+from dpc_jax.study import REDRAW, distributions, history
+from dpc_jax.study import candidate_key as candidate_key
 
 TRIES = 256
 """How many cells a strategy of this project draws for one proposal before it accepts a known one."""
@@ -85,8 +86,7 @@ class SpaceSampler(optuna.samplers.BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """One genotype as parameters."""
-        others = [other for other in study.get_trials(deepcopy=False) if other.number != trial.number]
-        known = {candidate_key(self._space, other) for other in others}
+        known = history(study, self._space, trial.number)
         for genotype in itertools.islice(self._draws(generator(self._seed, trial), study), TRIES):
             if self._space.canonical_key(genotype) not in known:
                 break
@@ -99,17 +99,6 @@ class SpaceSampler(optuna.samplers.BaseSampler):
         seed = int(generator(self._seed, trial).integers(2**31))
         sampler = optuna.samplers.RandomSampler(seed=seed)
         return sampler.sample_independent(study, trial, param_name, param_distribution)
-
-
-def candidate_key(space: SearchSpace, trial: FrozenTrial) -> str:
-    """The canonical key of a candidate; '' for references, for duplicates that another worker proposed at the same
-    moment, and for trials without a cell of this space."""
-    attributes = trial.user_attrs
-    if 'key' in attributes:
-        return '' if attributes['reference'] or 'duplicate_of' in attributes else attributes['key']
-    if trial.params.keys() >= space.choices().keys():
-        return space.canonical_key(space.from_params(trial.params))
-    return ''
 
 
 def uniform_draws(space: SearchSpace, random: np.random.Generator) -> Iterator[Genotype]:

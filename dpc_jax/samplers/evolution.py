@@ -26,8 +26,9 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from dpc_jax.base import Genotype, InputError
-from dpc_jax.samplers import TRIES, SpaceSampler, candidate_key, one_gene_away, uniform_draws
+from dpc_jax.samplers import TRIES, SpaceSampler, one_gene_away, uniform_draws
 from dpc_jax.spaces import SearchSpace
+from dpc_jax.study import history
 
 RANKED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 """The states of a finished trial, as a tournament orders them."""
@@ -41,20 +42,14 @@ def make(space: SearchSpace, *, seed: int, population: int = 100, sample: int = 
         raise InputError(f'sample is {sample}; allowed: 1 to {population}, the population')
 
     def draws(random: np.random.Generator, study: optuna.Study) -> Iterator[Genotype]:
-        finished = _finished(space, study)
-        if sum(trial.state == TrialState.COMPLETE for trial in finished) < population:
+        there = history(study, space)
+        if there.num_complete() < population:
             return uniform_draws(space, random)
         sign = -1 if study.direction == optuna.study.StudyDirection.MAXIMIZE else 1
-        children = _children(space, random, finished[-population:], sample, sign)
+        children = _children(space, random, there.youngest(population), sample, sign)
         return itertools.chain(itertools.islice(children, TRIES // 2), uniform_draws(space, random))
 
     return SpaceSampler(space, seed, draws)
-
-
-def _finished(space: SearchSpace, study: optuna.Study) -> list[FrozenTrial]:
-    """The candidates that are finished, the oldest first."""
-    trials = study.get_trials(deepcopy=False, states=RANKED)
-    return sorted((t for t in trials if candidate_key(space, t)), key=lambda trial: trial.number)
 
 
 def _children(

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 
 import numpy as np
 import optuna
-from optuna.trial import TrialState
 
 from dpc_jax.base import Genotype, InputError
-from dpc_jax.samplers import SpaceSampler, candidate_key, one_gene_away, uniform_draws
+from dpc_jax.samplers import SpaceSampler, one_gene_away, uniform_draws
 from dpc_jax.spaces import SearchSpace
+from dpc_jax.study import history
 
 
 def make(
@@ -37,24 +37,12 @@ def make(
         raise InputError(f"neighbourhood '{neighbourhood}' is not known; allowed: adjacent, any")
 
     def draws(random: np.random.Generator, study: optuna.Study) -> Iterator[Genotype]:
-        best = _best(space, study, incumbents)
+        best = history(study, space).best(incumbents)
         if not best or random.random() >= exploit:
             return uniform_draws(space, random)
         return _near(space, random, best, neighbourhood)
 
     return SpaceSampler(space, seed, draws)
-
-
-def _best(space: SearchSpace, study: optuna.Study, count: int) -> list[Genotype]:
-    """The best candidates of the study, at most `count`, best first; equal scores by key."""
-    sign = -1 if study.direction == optuna.study.StudyDirection.MAXIMIZE else 1
-    complete = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
-    scored = [(sign * trial.values[0], candidate_key(space, trial), trial) for trial in complete]
-    best: dict[str, Genotype] = {}
-    for _, key, trial in sorted(scored, key=lambda row: row[:2]):
-        if key and key not in best and len(best) < count:
-            best[key] = space.from_params(trial.params)
-    return list(best.values())
 
 
 def _near(

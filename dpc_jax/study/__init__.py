@@ -3,6 +3,7 @@
 from dpc_jax.study.archive import read
 from dpc_jax.study.batch import REDRAW, distributions, make_pruner
 from dpc_jax.study.halving import Halving
+from dpc_jax.study.index import History, candidate_key, history
 from dpc_jax.study.progress import Progress
 from dpc_jax.study.rows import Candidate, Proposal, RunInfo, ranking
 from dpc_jax.study.study import Study
@@ -11,11 +12,14 @@ __all__ = [
     'REDRAW',
     'Candidate',
     'Halving',
+    'History',
     'Progress',
     'Proposal',
     'RunInfo',
     'Study',
+    'candidate_key',
     'distributions',
+    'history',
     'make_pruner',
     'ranking',
     'read',

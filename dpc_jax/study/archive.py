@@ -29,7 +29,7 @@ def read(url: str, name: str) -> tuple[list[Candidate], dict[str, Any]]:
                 raise InputError(f"study '{name}' was not made by this program: it has no settings")
             settings = provenance.nested(study.user_attrs['settings'])
             space = spaces.make(settings['space'])
-            return [candidate_of(trial, space) for trial in finished(study.get_trials())], settings
+            return [candidate_of(trial, space) for trial in finished(study.get_trials(deepcopy=False))], settings
     finally:
         close_storage(storage)
 

@@ -19,6 +19,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from dpc_jax.base import Genotype, InputError
 from dpc_jax.spaces import SearchSpace
+from dpc_jax.study.index import History, Index
+from dpc_jax.study.index import members as members
 from dpc_jax.study.workers import Worker
 
 REDRAWS = 20
@@ -51,34 +53,6 @@ def make_pruner(name: str, settings: Mapping[str, Any]) -> optuna.pruners.BasePr
         raise InputError(f'pruner {name} does not take {dict(settings)}: {error}') from error
 
 
-def is_running(trial: FrozenTrial) -> bool:
-    """Whether a worker evaluates the trial, or did until it died (a copy waits for its reference instead)."""
-    return trial.state == TrialState.RUNNING and 'owner' in trial.user_attrs and 'copy_of' not in trial.user_attrs
-
-
-def rivals(trials: Sequence[FrozenTrial]) -> dict[int, int]:
-    """Number of each trial whose cell has a lower number too -> that number: two workers proposed it at once."""
-    first: dict[tuple[str, str], int] = {}
-    later: dict[int, int] = {}
-    for trial in _ours(trials):
-        mark = trial.user_attrs['reference'], trial.user_attrs['key']
-        if mark in first:
-            later[trial.number] = first[mark]
-        else:
-            first[mark] = trial.number
-    return later
-
-
-def members(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """References and candidates, without duplicates and without trials that others put into the storage."""
-    duplicates = rivals(trials)
-    return [trial for trial in _ours(trials) if trial.number not in duplicates]
-
-
-def _ours(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    return [trial for trial in trials if 'key' in trial.user_attrs and 'duplicate_of' not in trial.user_attrs]
-
-
 class Batch:
     """A batch of proposals while it is made."""
 
@@ -88,17 +62,16 @@ class Batch:
         storage: optuna.storages.BaseStorage,
         *,
         space: SearchSpace,
-        trials: list[FrozenTrial],
+        trials: Sequence[FrozenTrial],
+        index: Index,
         name: str,
         me: Worker,
     ) -> None:
         self._storage, self._space, self._me, self._name = storage, space, me, name
-        self._study = study
-        self._view = _View(storage, trials, name)
-        ours = members(trials)
-        self._here = sum(trial.user_attrs['batch'] == name for trial in ours)
-        self._references = {t.user_attrs['reference']: t for t in ours if t.user_attrs['reference']}
-        self._known = {t.user_attrs['key'] for t in ours if not t.user_attrs['reference']}
+        self._study, self._index = study, index
+        mine = index.batch(name)
+        self._view = _View(storage, trials, mine, index)
+        self._here = sum(index.is_member(trial) for trial in mine)
 
     def seen(self) -> optuna.Study:
         """The study as the batch sees it (a new object, since each remembers the trials it has read)."""
@@ -115,14 +88,15 @@ class Batch:
     ) -> list[FrozenTrial]:
         """Writes what the batch of `count` lacks: references, given cells, sampled ones (see `Study.ask`)."""
         made: list[FrozenTrial] = []
+        cells = (genotype for key, genotype in given.items() if not self._index.has_candidate(key))
         for _ in range(count - self._here):
-            name = next((name for name in references if name not in self._references), '')
+            name = next((name for name in references if name not in self._index.references()), '')
             if name:
                 made.append(self._write(self._fixed(references[name]), name))
                 continue
-            if budget is not None and len(self._known) >= budget:
+            if budget is not None and self._index.num_candidates() >= budget:
                 break
-            cell = next((genotype for key, genotype in given.items() if key not in self._known), None)
+            cell = next(cells, None)
             if cell is None and not sampled:
                 break
             draft = self._draw() if cell is None else self._fixed(cell)
@@ -136,7 +110,7 @@ class Batch:
         return create_trial(state=TrialState.RUNNING, params=params, distributions=distributions(self._space))
 
     def _draw(self) -> FrozenTrial | None:
-        if len(self._known) == self._space.size:
+        if self._index.num_candidates() == self._space.size:
             return None
         for redraw in range(REDRAWS):
             draft = self._view.begin({REDRAW: redraw} if redraw else {})
@@ -144,7 +118,7 @@ class Batch:
             for name, choices in self._space.choices().items():
                 trial.suggest_categorical(name, choices)
             self._view.end()
-            if self._key(draft) not in self._known:
+            if not self._index.has_candidate(self._key(draft)):
                 return draft
         return None
 
@@ -156,7 +130,7 @@ class Batch:
             'batch': self._name,
             'owner': dataclasses.asdict(self._me),
         }
-        originals = [trial.number for trial in self._references.values() if trial.user_attrs['key'] == key]
+        originals = [trial.number for trial in self._index.references().values() if trial.user_attrs['key'] == key]
         if originals and not reference:
             attributes['copy_of'] = originals[0]
         template = create_trial(
@@ -168,10 +142,7 @@ class Batch:
         )
         trial = self._storage.get_trial(self._storage.create_new_trial(self._study._study_id, template))
         self._view.add(trial)
-        if reference:
-            self._references[reference] = trial
-        else:
-            self._known.add(key)
+        self._index.add(trial)
         return trial
 
     def _key(self, trial: FrozenTrial) -> str:
@@ -189,12 +160,21 @@ class _View(optuna.storages.BaseStorage):
     """The storage as a batch sees it. The base class describes the methods.
 
     Trials are read from the list it was made with. All else, such as what a sampler stores in the study's attributes,
-    goes to the real storage.
+    goes to the real storage. `history` has the same for strategies; it is that of the batch that is being filled.
     """
 
-    def __init__(self, storage: optuna.storages.BaseStorage, trials: list[FrozenTrial], batch: str) -> None:
-        self._storage = storage
-        self._trials = [_as_running(t) if t.user_attrs.get('batch') == batch else t for t in trials]
+    def __init__(
+        self,
+        storage: optuna.storages.BaseStorage,
+        trials: Sequence[FrozenTrial],
+        batch: Sequence[FrozenTrial],
+        index: Index,
+    ) -> None:
+        self._storage, self._trials = storage, list(trials)
+        for trial in batch:
+            self._trials[trial.number] = _as_running(trial)
+        self.history = History(index, {trial.number for trial in batch})
+        self._finished: dict[tuple[TrialState, ...], list[FrozenTrial]] = {}
         self._draft: FrozenTrial | None = None
 
     def begin(self, system_attrs: dict[str, Any]) -> FrozenTrial:
@@ -235,7 +215,14 @@ class _View(optuna.storages.BaseStorage):
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
         trials = self._trials if self._draft is None else [*self._trials, self._draft]
-        return [trial for trial in trials if states is None or trial.state in states]
+        if states is None:
+            return list(trials)
+        wanted = tuple(state for state in TrialState if state in states)
+        if TrialState.RUNNING in wanted:
+            return [trial for trial in trials if trial.state in wanted]
+        if wanted not in self._finished:  # which stay the same as long as the batch is filled
+            self._finished[wanted] = [trial for trial in self._trials if trial.state in wanted]
+        return list(self._finished[wanted])
 
     def set_trial_param(
         self, trial_id: int, param_name: str, param_value_internal: float | int, distribution: BaseDistribution

@@ -7,7 +7,7 @@ import os
 import socket
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import numpy as np
 from jaxtyping import Int
@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from dpc_jax.base import Genotype
 from dpc_jax.spaces import SearchSpace
-from dpc_jax.study.batch import members
+from dpc_jax.study.index import is_done, members
 
 STATES = {'complete': TrialState.COMPLETE, 'pruned': TrialState.PRUNED, 'failed': TrialState.FAIL}
 """A candidate's states, in the order of the ranking, and Optuna's."""
@@ -23,6 +23,38 @@ STATES = {'complete': TrialState.COMPLETE, 'pruned': TrialState.PRUNED, 'failed'
 
 Confusion = tuple[tuple[int, ...], ...]
 """Pixels by (label, prediction), as integers of Python, so that rows compare."""
+
+
+class Confusions(Sequence[Confusion]):
+    """The matrices of a candidate, as they are stored; one is unpacked when it is looked at.
+
+    A report of 28,000 candidates looks at none.
+    """
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._texts = tuple(texts)
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    @overload
+    def __getitem__(self, place: int) -> Confusion: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> tuple[Confusion, ...]: ...
+
+    def __getitem__(self, place: int | slice) -> Confusion | tuple[Confusion, ...]:
+        texts = self._texts[place]
+        return unpacked(texts) if isinstance(texts, str) else tuple(map(unpacked, texts))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, (Confusions, tuple)) and tuple(self) == tuple(other)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+    def __repr__(self) -> str:
+        return repr(tuple(self))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +104,7 @@ class Candidate:
     worker: str
     finished: str  # ISO time with zone
     failure: str  # '' or why
-    confusions: tuple[Confusion, ...] = ()  # pixels by (label, prediction) at each point of the curve, as tuples
+    confusions: Sequence[Confusion] = ()  # pixels by (label, prediction) at each point of the curve, as tuples
     extras: Mapping[str, float] = dataclasses.field(default_factory=dict)  # other scores by name, at the last point
 
 
@@ -89,7 +121,7 @@ def ranking(candidates: Iterable[Candidate]) -> list[Candidate]:
 
 def finished(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """The trials that were evaluated to the end, without duplicates."""
-    return [t for t in members(trials) if t.state.is_finished() and 'outcome' in t.user_attrs]
+    return [trial for trial in members(trials) if is_done(trial)]
 
 
 def proposal_of(trial: FrozenTrial, space: SearchSpace) -> Proposal:
@@ -104,7 +136,7 @@ def candidate_of(trial: FrozenTrial, space: SearchSpace) -> Candidate:
     for field in ('curve', 'losses'):
         outcome[field] = tuple(math.nan if value is None else float(value) for value in outcome[field])
     outcome['score'] = math.nan if outcome['score'] is None else float(outcome['score'])
-    outcome['confusions'] = tuple(map(unpacked, outcome.get('confusions', ())))  # older studies have none
+    outcome['confusions'] = Confusions(outcome.get('confusions', ()))  # older studies have none
     return Candidate(**proposal_of(trial, space)._asdict(), **outcome)
 
 

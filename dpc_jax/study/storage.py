@@ -1,19 +1,21 @@
 """How a study's Optuna storage is opened, and what is kept there about the settings that it was made with."""
 
 import contextlib
+import functools
 import pathlib
-import random
 import re
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import optuna
+import optuna.storages.journal._storage
 import sqlalchemy
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
 from dpc_jax import provenance
 from dpc_jax.base import InputError
+from dpc_jax.study import patience
+from dpc_jax.study.journal import Journal
+from dpc_jax.study.patience import Patient, causes, one_line, patiently
 
 JOURNAL = 'journal:'
 """Prefix of a storage that is one append-only file, for file systems on which SQLite's locks do not work."""
@@ -21,8 +23,8 @@ JOURNAL = 'journal:'
 IN_USE = 'in use'
 """User attribute of a study whose settings others depend on, though it has no trials."""
 
-LOCK_SECONDS = 60.0
-"""How long a worker waits for the others' writes to an SQLite file (SQLite's own default is 5 s)."""
+LOCK_SECONDS = 10.0
+"""How long one try waits for the others' writes to an SQLite file (SQLite's own default is 5 s)."""
 
 DRIVERS = {
     'psycopg': 'dpc_jax[postgresql]',
@@ -32,8 +34,19 @@ DRIVERS = {
 }
 """Module that a database URL needs -> what to install for it, where that has another name."""
 
-STALE_LOCK_SECONDS = 5
-"""After so long the lock of a journal counts as left by a killed worker; a write takes milliseconds."""
+LIBPQ_DRIVERS = ('psycopg', 'psycopg2')
+LIBPQ = {
+    'connect_timeout': 10,  # s
+    'keepalives_idle': 30,  # s
+    'keepalives_interval': 10,  # s
+    'keepalives_count': 3,
+    'tcp_user_timeout': 30_000,  # ms
+}
+"""After about half a minute a connection to PostgreSQL over which nothing comes any more is a fault, and not after the
+hours of the system's defaults. What the URL says goes before."""
+
+BUSY = ('already exists', 'locked', 'starting up', 'too many clients', 'remaining connection slots')
+"""Words of faults of a new connection that pass: several workers make the tables of a new database, a server starts."""
 
 
 def open_storage(url: str) -> optuna.storages.BaseStorage:
@@ -45,31 +58,58 @@ def open_storage(url: str) -> optuna.storages.BaseStorage:
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # no line per study and trial
     optuna.logging.disable_default_handler()
     optuna.logging.enable_propagation()
+    _share_distributions()
     with storage_faults(url):
         if url.startswith(JOURNAL):
-            return _open_journal(pathlib.Path(url.removeprefix(JOURNAL)))
-        return optuna.storages.get_storage(_open_database(url))
+            backend = Journal(pathlib.Path(url.removeprefix(JOURNAL)))
+            storage: optuna.storages.BaseStorage = optuna.storages.JournalStorage(backend)
+        else:
+            storage = optuna.storages.get_storage(patiently(lambda: _open_database(url), is_busy))
+    return Patient(storage, functools.partial(_lost, url))
+
+
+def _share_distributions() -> None:
+    """Lets Optuna make each distribution once from its text, and not twice for each parameter of each trial.
+
+    A trial of this project has ten parameters, most with 81 choices. Of 28,000 trials all that is most of the time and
+    of the memory that reading them takes. A distribution never changes once it is made.
+    """
+    for module in (optuna.distributions, optuna.storages.journal._storage):
+        make = module.json_to_distribution
+        if not hasattr(make, 'cache_info'):
+            vars(module)['json_to_distribution'] = functools.lru_cache(maxsize=4096)(make)
 
 
 def _open_database(url: str) -> optuna.storages.RDBStorage:
-    options = {'connect_args': {'timeout': LOCK_SECONDS}} if url.startswith('sqlite') else {}
-    for pause in (0.1, 0.2, 0.4, 0.8, 1.6):
-        try:
-            return optuna.storages.RDBStorage(url, engine_kwargs=options)
-        except sqlalchemy.exc.DatabaseError as error:
-            if 'already exists' not in str(error) and not isinstance(error, sqlalchemy.exc.IntegrityError):
-                raise
-            time.sleep(random.uniform(pause / 2, pause))  # several workers make the tables of a new database
-    return optuna.storages.RDBStorage(url, engine_kwargs=options)
+    made = sqlalchemy.engine.make_url(url)
+    if made.get_backend_name() == 'sqlite':
+        return optuna.storages.RDBStorage(url, engine_kwargs={'connect_args': {'timeout': LOCK_SECONDS}})
+    libpq = LIBPQ if made.get_driver_name() in LIBPQ_DRIVERS else {}
+    asked = {name: value for name, value in libpq.items() if name not in made.query}
+    # A connection may have been dropped while a candidate was trained: it is tried before it is used.
+    return optuna.storages.RDBStorage(url, engine_kwargs={'connect_args': asked, 'pool_pre_ping': True})
 
 
-def _open_journal(path: pathlib.Path) -> optuna.storages.BaseStorage:
-    if path.exists() and path.stat().st_size > 0:  # Optuna would append to a file that is something else
-        with path.open('rb') as file:
-            if not file.readline().startswith(b'{"op_code":'):
-                raise ValueError('the file is not a journal of Optuna')
-    lock = JournalFileSymlinkLock(str(path), grace_period=STALE_LOCK_SECONDS)
-    return optuna.storages.JournalStorage(JournalFileBackend(str(path), lock))
+def is_busy(error: BaseException) -> bool:
+    """Whether a database that cannot be opened now may be opened a little later."""
+    return any(
+        isinstance(cause, sqlalchemy.exc.IntegrityError)  # another worker made the same table
+        or (isinstance(cause, sqlalchemy.exc.DatabaseError) and any(words in str(cause.orig) for words in BUSY))
+        for cause in causes(error)
+    )
+
+
+def _lost(url: str, error: BaseException) -> InputError:
+    seconds = f'{patience.PATIENCE_SECONDS:.0f} s'
+    return InputError(
+        f"storage '{_shown(url)}' failed for {seconds}: {one_line(error)}; what was finished before is kept,"
+        ' and the same command goes on from there'
+    )
+
+
+def _shown(url: str) -> str:
+    """Without the password."""
+    return re.sub(r'(://[^:/@]*):[^@]*@', r'\1:***@', url)
 
 
 def close_storage(storage: optuna.storages.BaseStorage) -> None:
@@ -87,11 +127,8 @@ def storage_faults(url: str) -> Iterator[None]:
     try:
         yield
     except (*faults, ValueError, RuntimeError) as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__  # Optuna wraps the database's own words in advice of several lines
-        why = (str(cause).strip() or type(cause).__name__).splitlines()[0]
-        shown = re.sub(r'(://[^:/@]*):[^@]*@', r'\1:***@', url)
+        *_, cause = causes(error)
+        why, shown = one_line(error), _shown(url)
         if isinstance(cause, ModuleNotFoundError):
             needed = DRIVERS.get(cause.name or '', cause.name)
             raise InputError(f"storage '{shown}' needs a driver: {why}; pip install '{needed}'") from error

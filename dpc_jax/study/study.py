@@ -33,8 +33,9 @@ from optuna.trial import FrozenTrial, TrialState
 from dpc_jax.base import Genotype
 from dpc_jax.spaces import SearchSpace
 from dpc_jax.stopping import defer_signals
-from dpc_jax.study.batch import Batch, is_running, rivals
-from dpc_jax.study.rows import STATES, Candidate, Proposal, RunInfo, candidate_of, finished, packed, proposal_of
+from dpc_jax.study.batch import Batch
+from dpc_jax.study.index import Index, is_done, is_running
+from dpc_jax.study.rows import STATES, Candidate, Proposal, RunInfo, candidate_of, packed, proposal_of
 from dpc_jax.study.storage import IN_USE, check_settings, close_storage, open_storage, storage_faults
 from dpc_jax.study.workers import Worker, owner, take_over
 
@@ -60,6 +61,7 @@ class Study:
     ) -> None:
         self._study, self._storage, self._space, self._run = study, storage, space, run
         self._id = study._study_id
+        self._index = Index(space)
         self._grace_seconds = grace_seconds
         self._references: dict[str, Genotype] = {}
         self._given: dict[str, Genotype] = {}
@@ -113,8 +115,10 @@ class Study:
     def close(self) -> None:
         """Signs off: proposals of this worker that have no result yet are free for others at once."""
         self._me.leave()
-        self._storage.set_study_user_attr(self._id, self._me.beat_name, None)
-        close_storage(self._storage)
+        try:
+            self._storage.set_study_user_attr(self._id, self._me.beat_name, None)
+        finally:
+            close_storage(self._storage)
 
     @defer_signals()
     def keep_settings(self) -> None:
@@ -148,50 +152,65 @@ class Study:
         was resumed, that the budget is used up, or that there is nothing new.
         """
         self.beat()
+        self._look()
         self._settle_copies()
-        mine, name = self._resume(count)
+        name = self._resume(count)
         for _ in range(ROUNDS):
-            trials = self._trials()
-            mine = self._without_duplicates(mine, rivals(trials))
+            trials = self._look()
             name = name or f'{len(trials)}.{self._me.token}'
-            batch = Batch(self._study, self._storage, space=self._space, trials=trials, name=name, me=self._me)
-            made = batch.fill(count, budget, self._references, self._given, sampled=sampled)
-            mine += made
-            if not made:  # so all of `mine` have been compared with what other workers wrote
-                break
+            self._give_way(name)
+            batch = Batch(
+                self._study,
+                self._storage,
+                space=self._space,
+                trials=trials,
+                index=self._index,
+                name=name,
+                me=self._me,
+            )
+            if not batch.fill(count, budget, self._references, self._given, sampled=sampled):
+                break  # so all of them have been compared with what other workers wrote
         self._settle_copies()
-        mine = [trial for trial in mine if 'copy_of' not in trial.user_attrs]
+        mine = [trial for trial in self._not_given_out(name) if is_running(trial)]
         self._seen |= {trial.number: batch.seen() for trial in mine}
         return [proposal_of(trial, self._space) for trial in mine]
 
     @defer_signals()
     def running_elsewhere(self) -> int:
         """How many trials other workers evaluate now."""
+        self._look()
         beats = self._storage.get_study_user_attrs(self._id)
-        others = [owner(trial) for trial in self._trials() if is_running(trial) and owner(trial) != self._me]
+        others = [owner(trial) for trial in self._index.open() if is_running(trial) and owner(trial) != self._me]
         return sum(worker.is_alive(beats, self._grace_seconds) for worker in others)
+
+    def _look(self) -> list[FrozenTrial]:
+        """All trials as they are now; the index knows what is new among them."""
+        trials = self._trials()
+        self._index.update(trials)
+        return trials
 
     def _trials(self) -> list[FrozenTrial]:
         return self._storage.get_all_trials(self._id, deepcopy=False)
 
-    def _resume(self, count: int) -> tuple[list[FrozenTrial], str]:
-        """Takes over at most `count` trials that a dead worker left of one batch, and the batch's name."""
+    def _resume(self, count: int) -> str:
+        """Takes over at most `count` trials that a dead worker left of one batch; the batch's name, '' if none did."""
         for _ in range(ROUNDS):
             beats = self._storage.get_study_user_attrs(self._id)
-            running = [trial for trial in self._trials() if is_running(trial)]
+            running = [trial for trial in self._index.open() if is_running(trial)]
             orphans = [trial for trial in running if not owner(trial).is_alive(beats, self._grace_seconds)]
             if not orphans:
                 break
-            name = orphans[0].user_attrs['batch']
+            name: str = orphans[0].user_attrs['batch']
             orphans = [trial for trial in orphans if trial.user_attrs['batch'] == name][:count]
             grace = self._grace_seconds
             taken = [t for t in orphans if take_over(self._storage, t, self._me, beats=beats, grace_seconds=grace)]
             left = [trial for trial in taken if not self._was_decided(trial)]
             if left:
-                return left, name
+                return name
             if not taken:
                 time.sleep(random.uniform(0.01, 0.1))  # another worker wants them too
-        return [], ''
+            self._look()
+        return ''
 
     def _was_decided(self, trial: FrozenTrial) -> bool:
         """Finishes a trial whose worker was killed between writing what it found and the state."""
@@ -201,22 +220,30 @@ class Study:
             self._finish(trial, trial.user_attrs['outcome'])
         return 'duplicate_of' in trial.user_attrs or 'outcome' in trial.user_attrs
 
-    def _without_duplicates(self, mine: list[FrozenTrial], lower: Mapping[int, int]) -> list[FrozenTrial]:
-        """Leaves out trials whose cell another worker proposed first."""
-        for trial in mine:
-            if trial.number in lower:
-                log.info('trial %d has the cell of trial %d', trial.number, lower[trial.number])
-                self._storage.set_trial_user_attr(trial._trial_id, 'duplicate_of', lower[trial.number])
+    def _not_given_out(self, name: str) -> list[FrozenTrial]:
+        """What this worker has to do of a batch and was not asked for yet, in order.
+
+        All of it is found in the storage, so it includes what was written though the writing seemed to fail.
+        """
+        ours = [t for t in self._index.batch(name) if t.state == TrialState.RUNNING and owner(t) == self._me]
+        return [trial for trial in ours if trial.number not in self._seen]
+
+    def _give_way(self, name: str) -> None:
+        """Ends the trials of a batch whose cell another worker proposed first."""
+        for trial in self._not_given_out(name):
+            first = self._index.first(trial)
+            if first != trial.number:
+                log.info('trial %d has the cell of trial %d', trial.number, first)
+                self._storage.set_trial_user_attr(trial._trial_id, 'duplicate_of', first)
                 self._study.tell(trial.number, state=TrialState.FAIL)
-        return [trial for trial in mine if trial.number not in lower]
+                self._index.add(self._storage.get_trial(trial._trial_id))
 
     def _settle_copies(self) -> None:
         """Gives candidates that equal a reference the reference's outcome, once there is one."""
-        trials = {trial.number: trial for trial in self._trials()}
-        for trial in trials.values():
+        for trial in self._index.open():
             if trial.state == TrialState.RUNNING and 'copy_of' in trial.user_attrs:
-                original = trials[trial.user_attrs['copy_of']]
-                if original.state.is_finished() and 'outcome' in original.user_attrs:
+                original = self._index.trial(trial.user_attrs['copy_of'])
+                if is_done(original):
                     self._finish(trial, original.user_attrs['outcome'])
 
     # ---- telling -----------------------------------------------------------------------------------------------
@@ -304,23 +331,23 @@ class Study:
     # ---- reading -----------------------------------------------------------------------------------------------
 
     @defer_signals()
-    def candidates(self) -> list[Candidate]:
-        """All that is finished, references and candidates, by number."""
-        return [candidate_of(trial, self._space) for trial in self._finished()]
+    def candidates(self, numbers: Iterable[int] | None = None) -> list[Candidate]:
+        """All that is finished, references and candidates, by number; or those with these numbers alone."""
+        self._look()
+        trials = self._index.done() if numbers is None else self._index.done_among(numbers)
+        return [candidate_of(trial, self._space) for trial in trials]
 
     @defer_signals()
     def count(self) -> int:
         """How many candidates are finished."""
-        return sum(not trial.user_attrs['reference'] for trial in self._finished())
+        self._look()
+        return sum(not trial.user_attrs['reference'] for trial in self._index.done())
 
     @defer_signals()
     def finished(self, keys: Iterable[str]) -> bool:
         """Whether all candidates with these canonical keys are finished."""
-        done = {trial.user_attrs['key'] for trial in self._finished() if not trial.user_attrs['reference']}
-        return done.issuperset(keys)
-
-    def _finished(self) -> list[FrozenTrial]:
-        return finished(self._trials())
+        self._look()
+        return all(map(self._index.is_done, keys))
 
 
 def _finite(value: SupportsFloat) -> float | None:
