@@ -106,6 +106,7 @@ class Rung:
     study: str = ''  # name of its study, by default that of the rung
     given: tuple[Genotype, ...] = ()  # unbatched cells that it takes in any case, before any others
     recipe: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # what only its scores depend on
+    same: Callable[[Genotype], str] | None = None  # a text that is equal for cells that score the same here
 
 
 class SegmentationExample(NamedTuple):

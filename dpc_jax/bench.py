@@ -336,6 +336,7 @@ def climb(
     are finished.
     """
     here: set[int] = set()
+    scored = Scored(rung, study.candidates())
     while True:
         budget = None if only else rung.keep
         proposals = study.ask(generation, budget, sampled=not only)
@@ -343,13 +344,55 @@ def climb(
             return here
         if not proposals:
             time.sleep(WAIT_SECONDS)
-        for group in _groups(proposals, rung.at_once):
+        fresh, same = scored.split(proposals)
+        for group in _groups(fresh, rung.at_once):
             keep_going = None if only else _pruning(study, group)
             result = rung.evaluate(stack([p.genotype for p in group]), keep_going)
             record(study, group, result)
-            numbers = {p.number for p in group}
-            progress.update(study.candidates(numbers))
-            here |= numbers
+            progress.update(scored.add(study.candidates({p.number for p in group})))
+        for proposal in same:
+            study.tell_same(proposal.number, scored.number(proposal))
+        progress.update(study.candidates({p.number for p in same}))
+        here |= {p.number for p in proposals}
+
+
+class Scored:
+    """Which cells of a rung have a score, by what they are on its maps: cells that are equal there share one.
+
+    A candidate that was stopped early is shared within its batch alone, whose members are all compared with the same.
+    """
+
+    def __init__(self, rung: Rung, finished: Sequence[Candidate]) -> None:
+        self._same = rung.same
+        self._numbers: dict[str, int] = {}
+        self._of_batch: dict[str, int] = {}
+        self.add([candidate for candidate in finished if candidate.state != 'pruned'])
+
+    def split(self, batch: Sequence[Proposal]) -> tuple[list[Proposal], list[Proposal]]:
+        """Those that have to be evaluated, and those that equal one which has a score or is among the former."""
+        self._of_batch = {}
+        fresh: dict[str, Proposal] = {}
+        same = []
+        for proposal in batch:
+            key = self._same(proposal.genotype) if self._same else str(proposal.number)
+            if key in self._numbers or key in fresh:
+                same.append(proposal)
+            else:
+                fresh[key] = proposal
+        return list(fresh.values()), same
+
+    def add(self, finished: Sequence[Candidate]) -> Sequence[Candidate]:
+        """Takes in what is finished, and gives it back."""
+        for candidate in finished:
+            if self._same is not None:
+                numbers = self._of_batch if candidate.state == 'pruned' else self._numbers
+                numbers.setdefault(self._same(candidate.genotype), candidate.number)
+        return finished
+
+    def number(self, proposal: Proposal) -> int:
+        """The finished candidate that the proposal equals."""
+        key = self._same(proposal.genotype) if self._same else ''
+        return self._numbers[key] if key in self._numbers else self._of_batch[key]
 
 
 def record(study: Study, group: Sequence[Proposal], result: ProxyResult) -> None:

@@ -82,6 +82,9 @@ class SummingSpace:
                 groups.setdefault(str(genes[0]), []).append(other)
         return groups
 
+    def at_size(self, genotype, sizes):
+        return genotype
+
     def to_json(self, genotype) -> str:
         return json.dumps({field: genes.tolist() for field, genes in genotype._asdict().items()}, indent=1)
 

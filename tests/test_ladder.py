@@ -11,7 +11,7 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from configs import scenes_search
-from dpc_jax import assembly, bench, datasets, rerank
+from dpc_jax import assembly, bench, datasets, rerank, study
 from dpc_jax import ladder as ladders
 from dpc_jax.base import DivergedError, InputError, stack, unstack
 from dpc_jax.evaluation import Evaluation
@@ -208,6 +208,31 @@ def test_the_report_shows_the_ladder(whole, workdir):
     text = (workdir / 'report/report.md').read_text()
     for words in ('## From proxy to full', 'How many candidates got how far', '## Ranking: full'):
         assert words in text
+
+
+def test_the_report_from_the_storage_alone_has_all_rungs(whole, workdir):
+    url = f'sqlite:///{workdir / "study.db"}'
+    assert study.rungs(url, 'whole-proxy') == ['whole-proxy', 'whole-full']
+    assert study.rungs(url, 'whole-full') == ['whole-full']
+    found = [candidate for name in study.rungs(url, 'whole-proxy') for candidate in study.read(url, name)[0]]
+    assert told(found) == told(whole[0])
+
+
+def test_rungs_are_in_the_order_of_the_ladder(tmp_path):
+    url = f'sqlite:///{tmp_path / "study.db"}'
+    for name in (
+        'a-full-seed10',
+        'a-full',
+        'a-rung2-90',
+        'a-proxy',
+        'a-full-seed2',
+        'a-rung10-99',
+        'a-seed1',
+        'b-full',
+    ):
+        optuna.create_study(storage=url, study_name=name)
+    expected = ['a-proxy', 'a-rung2-90', 'a-rung10-99', 'a-full', 'a-full-seed2', 'a-full-seed10']
+    assert study.rungs(url, 'a-proxy') == expected
 
 
 def test_the_same_command_again_trains_nothing(whole, workdir):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 
-from dpc_jax.base import Genotype, InputError, as_int32
+from dpc_jax.base import Genotype, InputError, Size, as_int32
 
 
 class Node(NamedTuple):
@@ -99,6 +99,12 @@ class Space(SearchSpace, Protocol):
 
     def operators_of(self, genotype: Genotype) -> frozenset[int]:
         """Numbers of the operators that the genotype contains."""
+
+    def at_size(self, genotype: Genotype, sizes: Mapping[int, Size]) -> Genotype:
+        """A genotype that is the same function on maps of at most these sizes, one for all that are equal there.
+
+        `sizes` are those of the features by output stride. A space that knows of none gives the genotype back.
+        """
 
     def cost(self, genotype: Genotype, settings: Mapping[str, Any]) -> dict[str, int]:
         """What the genotype costs in inference for one image, under a study's settings (nested).

@@ -1,6 +1,6 @@
 """The door of the study: candidates and their scores in an Optuna storage (`study.study` says what it promises)."""
 
-from dpc_jax.study.archive import read
+from dpc_jax.study.archive import read, rungs
 from dpc_jax.study.batch import REDRAW, distributions, make_pruner
 from dpc_jax.study.halving import Halving
 from dpc_jax.study.index import History, candidate_key, history
@@ -23,4 +23,5 @@ __all__ = [
     'make_pruner',
     'ranking',
     'read',
+    'rungs',
 ]

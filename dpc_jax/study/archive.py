@@ -1,6 +1,7 @@
 """A study read from its storage alone: it needs no config and no data, and changes nothing."""
 
 import pathlib
+import re
 from typing import Any
 
 import optuna
@@ -10,6 +11,9 @@ from dpc_jax import provenance, spaces
 from dpc_jax.base import InputError
 from dpc_jax.study.rows import Candidate, candidate_of, finished
 from dpc_jax.study.storage import JOURNAL, close_storage, open_storage, storage_faults
+
+FIRST = '-proxy'
+"""Ending of the name of the study of the first rung."""
 
 
 def read(url: str, name: str) -> tuple[list[Candidate], dict[str, Any]]:
@@ -32,6 +36,24 @@ def read(url: str, name: str) -> tuple[list[Candidate], dict[str, Any]]:
             return [candidate_of(trial, space) for trial in finished(study.get_trials(deepcopy=False))], settings
     finally:
         close_storage(storage)
+
+
+def rungs(url: str, name: str) -> list[str]:
+    """Names of the studies of one ladder in the storage at `url`, from the first rung to the last.
+
+    `name` is that of the first rung (it ends in `-proxy`), or of any other study, which then is alone.
+    """
+    _check_exists(url)
+    storage = open_storage(url)
+    try:
+        with storage_faults(url):
+            names = [study.study_name for study in storage.get_all_studies()]
+    finally:
+        close_storage(storage)
+    search = re.escape(name.removesuffix(FIRST))
+    later = [re.fullmatch(rf'{search}-(?:rung(\d+)-\d+|full(?:-seed(\d+))?)', other) for other in names]
+    found = sorted((not m[1], int(m[1] or m[2] or -1), m[0]) for m in later if m and name.endswith(FIRST))
+    return [name, *(other for _, _, other in found)]
 
 
 def _check_exists(url: str) -> None:

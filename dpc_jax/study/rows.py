@@ -106,6 +106,7 @@ class Candidate:
     failure: str  # '' or why
     confusions: Sequence[Confusion] = ()  # pixels by (label, prediction) at each point of the curve, as tuples
     extras: Mapping[str, float] = dataclasses.field(default_factory=dict)  # other scores by name, at the last point
+    same_as: int | None = None  # number of the candidate whose evaluation this is, being the same function
 
 
 def ranking(candidates: Iterable[Candidate]) -> list[Candidate]:

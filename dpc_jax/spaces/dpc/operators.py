@@ -87,6 +87,15 @@ COLOURS = dict(zip(KINDS, ('green', 'blue', 'orange'), strict=True))
 """Of each kind in drawings, by name (`palette.PAIRS`)."""
 
 
+def at_size(index: int, size: Size, times: float) -> int:
+    """The operator that stands for all that are the same on maps of at most `size`; rates are meant `times` larger."""
+    rate = OPS[index].rate
+    if rate is None:
+        return index
+    height, width = (next((least for least in RATES if least * times >= n), RATES[-1]) for n in size)
+    return INDEX[Op('separable', rate=(min(rate[0], height), min(rate[1], width)))]
+
+
 def box_lines(op: Op) -> tuple[str, ...]:
     """What stands in the box of an operator: its name, and its rate or grid (height × width)."""
     if op.rate is not None:

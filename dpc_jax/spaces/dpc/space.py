@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from dpc_jax.base import FEATURES, InputError, with_unit
+from dpc_jax.base import FEATURES, InputError, Size, with_unit
 from dpc_jax.spaces import Graph, Node, OperatorGroup
-from dpc_jax.spaces.dpc import official_json
+from dpc_jax.spaces.dpc import official_json, operators
 from dpc_jax.spaces.dpc.cost import count
 from dpc_jax.spaces.dpc.genotype import Genotype, check_input, make_genotype
 from dpc_jax.spaces.dpc.operators import COLOURS, GRIDS, KINDS, OP_NAMES, OPS, RATES, REACHES, box_lines, op_neighbours
@@ -217,6 +217,15 @@ class Space:
     def operators_of(self, genotype: Genotype) -> frozenset[int]:
         """Indices into the table of operators."""
         return frozenset(int(op) for op in genotype.ops)
+
+    def at_size(self, genotype: Genotype, sizes: Mapping[int, Size]) -> Genotype:
+        """Rates at which no tap but the centre reads the map are equal: the smallest of them stands for all.
+
+        A cell reads one map, `sizes` has its output stride and its size; rates are meant for output stride 16.
+        """
+        ((output_stride, size),) = sizes.items()
+        ops = [operators.at_size(int(op), size, 16 / output_stride) for op in genotype.ops]
+        return Genotype(np.array(genotype.inputs, np.int32), np.array(ops, np.int32))
 
     def cost(self, genotype: Genotype, settings: Mapping[str, Any]) -> dict[str, int]:
         """'params' and 'macs' of the branches, as in Table 1 of the paper, and those of the projection beside them."""

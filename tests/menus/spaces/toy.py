@@ -50,6 +50,9 @@ class Space:
     def neighbours_by_gene(self, genotype_, reach='adjacent'):
         return {'reads': [genotype(other) for other in range(len(CELLS)) if other != int(genotype_.reads[0])]}
 
+    def at_size(self, genotype, sizes):
+        return genotype
+
     def canonical_key(self, genotype):
         return CELLS[int(genotype.reads[0])]
 
