@@ -20,12 +20,13 @@ from jaxtyping import Bool, Float
 from dpc_jax import assembly, datasets, files, provenance, sharding
 from dpc_jax.assembly import Datasets
 from dpc_jax.base import Genotype, InputError, KeepGoing, ProxyResult, Rung, as_int32, stack, unstack
-from dpc_jax.population import PopulationEvaluator
-from dpc_jax.proxy import ProxyData
+from dpc_jax.population import Chunk, HalvingEvaluator, PopulationEvaluator
+from dpc_jax.proxy import Source
 from dpc_jax.spaces import Space
 from dpc_jax.study import Candidate, Progress, Proposal, Study
 
 WAIT_SECONDS = 2.0  # between two looks at what other workers still do
+CHUNK = 'chunk on {}'  # name of what a study keeps, by device
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +42,8 @@ class Bench:
     space: Space
     sets: Datasets
     settings: Mapping[str, Any]  # all that a score depends on; kept with each study
-    data: ProxyData
-    chunk: int  # candidates within one vmap
+    data: Source
+    chunk: Chunk  # candidates within one vmap; shrinks where memory does not hold it
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -57,8 +58,12 @@ class Bench:
         """Trains and scores populations for so many steps (0: the config's) under a seed (the config's)."""
         steps = steps or self.config.proxy.steps
         return assembly.make_evaluator(
-            self.config, self.data, self.num_classes, steps=steps, chunk=self.chunk, seed=seed
+            self.config, self.data, self.num_classes, steps=steps, chunk=self.chunk.size, seed=seed
         )
+
+    def patient_evaluator(self, *, steps: int = 0, seed: int | None = None) -> HalvingEvaluator:
+        """The same, which goes on with half the chunk where memory does not hold it."""
+        return HalvingEvaluator(self.evaluator(steps=steps, seed=seed), self.chunk)
 
     @property
     def num_classes(self) -> int:
@@ -69,7 +74,7 @@ class Bench:
         """The ladder of the config: the proxy over all candidates, then ever fewer for more steps."""
         rungs = []
         for level, (steps, keep) in enumerate(assembly.ladder(self.config)):
-            evaluate = self.evaluator(steps=steps)
+            evaluate = self.patient_evaluator(steps=steps)
             rungs.append(Rung(f'rung{level}-{steps}' if level else 'proxy', evaluate, keep, evaluate.population))
         return rungs
 
@@ -108,7 +113,7 @@ class Bench:
             with self.open_study('proxy') as study:
                 known = {c.key: c for c in study.candidates() if c.key in cells and c.state != 'pruned'}
         name = f'seed{seed}'
-        evaluate = self.evaluator(seed=seed)
+        evaluate = self.patient_evaluator(seed=seed)
         with self.open_study(name, seed=seed) as study:
             known = {c.key: c for c in study.candidates() if c.key in cells} | known
             progress.resume(list(known.values()))
@@ -228,13 +233,24 @@ def prepare(config: ml_collections.ConfigDict, workdir: pathlib.Path | str) -> B
         data = assembly.proxy_data(config, cache)
         # What was measured is kept: another chunk would round scores otherwise.
         measure = functools.partial(assembly.choose_chunk, config, data, sets[0].num_classes)
-        chunk = config.proxy.chunk or study.once(f'chunk on {provenance.device()}', measure)
+        chunk = config.proxy.chunk or study.once(CHUNK.format(provenance.device()), measure)
         if study.once('features', lambda: cache.key) != cache.key:
             raise InputError(
                 f'the features here are not those of the study in {config.search.storage or workdir}: its backbone was'
                 ' trained elsewhere or differs; copy backbone-*.npz from the workdir that began it'
             )
-    return Bench(config, workdir, space, sets, settings, data, chunk)
+    keep = functools.partial(_keep_chunk, config, workdir, settings)
+    return Bench(config, workdir, space, sets, settings, data, Chunk(chunk, keep))
+
+
+def _keep_chunk(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, settings: Mapping[str, Any], size: int
+) -> None:
+    """Later starts on such devices begin with this chunk, unless the config names one."""
+    name = CHUNK.format(provenance.device())
+    with assembly.open_study(config, workdir, settings, rung='proxy') as study:
+        if size < study.once(name, lambda: size):
+            study.keep(name, size)
 
 
 def check_data(sets: Sequence[datasets.Dataset]) -> None:
