@@ -57,7 +57,8 @@ def search_config() -> ml_collections.ConfigDict:
     config.proxy.kernels = 'auto'  # 'plain': without the kernels for NVIDIA GPUs, should they fail on one
     config.proxy.chunk = 0  # candidates within one vmap; 0 measures up to search.population and takes the fastest
     config.proxy.at_once = 0  # candidates in one call of a program; 0: chunk times devices
-    config.proxy.steps_per_call = 20  # steps between which Ctrl-C can stop
+    config.proxy.steps_per_call = 20  # steps between which Ctrl-C can stop, and for which images are streamed at once
+    config.proxy.stream = 'auto'  # features stay on disk where they do not fit the device; or never | always
 
     config.search = ml_collections.ConfigDict()
     config.search.num_candidates = 28_000

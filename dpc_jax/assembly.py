@@ -41,11 +41,12 @@ from dpc_jax.base import InputError, PyTree
 from dpc_jax.datasets import Dataset
 from dpc_jax.feature_cache import Backbone, CacheSettings, FeatureCache
 from dpc_jax.ladder import Halve, Ladder
-from dpc_jax.population import PopulationEvaluator, fastest_chunk
+from dpc_jax.population import PopulationEvaluator, device_memory, fastest_chunk
 from dpc_jax.pretrain import PretrainSettings
 from dpc_jax.progress import track
-from dpc_jax.proxy import ProxyData, ProxySettings
+from dpc_jax.proxy import ProxySettings, Source
 from dpc_jax.spaces import Space
+from dpc_jax.streaming import StreamedData
 from dpc_jax.study import Halving, RunInfo, Study, make_pruner
 
 CHUNKS = (1, 2, 4, 8, 16, 32, 64)
@@ -54,6 +55,10 @@ fills them on every device."""
 
 PROXY = 'proxy'
 """Name of the first rung, over all candidates."""
+
+STREAMS = ('auto', 'never', 'always')
+DATA_SHARE = 0.75
+"""Of the memory, at most, for the features; the rest is for candidates and for what a step makes."""
 
 FREE_FIELDS = (
     *('journey', 'rerank', 'dataset.root', 'backbone.weights', 'cache.directory', 'cache.batch_size'),
@@ -64,10 +69,11 @@ FREE_FIELDS = (
         'proxy.at_once',
         'proxy.steps_per_call',
         'proxy.kernels',
+        'proxy.stream',
     ),
 )
 """Fields that may change between two runs of one study. Data and weights are compared by content instead of by path;
-chunk and kernels change scores by rounding only."""
+chunk and kernels change scores by rounding only, where the features lie changes none."""
 
 ADDED_FIELDS = {'proxy.precision': 'float32', 'proxy.stops_at': ()}
 """Fields that older studies lack, each with the value that stands for what they did (on a CPU bit for bit)."""
@@ -97,6 +103,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     for rung in rungs.anew:
         proxy_settings(config, num_classes=2, steps=rung.steps)
     fused.for_device(config.proxy.kernels, jax.devices()[0])
+    checks.one_of('proxy.stream', config.proxy.stream, STREAMS)
     make_sampler(config)
     pruner_of(config)
     for name in config.search.references:
@@ -268,22 +275,34 @@ def proxy_settings(
     )
 
 
-def proxy_data(config: ml_collections.ConfigDict, cache: FeatureCache) -> ProxyData:
-    """The cache on every device. Train labels are read at the loss stride: every stride-th pixel, corners included."""
+def proxy_data(config: ml_collections.ConfigDict, cache: FeatureCache) -> Source:
+    """The cache as candidates read it. Train labels are read at the loss stride: every such pixel, corners included."""
     loss_stride = config.proxy.loss_stride
     arrays = (
-        dict(cache.train.features),
+        cache.train.features,
         cache.train.labels[:, ::loss_stride, ::loss_stride],
-        dict(cache.val.features),
+        cache.val.features,
         cache.val.labels,
     )
-    everywhere = sharding.replicated(sharding.population_mesh())
-    return ProxyData(*jax.tree.map(lambda array: jax.device_put(np.asarray(array), everywhere), arrays))
+    on_disk = StreamedData(*arrays, mesh=sharding.population_mesh())
+    return on_disk if is_streamed(config.proxy.stream, on_disk) else on_disk.on_device()
+
+
+def is_streamed(stream: str, data: StreamedData) -> bool:
+    """Whether the features stay on disk; what 'auto' chooses is printed where it is that. It changes no score."""
+    there = device_memory(data.mesh)
+    needed, where = data.num_bytes, 'a device'
+    if there is None:  # a CPU, whose devices share what there is
+        there, needed, where = files.available_memory(), needed * data.mesh.size, 'this machine'
+    fits = there is None or needed <= DATA_SHARE * there
+    if stream == 'auto' and not fits:
+        print(f'{needed / 2**30:.1f} GiB of features stay on disk: {where} has {(there or 0) / 2**30:.1f} GiB')
+    return stream == 'always' or (stream == 'auto' and not fits)
 
 
 def make_evaluator(
     config: ml_collections.ConfigDict,
-    data: ProxyData,
+    data: Source,
     num_classes: int,
     *,
     steps: int,
@@ -302,7 +321,7 @@ def make_evaluator(
     )
 
 
-def choose_chunk(config: ml_collections.ConfigDict, data: ProxyData, num_classes: int) -> int:
+def choose_chunk(config: ml_collections.ConfigDict, data: Source, num_classes: int) -> int:
     """The fastest chunk on this device by a short measurement, which is printed."""
     make = functools.partial(make_evaluator, config, data, num_classes, steps=config.proxy.steps)
     sample = functools.partial(make_space(config).sample, jax.random.key(config.seed))

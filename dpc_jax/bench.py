@@ -22,14 +22,16 @@ from rich.console import Console
 
 from dpc_jax import assembly, datasets, files, provenance, rerank, sharding
 from dpc_jax.assembly import PROXY, Datasets
-from dpc_jax.base import Genotype, InputError, KeepGoing, ProxyResult, Rung, as_int32, stack, unstack
-from dpc_jax.population import PopulationEvaluator
-from dpc_jax.proxy import ProxyData
+from dpc_jax.base import Genotype, InputError, KeepGoing, ProxyResult, Rung, Size, as_int32, stack, unstack
+from dpc_jax.feature_cache import FeatureCache
+from dpc_jax.population import Chunk, PatientEvaluator, PopulationEvaluator
+from dpc_jax.proxy import Source
 from dpc_jax.rerank import Train, WholeNetworks
 from dpc_jax.spaces import Space
 from dpc_jax.study import Candidate, Progress, Proposal, Study
 
 WAIT_SECONDS = 2.0  # between two looks at what other workers still do
+CHUNK = 'chunk on {}'  # name of what a study keeps, by device
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +47,9 @@ class Bench:
     space: Space
     sets: Datasets
     settings: Mapping[str, Any]  # all that a score depends on; kept with each study
-    data: ProxyData
-    chunk: int  # candidates within one vmap
+    data: Source
+    sizes: Mapping[int, Size]  # of the largest maps, train and val, by output stride
+    chunk: Chunk  # candidates within one vmap; shrinks where memory does not hold it
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -71,10 +74,14 @@ class Bench:
             self.data,
             self.num_classes,
             steps=steps or self.config.proxy.steps,
-            chunk=self.chunk,
+            chunk=self.chunk.size,
             seed=seed,
             halvings=halvings,
         )
+
+    def patient_evaluator(self, *, steps: int = 0, seed: int | None = None) -> PatientEvaluator:
+        """The same, which goes on with half the chunk where memory does not hold it."""
+        return PatientEvaluator(self.evaluator(steps=steps, seed=seed), self.chunk)
 
     @property
     def num_classes(self) -> int:
@@ -86,16 +93,26 @@ class Bench:
 
         `train` is the journey of a training.
         """
-        ladder, evaluate, given = assembly.make_ladder(self.config), self.evaluator(), self.given()
-        rungs = [Rung(PROXY, evaluate, self.config.search.num_candidates, evaluate.population, given=given)]
+        ladder, given = assembly.make_ladder(self.config), self.given()
+        rungs = [self.proxy_rung(PROXY, self.config.search.num_candidates, given=given)]
         for level, (steps, keep) in enumerate(ladder.anew, 1):
-            evaluate = self.evaluator(steps=steps)
-            rungs.append(Rung(f'rung{level}-{steps}', evaluate, keep, evaluate.population))
+            rungs.append(self.proxy_rung(f'rung{level}-{steps}', keep, steps=steps))
         if not ladder.full:
             return rungs
         seeds = range(self.config.seed, self.config.seed + self.config.rerank.seeds)
         whole = (self.whole_rung(train, seed) for seed in seeds)
         return rungs + [dataclasses.replace(rung, keep=ladder.full, given=given) for rung in whole]
+
+    def proxy_rung(
+        self, name: str, keep: int, *, steps: int = 0, seed: int | None = None, given: tuple[Genotype, ...] = ()
+    ) -> Rung:
+        """A rung of the proxy for so many steps under a seed (see `evaluator`)."""
+        evaluate = self.patient_evaluator(steps=steps, seed=seed)
+        return Rung(name, evaluate, keep, evaluate.population, given=given, same=self.same)
+
+    def same(self, genotype: Genotype) -> str:
+        """A text that is equal for cells (unbatched) that are the same function on the cached maps."""
+        return self.space.canonical_key(self.space.at_size(genotype, self.sizes))
 
     def whole_rung(self, train: Train, seed: int) -> Rung:
         """The rung that trains whole networks by `config.rerank` under a seed; `train` is the journey of a training."""
@@ -171,10 +188,10 @@ class Bench:
         if seed == self.config.seed:
             with self.open_study(PROXY) as study:
                 known = {c.key: c for c in study.candidates() if c.key in cells and c.state != 'pruned'}
-        name, evaluate = f'seed{seed}', self.evaluator(seed=seed)
+        name = f'seed{seed}'
         with self.open_study(name, seed=seed) as study:
             known = {c.key: c for c in study.candidates() if c.key in cells} | known
-            return self._rest(study, Rung(name, evaluate, 0, evaluate.population), cells, known, progress)
+            return self._rest(study, self.proxy_rung(name, 0, seed=seed), cells, known, progress)
 
     def _rest(
         self,
@@ -304,13 +321,30 @@ def prepare(config: ml_collections.ConfigDict, workdir: pathlib.Path | str) -> B
         data = assembly.proxy_data(config, cache)
         # What was measured is kept: another chunk would round scores otherwise.
         measure = functools.partial(assembly.choose_chunk, config, data, sets[0].num_classes)
-        chunk = config.proxy.chunk or study.once(f'chunk on {provenance.device()}', measure)
+        chunk = config.proxy.chunk or study.once(CHUNK.format(provenance.device()), measure)
         if study.once('features', lambda: cache.key) != cache.key:
             raise InputError(
                 f'the features here are not those of the study in {config.search.storage or workdir}: its backbone was'
                 ' trained elsewhere or differs; copy backbone-*.npz from the workdir that began it'
             )
-    return Bench(config, workdir, space, sets, settings, data, chunk)
+    keep = functools.partial(_keep_chunk, config, workdir, settings)
+    return Bench(config, workdir, space, sets, settings, data, map_sizes(cache), Chunk(chunk, keep))
+
+
+def map_sizes(cache: FeatureCache) -> dict[int, Size]:
+    """The larger of the sizes that maps of train and val have, by output stride."""
+    shapes = {stride: (maps.shape, cache.val.features[stride].shape) for stride, maps in cache.train.features.items()}
+    return {stride: (max(a[1], b[1]), max(a[2], b[2])) for stride, (a, b) in shapes.items()}
+
+
+def _keep_chunk(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, settings: Mapping[str, Any], size: int
+) -> None:
+    """Later starts on such devices begin with this chunk, unless the config names one."""
+    name = CHUNK.format(provenance.device())
+    with assembly.open_study(config, workdir, settings, rung='proxy') as study:
+        if size < study.once(name, lambda: size):
+            study.keep(name, size)
 
 
 def check_data(sets: Sequence[datasets.Dataset]) -> None:

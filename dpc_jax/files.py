@@ -15,6 +15,8 @@ from dpc_jax.base import InputError
 
 Path = str | os.PathLike[str]
 
+CONTAINER = pathlib.Path('/sys/fs/cgroup')
+
 
 def digest(parts: Iterable[bytes]) -> str:
     """SHA-256 of all parts together, hexadecimal."""
@@ -71,3 +73,16 @@ def make_folder(folder: pathlib.Path, what: str) -> None:
         raise InputError(f"{what} '{folder}' cannot be made: {error.strerror}") from error
     if not os.access(folder, os.W_OK | os.X_OK):
         raise InputError(f"{what} '{folder}' is not writable")
+
+
+def available_memory() -> int | None:
+    """Bytes of the host's memory that may still be taken, by Linux and by the container; None where neither says."""
+    found = []
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        lines = pathlib.Path('/proc/meminfo').read_text().splitlines()
+        found.append(1024 * int(dict(line.split(':') for line in lines)['MemAvailable'].split()[0]))
+    with contextlib.suppress(OSError, ValueError, KeyError):  # a container without a limit has the word 'max'
+        limit, used = (int((CONTAINER / name).read_text()) for name in ('memory.max', 'memory.current'))
+        lines = (CONTAINER / 'memory.stat').read_text().splitlines()
+        found.append(limit - used + int(dict(line.split() for line in lines)['inactive_file']))
+    return min(found, default=None)

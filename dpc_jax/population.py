@@ -9,20 +9,20 @@ import dataclasses
 import functools
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec, Sharding
 from jaxtyping import Array, Bool, Float, Int
 
 from dpc_jax import fused, metrics, proxy, seats, sharding
 from dpc_jax.base import Genotype, InputError, KeepGoing, ProxyResult, PyTree, population_size
 from dpc_jax.heads import Head
-from dpc_jax.proxy import CandidateState, Plan, ProxyData, ProxySettings
+from dpc_jax.proxy import Block, CandidateState, Plan, ProxySettings, Source
 from dpc_jax.seats import Seats
 
 
@@ -111,11 +111,13 @@ def programs(channels: tuple[tuple[int, int], ...], settings: ProxySettings, chu
 
 
 @functools.lru_cache(maxsize=8)
-def mover(mesh: Mesh) -> Callable[[CandidateState, Int[np.ndarray, ' P']], CandidateState]:
-    """A program that puts into each place the candidate of the place that is named for it."""
-    along = NamedSharding(mesh, PartitionSpec(sharding.POPULATION))
+def mover(where: Sharding) -> Callable[[CandidateState, Int[np.ndarray, ' P']], CandidateState]:
+    """A program that puts into each place the candidate of the place that is named for it.
+
+    `where` is the sharding of the candidates, which they keep to the letter: else the others would be compiled anew.
+    """
     move: Callable[..., CandidateState] = jax.jit(
-        lambda candidates, places: jax.tree.map(lambda leaf: leaf[places], candidates), out_shardings=along
+        lambda candidates, places: jax.tree.map(lambda leaf: leaf[places], candidates), out_shardings=where
     )
     return move
 
@@ -125,11 +127,11 @@ class PopulationEvaluator:
     """An `Evaluator`: trains and scores up to `population` candidates in one call of each program."""
 
     settings: ProxySettings
-    data: ProxyData
+    data: Source
     seed: int
     chunk: int = 1
     at_once: int = 0  # 0: chunk times devices
-    steps_per_call: int = 50  # the host hears of an interrupt, and of nothing else, this often
+    steps_per_call: int = 50  # the host hears of an interrupt this often, and images are streamed for so many steps
     mesh: Mesh = dataclasses.field(default_factory=sharding.population_mesh)
     score: metrics.Score = metrics.mean_iou
     extras: Mapping[str, metrics.Score] = dataclasses.field(default_factory=lambda: metrics.EXTRAS)
@@ -186,7 +188,7 @@ class PopulationEvaluator:
         for evaluation, span in enumerate(itertools.pairwise([0, *stops])):
             cells, places = _pick(genotypes, seated), seated.places
             candidates, loss = self.train(seated.taken, candidates, cells, span)
-            counts = np.asarray(self.programs.confusion(seated.taken, candidates, cells, self.data))[places]
+            counts = self.confusions(seated.taken, candidates, cells)[places]
             here = seated.who[places]
             finite[here], steps[here] = np.asarray(candidates.finite)[places], span[1]
             losses_[here, evaluation], confusions[here, evaluation] = loss[places], counts
@@ -218,7 +220,7 @@ class PopulationEvaluator:
         left = seats.without(seated, alive, self.shape)
         moved = seats.closed_up(left, self.shape)
         if moved is not left:
-            candidates = mover(self.mesh)(candidates, seats.origins(left, moved))
+            candidates = mover(candidates.finite.sharding)(candidates, seats.origins(left, moved))
         return moved, candidates
 
     def needed_memory(
@@ -228,8 +230,8 @@ class PopulationEvaluator:
 
         It is compiled, which the first call then need not do, and not run. Arguments, results and what lies between.
         """
-        span = jnp.array([0, steps], jnp.int32)
-        lowered = self.programs.train.lower(alive, candidates, genotypes, self.data, self.plan, span)  # type: ignore[attr-defined]
+        with contextlib.closing(self.blocks((0, steps))) as blocks:
+            lowered = self.programs.train.lower(alive, candidates, genotypes, *next(blocks))  # type: ignore[attr-defined]
         memory = lowered.compile().memory_analysis()
         total: int = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
         return total
@@ -238,13 +240,78 @@ class PopulationEvaluator:
         self, alive: Bool[np.ndarray, ' P'], candidates: CandidateState, genotypes: Genotype, span: tuple[int, int]
     ) -> tuple[CandidateState, Float[np.ndarray, ' P']]:
         """Trains over a span of steps in calls of `steps_per_call`; gives the mean loss over the span."""
-        total = np.zeros(self.population, np.float32)
+        with contextlib.closing(self.blocks(span)) as blocks:
+            return self.train_on(blocks, alive, candidates, genotypes)
+
+    def blocks(self, span: tuple[int, int]) -> Generator[Block]:
+        """What the training program reads over a span of steps, call by call."""
         edges = [*range(span[0], span[1], self.steps_per_call), span[1]]
-        for start, stop in itertools.pairwise(edges):
-            pair = jnp.array([start, stop], jnp.int32)
-            candidates, loss = self.programs.train(alive, candidates, genotypes, self.data, self.plan, pair)
-            total += np.asarray(loss) * (stop - start)
-        return candidates, total / (span[1] - span[0])
+        return self.data.blocks(self.plan, edges, self.steps_per_call)
+
+    def train_on(
+        self, blocks: Iterable[Block], alive: Bool[np.ndarray, ' P'], candidates: CandidateState, genotypes: Genotype
+    ) -> tuple[CandidateState, Float[np.ndarray, ' P']]:
+        """Trains on these blocks; gives the mean loss over their steps."""
+        total, steps = np.zeros(self.population, np.float32), 0
+        for block in blocks:
+            candidates, loss = self.programs.train(alive, candidates, genotypes, *block)
+            start, stop = map(int, block.span)
+            total, steps = total + np.asarray(loss) * (stop - start), steps + stop - start
+            del block  # before the next is asked for
+        return candidates, total / steps
+
+    def confusions(
+        self, alive: Bool[np.ndarray, ' P'], candidates: CandidateState, genotypes: Genotype
+    ) -> Int[np.ndarray, 'P L L']:
+        """Pixels of val by (label, prediction)."""
+        classes = self.settings.head.num_classes
+        total = np.zeros((self.population, classes, classes), np.int64)
+        with contextlib.closing(self.data.val_blocks(self.settings, self.steps_per_call)) as blocks:
+            for images, count in blocks:
+                total += np.asarray(self.programs.confusion(alive, candidates, genotypes, images, count))
+                del images
+        return total
+
+
+@dataclasses.dataclass
+class Chunk:
+    """The size of a chunk in use; it shrinks for all evaluators that share it, and `keep` hears of it."""
+
+    size: int
+    keep: Callable[[int], None] = lambda size: None
+
+    def halve(self) -> None:
+        """Goes on with half the size, and says so."""
+        print(f'chunk {self.size} does not fit; going on with {self.size // 2}', flush=True)
+        self.size //= 2
+        self.keep(self.size)
+
+
+class PatientEvaluator:
+    """An `Evaluator` of a whole search: where memory does not hold a chunk, it evaluates the same again in half of it.
+
+    It takes as many candidates at once as before, in more chunks one after the other.
+    """
+
+    def __init__(self, evaluator: PopulationEvaluator, chunk: Chunk) -> None:
+        self._evaluator, self._chunk = evaluator, chunk
+        self.population = evaluator.population
+
+    def __call__(self, genotypes: Genotype, keep_going: KeepGoing | None = None) -> ProxyResult:
+        """As `PopulationEvaluator`.
+
+        Raises:
+          OutOfMemoryError: memory does not hold a chunk of one.
+        """
+        while True:
+            if self._chunk.size < self._evaluator.chunk:
+                self._evaluator = dataclasses.replace(self._evaluator, chunk=self._chunk.size, at_once=self.population)
+            try:
+                return self._evaluator(genotypes, keep_going)
+            except OutOfMemoryError:
+                if self._evaluator.chunk == 1:
+                    raise
+            self._chunk.halve()  # after the handler, which holds on to the arrays of the attempt
 
 
 def device_memory(mesh: Mesh) -> int | None:
@@ -269,7 +336,8 @@ def _memory_of(chunk: int, settings: ProxySettings) -> Iterator[None]:
             raise
         raise OutOfMemoryError(
             f'out of memory with proxy.chunk {chunk}, proxy.batch_size {settings.batch_size} and '
-            f'proxy.eval_batch_size {settings.eval_batch_size}; make one of them smaller'
+            f'proxy.eval_batch_size {settings.eval_batch_size}; make one of them smaller, or leave the features on disk'
+            ' (proxy.stream=always)'
         ) from error
 
 
@@ -325,9 +393,12 @@ def _seconds_per_step(evaluator: PopulationEvaluator, sample: Callable[[int], Ge
                 f'proxy.chunk {evaluator.chunk} needs {needed / 2**30:.1f} GiB by its compiled program; the device has'
                 f' {there / 2**30:.1f} GiB'
             )
+        # Made before the clock runs: in a search they come while the device computes.
+        with contextlib.closing(evaluator.blocks((0, steps))) as made:
+            blocks = list(made)
         for _ in range(4):  # the first compiles; of the others the fastest is the least disturbed
             started = time.perf_counter()
-            candidates, _ = evaluator.train(alive, candidates, genotypes, (0, steps))
+            candidates, _ = evaluator.train_on(blocks, alive, candidates, genotypes)
             rounds.append(time.perf_counter() - started)
     return min(rounds[1:]) / (steps * evaluator.population)
 

@@ -8,8 +8,9 @@ once for a chunk and a score is a function of genotype, seed and settings alone.
 
 import dataclasses
 import functools
-from collections.abc import Mapping
-from typing import NamedTuple
+import itertools
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -75,16 +76,11 @@ class ProxySettings:
         return sorted(even | set(self.stops_at))
 
 
-class ProxyData(NamedTuple):
-    """Cached features by output stride, and labels, on the device.
+class Images(NamedTuple):
+    """Cached images on the device: features by output stride, and labels."""
 
-    Labels of train are at the loss stride, those of val whole.
-    """
-
-    train_features: Mapping[int, Float[Array, 'N _ _ _']]
-    train_labels: UInt8[Array, 'N H W']
-    val_features: Mapping[int, Float[Array, 'V _ _ _']]
-    val_labels: UInt8[Array, 'V I J']
+    features: Mapping[int, Float[Array, 'N _ _ _']]
+    labels: UInt8[Array, 'N H W']
 
 
 class CandidateState(NamedTuple):
@@ -101,7 +97,65 @@ class Plan(NamedTuple):
 
     key_init: jax.Array  # initial values
     key_dropout: jax.Array  # masks, folded with the step
-    order: Int[Array, 'T B']  # which cached images each step reads
+    order: Int[Array, 'T B']  # which images each step reads, from the step `first` on
+    first: Int[Array, ''] | np.int32 = np.int32(0)
+
+
+class Block(NamedTuple):
+    """What the training program reads in one call."""
+
+    images: Images
+    plan: Plan  # whose order is that of `images`
+    span: Int[np.ndarray, ' 2']  # from this step to that
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Where the images of a proxy come from. Whoever trains or scores on them does not know where they lie."""
+
+    @property
+    def train_features(self) -> Mapping[int, Any]:
+        """Of all images, at least with their shapes."""
+
+    @property
+    def train_labels(self) -> Any:
+        """At the loss stride."""
+
+    def blocks(self, plan: Plan, edges: Sequence[int], steps_per_call: int) -> Generator[Block]:
+        """The blocks of the spans between these steps, none of which is longer than `steps_per_call`."""
+
+    def val_blocks(self, settings: ProxySettings, steps_per_call: int) -> Generator[tuple[Images, Int[np.ndarray, '']]]:
+        """All of val, in order, in blocks of whole batches; with each, how many images of it count."""
+
+
+class ProxyData(NamedTuple):
+    """The source that is whole on every device. Labels of train are at the loss stride, those of val whole."""
+
+    train_features: Mapping[int, Float[Array, 'N _ _ _']]
+    train_labels: UInt8[Array, 'N H W']
+    val_features: Mapping[int, Float[Array, 'V _ _ _']]
+    val_labels: UInt8[Array, 'V I J']
+
+    @property
+    def train(self) -> Images:
+        """What is trained on."""
+        return Images(self.train_features, self.train_labels)
+
+    @property
+    def val(self) -> Images:
+        """What is scored on."""
+        return Images(self.val_features, self.val_labels)
+
+    def blocks(self, plan: Plan, edges: Sequence[int], steps_per_call: int) -> Generator[Block]:
+        """See `Source`."""
+        del steps_per_call
+        for start, stop in itertools.pairwise(edges):
+            yield Block(self.train, plan, np.array([start, stop], np.int32))
+
+    def val_blocks(self, settings: ProxySettings, steps_per_call: int) -> Generator[tuple[Images, Int[np.ndarray, '']]]:
+        """See `Source`."""
+        del settings, steps_per_call
+        yield self.val, np.array(len(self.val_labels), np.int32)
 
 
 # ---- one candidate --------------------------------------------------------------------------------------------------
@@ -178,7 +232,7 @@ def train(
     candidate: CandidateState,
     genotype: Genotype,
     used: PyTree,
-    data: ProxyData,
+    images: Images,
     plan: Plan,
     span: Int[Array, ' 2'],
     *,
@@ -188,9 +242,7 @@ def train(
 
     def step(index: Int[Array, ''], carry: tuple[CandidateState, jax.Array]) -> tuple[CandidateState, jax.Array]:
         candidate, total = carry
-        batch = plan.order[index]
-        features = read(data.train_features, batch, settings.dtype)
-        labels = data.train_labels[batch].astype(jnp.int32)
+        features, labels = read(images, plan.order[index - plan.first], settings.dtype)
         key_step = jax.random.fold_in(plan.key_dropout, index)
         candidate, loss = train_step(key_step, candidate, genotype, features, labels, settings=settings, used=used)
         return candidate, total + loss
@@ -204,18 +256,22 @@ def train(
 
 
 def confusion(
-    candidate: CandidateState, genotype: Genotype, used: PyTree, data: ProxyData, *, settings: ProxySettings
+    candidate: CandidateState,
+    genotype: Genotype,
+    used: PyTree,
+    images: Images,
+    count: Int[Array, ''],
+    *,
+    settings: ProxySettings,
 ) -> Int[Array, 'L L']:
-    """Confusion matrix over all of val at full label resolution (unbatched)."""
-    count, batch, num_classes = data.val_labels.shape[0], settings.eval_batch_size, settings.head.num_classes
-    size = (data.val_labels.shape[1], data.val_labels.shape[2])
+    """Confusion matrix over the first `count` images at full label resolution (unbatched). The count is data."""
+    batch, num_classes = settings.eval_batch_size, settings.head.num_classes
+    size = (images.labels.shape[1], images.labels.shape[2])
 
     def add(index: Int[Array, ''], total: Int[Array, 'L L']) -> Int[Array, 'L L']:
         # The last batch is filled up with the last image, whose label is then ignored.
         wanted = index * batch + jnp.arange(batch)
-        chosen = jnp.minimum(wanted, count - 1)
-        features = read(data.val_features, chosen, settings.dtype)
-        labels = data.val_labels[chosen].astype(jnp.int32)
+        features, labels = read(images, jnp.minimum(wanted, count - 1), settings.dtype)
         labels = jnp.where((wanted < count)[:, None, None], labels, IGNORE_LABEL)
         with jax.default_matmul_precision(settings.precision):
             outputs, _ = settings.head.apply(
@@ -227,9 +283,15 @@ def confusion(
     return lax.fori_loop(0, -(-count // batch), add, jnp.zeros((num_classes, num_classes), jnp.int32))
 
 
-def read(features: Mapping[int, Float[Array, 'N _ _ _']], images: Int[Array, ' B'], dtype: str) -> Features:
-    """Features of these images at every stride, in `dtype`."""
-    return {stride: array[images].astype(jnp.dtype(dtype)) for stride, array in features.items()}
+def read(images: Images, chosen: Int[Array, ' B'], dtype: str) -> tuple[Features, Int[Array, 'B H W']]:
+    """Features of these images at every stride, in `dtype`, and their labels.
+
+    What follows is compiled apart from this, so that it has the same bits wherever the images lie.
+    """
+    features = {stride: array[chosen].astype(jnp.dtype(dtype)) for stride, array in images.features.items()}
+    labels = images.labels[chosen].astype(jnp.int32)
+    found: tuple[Features, Array] = lax.optimization_barrier((features, labels))
+    return found
 
 
 def image_order(key: jax.Array, count: int, settings: ProxySettings) -> Int[np.ndarray, 'T B']:

@@ -150,6 +150,7 @@ def test_free_fields_exist():
         ('proxy.eval_batch_size', 0, 'proxy.eval_batch_size is 0'),
         ('proxy.kernels', 'triton', "proxy.kernels is 'triton'; allowed: auto, plain, fused, interpret"),
         ('proxy.kernels', 'fused', "proxy.kernels is 'fused', which needs an NVIDIA GPU; allowed here: auto, plain"),
+        ('proxy.stream', 'yes', "proxy.stream is 'yes'; allowed: auto, never, always"),
         ('proxy.dtype', 'float64', "proxy.dtype is 'float64'; allowed: float32, bfloat16"),
         ('proxy.loss_stride', 0, 'proxy.loss_stride is 0'),
         ('proxy.loss_stride', 7, 'proxy.loss_stride is 7; it must divide the crop (65, 97) less one pixel'),

@@ -13,7 +13,7 @@ from dpc_jax import population, sharding
 from dpc_jax.base import InputError
 from dpc_jax.cell import CellSettings
 from dpc_jax.heads.dpc import Head
-from dpc_jax.population import OutOfMemoryError, PopulationEvaluator, fastest_chunk
+from dpc_jax.population import Chunk, OutOfMemoryError, PatientEvaluator, PopulationEvaluator, fastest_chunk
 from dpc_jax.proxy import ProxyData, ProxySettings
 from dpc_jax.spaces import dpc
 from dpc_jax.spaces.dpc import Genotype
@@ -192,8 +192,8 @@ def test_a_chunk_with_nobody_alive_is_not_computed(pairs, genotypes):
     everyone = pairs.programs.init(np.ones(4, bool), population, key)
     for skipped in (
         pairs.programs.init(alive, population, key),
-        pairs.programs.train(alive, everyone, population, pairs.data, pairs.plan, jnp.array([0, 2], jnp.int32)),
-        pairs.programs.confusion(alive, everyone, population, pairs.data),
+        pairs.programs.train(alive, everyone, population, *next(pairs.blocks((0, 2)))),
+        pairs.programs.confusion(alive, everyone, population, pairs.data.val, np.int32(5)),
     ):
         leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(skipped)]
         assert not any(leaf[2:].any() for leaf in leaves)  # all zeros: a trained candidate has scales of about 1
@@ -276,11 +276,14 @@ def undisturbed(data, genotypes):
 
 @pytest.mark.parametrize(('chunk', 'devices'), ROUNDS)
 def test_those_that_go_on_move_together_and_score_as_if_nobody_had_ended(data, genotypes, undisturbed, chunk, devices):
-    evaluator = counted(
-        settings=SETTINGS, data=data, seed=0, chunk=chunk, at_once=16, mesh=sharding.population_mesh(devices)
-    )
+    fields = {'settings': SETTINGS, 'data': data, 'seed': 0, 'chunk': chunk, 'at_once': 16}
+    plain = PopulationEvaluator(**fields, mesh=sharding.population_mesh(devices))
+    plain(pick(genotypes, [0]))
+    compiled = [population.compilations(program) for program in plain.programs]
+    evaluator = counted(**fields, mesh=plain.mesh)
     everybody = pick(genotypes, [*range(8), *range(8)])
     result = evaluator(everybody, lambda evaluation, _: np.isin(np.arange(16), GOING[evaluation]))
+    assert [population.compilations(program) for program in plain.programs] == compiled  # nothing anew for who moved
     assert evaluator.rounds == ROUNDS[chunk, devices]
     expected = undisturbed(chunk)
     for i in range(16):
@@ -291,8 +294,6 @@ def test_those_that_go_on_move_together_and_score_as_if_nobody_had_ended(data, g
             assert np.isnan(getattr(result, name)[i, points:]).all()
         np.testing.assert_array_equal(result.confusions[i, :points], expected.confusions[i, :points])
         assert not result.confusions[i, points:].any()
-    if devices == 2:  # no other test has these programs
-        assert population.compilations(evaluator.programs.confusion) == 1  # also for those that moved
 
 
 def test_those_that_diverge_make_room(pairs, genotypes, truth, monkeypatch):
@@ -382,12 +383,13 @@ class Timed(PopulationEvaluator):
         """There is nothing to initialise."""
         return population.Programs(lambda *_: 0, None, None)
 
-    def train(self, alive, candidates, genotypes, span):
+    def train_on(self, blocks, alive, candidates, genotypes):
         cost = self.cost[self.chunk]
         if isinstance(cost, Exception):
             raise cost
         assert genotypes.ops.shape == (self.population, 5)
-        Timed.clock.now += cost * (span[1] - span[0]) * self.population + 10 * (self.chunk not in self.compiled)
+        steps = sum(int(block.span[1] - block.span[0]) for block in blocks)
+        Timed.clock.now += cost * steps * self.population + 10 * (self.chunk not in self.compiled)
         self.compiled.add(self.chunk)
         return candidates, np.zeros(self.population)
 
@@ -456,3 +458,47 @@ def test_memory_that_ends_in_a_search_is_no_fault_of_the_candidates(pairs, genot
     monkeypatch.setattr(PopulationEvaluator, 'train', exhausted)
     with pytest.raises(OutOfMemoryError, match=r'proxy.chunk 2, .* make one of them smaller'):
         pairs(pick(genotypes, range(4)))
+
+
+@pytest.fixture
+def small_memory(monkeypatch):
+    """`small_memory(2)`: chunks of more than two do not fit, which shows in the second call of the training program."""
+    train, calls = PopulationEvaluator.train, []
+
+    def hold(most):
+        def limited(self, alive, candidates, genotypes, span):
+            calls.append(self.chunk)
+            if self.chunk > most and span[0] > 0:
+                raise EXHAUSTED
+            return train(self, alive, candidates, genotypes, span)
+
+        monkeypatch.setattr(PopulationEvaluator, 'train', limited)
+        return calls
+
+    return hold
+
+
+def test_what_does_not_fit_is_evaluated_again_in_half_the_chunk(data, genotypes, truth, small_memory, capsys):
+    calls, kept = small_memory(2), []
+    chunk = Chunk(4, kept.append)
+    first, other = (
+        PatientEvaluator(PopulationEvaluator(SETTINGS, data, seed, 4, 16, mesh=sharding.population_mesh(1)), chunk)
+        for seed in (0, 1)
+    )
+    assert_same_bits(first(genotypes), truth, range(8))
+    assert capsys.readouterr().out == 'chunk 4 does not fit; going on with 2\n'
+    assert (chunk.size, kept, first.population) == (2, [2], 16)  # as many at once as before
+    assert calls == [4, 4, 2, 2, 2]
+    calls.clear()
+    assert_same_bits(first(pick(genotypes, [7, 3])), truth, [7, 3])
+    other(pick(genotypes, range(3)))  # whoever shares the chunk does not try in vain
+    assert (calls, capsys.readouterr().out) == ([2] * 6, '')
+
+
+def test_a_chunk_of_one_that_does_not_fit_is_one_line(data, genotypes, small_memory, capsys):
+    small_memory(0)
+    kept = []
+    evaluator = PopulationEvaluator(SETTINGS, data, 0, 1, mesh=sharding.population_mesh(1))
+    with pytest.raises(OutOfMemoryError, match=r'out of memory with proxy.chunk 1, .* make one of them smaller'):
+        PatientEvaluator(evaluator, Chunk(1, kept.append))(pick(genotypes, [0]))
+    assert (kept, capsys.readouterr().out) == ([], '')

@@ -159,7 +159,7 @@ def test_a_candidate_is_trained_and_scored_as_the_static_cell_would_be(programs,
 
     losses = []
     for step in range(STEPS):
-        candidate, loss = train(candidate, genotype, used, data, plan, jnp.array([step, step + 1], jnp.int32))
+        candidate, loss = train(candidate, genotype, used, data.train, plan, jnp.array([step, step + 1], jnp.int32))
         losses.append(float(loss))
     np.testing.assert_allclose(losses, expected_losses, rtol=ROUNDING)
     found = static_variables(candidate, genotype)
@@ -171,7 +171,7 @@ def test_a_candidate_is_trained_and_scored_as_the_static_cell_would_be(programs,
     # The score, with the proxy's own variables, so that rounding turns no pixel.
     logits = model.apply(found, data.val_features[16].astype(jnp.float32), data.val_labels.shape[1:], False)
     expected = count_plainly(np.asarray(logits).argmax(-1), np.asarray(data.val_labels))
-    counts = np.asarray(confusion(candidate, genotype, used, data))
+    counts = np.asarray(confusion(candidate, genotype, used, data.val, np.int32(5)))
     assert np.abs(counts - expected).sum() <= 4  # a pixel whose logits tie to rounding counts twice here
     np.testing.assert_allclose(metrics.mean_iou(counts), metrics.mean_iou(expected), rtol=0, atol=1e-3)
 
@@ -180,10 +180,10 @@ def test_a_span_is_its_steps_one_by_one(programs, data, plan):
     init, train, _ = programs
     genotype = genotype_of('chain')
     used, start = cell.uses(genotype), init(plan.key_init, genotype)
-    whole, mean = train(start, genotype, used, data, plan, jnp.array([0, STEPS], jnp.int32))
+    whole, mean = train(start, genotype, used, data.train, plan, jnp.array([0, STEPS], jnp.int32))
     candidate, losses = start, []
     for span in ([0, 2], [2, STEPS]):
-        candidate, loss = train(candidate, genotype, used, data, plan, jnp.array(span, jnp.int32))
+        candidate, loss = train(candidate, genotype, used, data.train, plan, jnp.array(span, jnp.int32))
         losses.append(float(loss))
     jax.tree.map(np.testing.assert_array_equal, candidate, whole)
     np.testing.assert_allclose(mean, (2 * losses[0] + 3 * losses[1]) / STEPS, rtol=1e-6)
@@ -197,7 +197,7 @@ def test_every_labelled_pixel_of_val_is_counted_once(programs, data, plan, batch
     genotype = genotype_of('tree')
     candidate, settings = programs[0](plan.key_init, genotype), dataclasses.replace(SETTINGS, eval_batch_size=batch)
     counts = jax.jit(functools.partial(proxy.confusion, settings=settings))(
-        candidate, genotype, cell.uses(genotype), data
+        candidate, genotype, cell.uses(genotype), data.val, np.int32(5)
     )
     labels = np.asarray(data.val_labels)
     assert counts.dtype == jnp.int32
@@ -220,8 +220,8 @@ def test_parameters_that_the_last_step_ruined_are_found_though_its_loss_was_fini
     ruined = jax.tree.map(lambda leaf: leaf * np.inf if leaf.shape == (CLASSES,) else leaf, start.opt_state)
     ruined = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.inf) if leaf.shape == (CLASSES,) else leaf, ruined)
     span = jnp.array([0, 1], jnp.int32)
-    sound, _ = train(start, genotype, cell.uses(genotype), data, plan, span)
-    found, loss = train(start._replace(opt_state=ruined), genotype, cell.uses(genotype), data, plan, span)
+    sound, _ = train(start, genotype, cell.uses(genotype), data.train, plan, span)
+    found, loss = train(start._replace(opt_state=ruined), genotype, cell.uses(genotype), data.train, plan, span)
     assert np.isfinite(loss)
     assert sound.finite
     assert not found.finite
@@ -231,7 +231,7 @@ def test_once_not_finite_is_never_finite_again(programs, data, plan):
     init, train, _ = programs
     genotype = genotype_of('tree')
     failed = init(plan.key_init, genotype)._replace(finite=jnp.array(False))
-    found, loss = train(failed, genotype, cell.uses(genotype), data, plan, jnp.array([0, 1], jnp.int32))
+    found, loss = train(failed, genotype, cell.uses(genotype), data.train, plan, jnp.array([0, 1], jnp.int32))
     assert np.isfinite(loss)
     assert not found.finite
 
@@ -281,10 +281,10 @@ def test_bfloat16_is_of_the_computation_and_not_of_the_parameters(data, plan):
     start = jax.eval_shape(lambda: proxy.init(plan.key_init, genotype, CHANNELS, settings))
     step = functools.partial(proxy.train, settings=settings)
     span = jnp.array([0, 1], jnp.int32)
-    text = jax.jit(step).lower(start, genotype, cell.uses(genotype), data, plan, span).as_text()
+    text = jax.jit(step).lower(start, genotype, cell.uses(genotype), data.train, plan, span).as_text()
     assert 'tensor<2x5x7x12xbf16>' in text  # the branches, concatenated
     assert 'tensor<2x5x7x12xf32>' not in text
-    after, _ = jax.eval_shape(step, start, genotype, cell.uses(genotype), data, plan, span)
+    after, _ = jax.eval_shape(step, start, genotype, cell.uses(genotype), data.train, plan, span)
     assert {leaf.dtype for leaf in jax.tree.leaves((after.params, after.stats))} == {jnp.dtype('float32')}
 
 
@@ -369,7 +369,10 @@ def test_every_product_of_the_search_has_the_precision_that_is_set(data, plan, p
     start = jax.eval_shape(lambda: proxy.init(plan.key_init, genotype, CHANNELS, settings))
     used, span = cell.uses(genotype), jnp.array([0, 1], jnp.int32)
     train, score = (jax.jit(functools.partial(one, settings=settings)) for one in (proxy.train, proxy.confusion))
-    for lowered in (train.lower(start, genotype, used, data, plan, span), score.lower(start, genotype, used, data)):
+    for lowered in (
+        train.lower(start, genotype, used, data.train, plan, span),
+        score.lower(start, genotype, used, data.val, np.int32(5)),
+    ):
         products = [line for line in lowered.as_text().splitlines() if 'dot_general' in line]
         assert len(products) > 5
         for line in products:

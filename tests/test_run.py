@@ -263,6 +263,27 @@ def test_the_journey_prints_a_ranking_and_paths_that_exist(whole):
     assert f'1. {100 * float(best["score"]):.2f} % mIoU  {best["key"]}' in out
 
 
+@pytest.mark.slow
+def test_a_search_finds_the_same_bit_for_bit_on_any_number_of_devices(whole, tmp_path, monkeypatch):
+    """Features are taken over, and all have as many threads: a backbone that is trained here depends on these."""
+    threads = max(4, int(os.environ.get('NPROC', len(os.sched_getaffinity(0)))))  # JAX has one for each device at least
+    monkeypatch.setenv('NPROC', str(threads))
+    options, found = os.environ['XLA_FLAGS'], []
+    for devices in (1, 2, 4):
+        monkeypatch.setenv('XLA_FLAGS', f'{options} --xla_force_host_platform_device_count={devices}')
+        workdir = tmp_path / str(devices)
+        shutil.copytree(whole[0] / 'cache', workdir / 'cache')
+        for path in whole[0].glob('backbone-*.npz'):
+            shutil.copy(path, workdir)
+        code, _, err = finish(TOY, f'--workdir={workdir}', *SEARCH)
+        assert (code, err) == (0, '')
+        candidates, _ = study_archive.read(f'sqlite:///{workdir / "study.db"}', 'dpc-proxy')
+        found.append([(c.number, c.key, c.score, c.curve, c.losses, c.confusions, c.extras) for c in candidates])
+        assert candidates[0].device == {1: 'cpu'}.get(devices, f'{devices} x cpu')
+    assert len(found[0]) == 7
+    assert found[0] == found[1] == found[2]
+
+
 def test_another_config_in_the_same_workdir_is_one_line_and_nothing_is_lost(whole, run):
     before = (whole[0] / 'study.db').read_bytes(), scores(whole[0])
     config = scenes_search.get_config('toy')

@@ -6,6 +6,7 @@ import functools
 import itertools
 import math
 
+import jax
 import numpy as np
 import pytest
 
@@ -16,6 +17,7 @@ from dpc_jax.journeys import search
 from dpc_jax.population import PopulationEvaluator
 from dpc_jax.samplers import make as make_sampler
 from dpc_jax.spaces.dpc import Space
+from dpc_jax.streaming import StreamedData
 from dpc_jax.study import Progress, RunInfo, Study, make_pruner, ranking
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
@@ -157,6 +159,15 @@ def test_what_is_free_may_change(first, workdir, evaluations):
     assert told(again) == told(first)
 
 
+def test_features_that_stay_on_disk_give_the_same_search(first, workdir):
+    config = toy(proxy__stream='always', proxy__steps_per_call=1, search__study='streamed')
+    assert isinstance(bench.prepare(config, workdir).data, StreamedData)
+    results = search.run(config, workdir)
+    assert [row[:6] for row in told(results)] == [row[:6] for row in told(first)]
+    # Means over a span are added up call by call, and there are more calls here.
+    np.testing.assert_allclose([c.losses for c in results], [c.losses for c in first], rtol=1e-6)
+
+
 @pytest.mark.slow
 def test_a_second_rung_evaluates_exactly_the_best(first, workdir, evaluations):
     ladder = functools.partial(toy, search__ladder=(('anew', 6, 2),), search__study='ladder', search__references=())
@@ -219,6 +230,26 @@ def test_a_learning_rate_that_ruins_all_is_survived(first, workdir, capsys):
     assert all(c.failure.startswith('non-finite loss within ') for c in results)
     assert search.best(results, 9) == []
     assert 'report.md' in capsys.readouterr().out
+
+
+def test_memory_that_ends_in_the_middle_halves_the_chunk_and_nobody_fails(first, workdir, monkeypatch, capsys):
+    train, calls = PopulationEvaluator.train, itertools.count()
+
+    def limited(self, *args):
+        if self.chunk > 1 and next(calls) > 2:
+            raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.')
+        return train(self, *args)
+
+    monkeypatch.setattr(PopulationEvaluator, 'train', limited)
+    monkeypatch.setattr(assembly, 'choose_chunk', lambda *_: 2)
+    config = toy(proxy__chunk=0, search__study='memory')
+    results = search.run(config, workdir)
+    assert capsys.readouterr().out.count('chunk 2 does not fit; going on with 1\n') == 1
+    assert [(c.key, c.state, len(c.curve)) for c in results] == [(c.key, c.state, 2) for c in first]
+    np.testing.assert_allclose([c.losses for c in results], [c.losses for c in first], rtol=1e-4)  # of two chunks
+    again = bench.prepare(config, workdir)
+    assert again.chunk.size == 1
+    assert told(search.run(config, workdir)) == told(results)
 
 
 def test_a_pruner_stops_candidates(first, workdir):

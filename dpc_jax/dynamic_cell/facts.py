@@ -115,5 +115,6 @@ def with_sums(
     mean.
     """
     alone, with_input = jnp.where(active, sums, 0)
-    table = table.at[fused.MEAN_GRAD].set(alone / count).at[fused.MEAN_PRODUCT].set(with_input / count)
+    share = 1 / count  # as in `plain._moments`
+    table = table.at[fused.MEAN_GRAD].set(alone * share).at[fused.MEAN_PRODUCT].set(with_input * share)
     return table, (with_input, alone)

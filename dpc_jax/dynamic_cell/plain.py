@@ -281,9 +281,10 @@ def _moments(x: Array, inside: Array | None = None) -> Moments:
         count: Array | int = x.shape[0] * x.shape[1] * x.shape[2]
         mean = y.mean((0, 1, 2))
         return Moments(mean, jnp.square(y - mean[None, None, None]).sum((0, 1, 2)) / count)
-    count = (x.shape[0] * inside.sum()).astype(y.dtype)
-    mean = jnp.where(inside, y, 0).sum((0, 1, 2)) / count
-    return Moments(mean, jnp.square(jnp.where(inside, y - mean[None, None, None], 0)).sum((0, 1, 2)) / count)
+    # Not divided by their number: XLA makes a product of that or not, and for one device not as for several.
+    share = 1 / (x.shape[0] * inside.sum()).astype(y.dtype)
+    mean = jnp.where(inside, y, 0).sum((0, 1, 2)) * share
+    return Moments(mean, jnp.square(jnp.where(inside, y - mean[None, None, None], 0)).sum((0, 1, 2)) * share)
 
 
 def _row(table: Array, row: int) -> Float[Array, '1 1 1 C']:

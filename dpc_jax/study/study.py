@@ -337,6 +337,11 @@ class Study:
         return value
 
     @defer_signals()
+    def keep(self, name: str, value: Any) -> None:
+        """Stores `value` (JSON) under `name`, in place of what `once` has made."""
+        self._storage.set_study_user_attr(self._id, name, value)
+
+    @defer_signals()
     def _attributes(self) -> dict[str, Any]:
         return self._storage.get_study_user_attrs(self._id)
 
