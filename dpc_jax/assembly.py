@@ -35,7 +35,7 @@ from dpc_jax import (
     spaces,
     weights,
 )
-from dpc_jax.base import InputError, PyTree
+from dpc_jax.base import Genotype, InputError, PyTree
 from dpc_jax.datasets import Dataset
 from dpc_jax.feature_cache import Backbone, CacheSettings, FeatureCache
 from dpc_jax.population import PopulationEvaluator, fastest_chunk
@@ -63,8 +63,11 @@ FREE_FIELDS = (
 """Fields that may change between two runs of one study. Data and weights are compared by content instead of by path;
 chunk and kernels change scores by rounding only."""
 
-ADDED_FIELDS = {'proxy.precision': 'float32'}
+ADDED_FIELDS = {'proxy.precision': 'float32', 'search.objectives': ('miou',)}
 """Fields that older studies lack, each with the value that stands for what they did (on a CPU bit for bit)."""
+
+SCORE, COSTS = 'miou', ('macs', 'params')
+"""The objectives of a search: what every study maximises, and what it may minimise besides."""
 
 Datasets = tuple[Dataset, Dataset]
 """Train and val."""
@@ -89,7 +92,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     for steps, _ in ladder(config):
         proxy_settings(config, num_classes=2, steps=steps)
     fused.for_device(config.proxy.kernels, jax.devices()[0])
-    make_sampler(config)
+    _check_objectives(config, space)
     make_pruner(config.search.pruner, config.search.pruner_settings.to_dict())
     for name in config.search.references:
         space.named(name)
@@ -114,10 +117,26 @@ def make_sampler(config: ml_collections.ConfigDict) -> optuna.samplers.BaseSampl
     return samplers.make(name, make_space(config), seed=config.seed, **sampler_settings(config, name))
 
 
+def _check_objectives(config: ml_collections.ConfigDict, space: Space) -> None:
+    """InputError for objectives that there are not, or that sampler or pruner do not take; makes the sampler."""
+    names = tuple(config.search.objectives)
+    if names[:1] != (SCORE,) or len(set(names)) < len(names) or not set(names[1:]) <= set(COSTS):
+        raise InputError(f'search.objectives is {names}; it is {SCORE}, perhaps followed by {" and ".join(COSTS)}')
+    sampler = make_sampler(config)
+    if len(names) > 1:
+        if config.search.pruner:
+            raise InputError(f"search.pruner is '{config.search.pruner}'; pruners work with one objective")
+        samplers.check_objectives(sampler, space, len(names))
+
+
 def sampler_settings(config: ml_collections.ConfigDict, name: str) -> dict[str, Any]:
     """Those of `search.sampler_settings` that stand under a strategy's name (`TPESampler` for `optuna.TPESampler`)."""
     settings: dict[str, Any] = config.search.sampler_settings.to_dict().get(name.rpartition('.')[2], {})
     return settings
+
+
+def _cost(space: Space, settings: Mapping[str, Any], name: str, genotype: Genotype) -> int:
+    return space.cost(genotype, settings)[name]
 
 
 def _idle_settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -336,6 +355,7 @@ def open_study(
         pruner=make_pruner(config.search.pruner, config.search.pruner_settings.to_dict()),
         settings=settings,
         added=ADDED_FIELDS | idle,
+        costs={name: functools.partial(_cost, space, settings, name) for name in config.search.objectives[1:]},
         run=RunInfo(
             seed=config.seed if seed is None else seed,
             config_hash=provenance.settings_hash(settings),

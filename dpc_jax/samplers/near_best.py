@@ -13,7 +13,7 @@ import optuna
 from optuna.trial import TrialState
 
 from dpc_jax.base import Genotype, InputError
-from dpc_jax.samplers import SpaceSampler, candidate_key, one_gene_away, uniform_draws
+from dpc_jax.samplers import SpaceSampler, candidate_key, losses, one_gene_away, uniform_draws
 from dpc_jax.spaces import SearchSpace
 
 
@@ -47,9 +47,8 @@ def make(
 
 def _best(space: SearchSpace, study: optuna.Study, count: int) -> list[Genotype]:
     """The best candidates of the study, at most `count`, best first; equal scores by key."""
-    sign = -1 if study.direction == optuna.study.StudyDirection.MAXIMIZE else 1
     complete = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
-    scored = [(sign * trial.values[0], candidate_key(space, trial), trial) for trial in complete]
+    scored = [(losses(study, trial), candidate_key(space, trial), trial) for trial in complete]
     best: dict[str, Genotype] = {}
     for _, key, trial in sorted(scored, key=lambda row: row[:2]):
         if key and key not in best and len(best) < count:
