@@ -70,6 +70,7 @@ def search_config() -> ml_collections.ConfigDict:
             'evolution': {'population': 100, 'sample': 25},  # as in arXiv:1802.01548, whose searches had 20K cells
         }
     )
+    config.search.objectives = ('miou',)  # ('miou', 'macs'): few multiply-adds too, with optuna.NSGAIISampler
     config.search.pruner = ''  # optuna.MedianPruner, ...
     config.search.pruner_settings = ml_collections.ConfigDict()
     config.search.references = ('aspp', 'dpc_top1', 'conv1x1')

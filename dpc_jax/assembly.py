@@ -37,7 +37,7 @@ from dpc_jax import (
     spaces,
     weights,
 )
-from dpc_jax.base import InputError, PyTree
+from dpc_jax.base import Genotype, InputError, PyTree
 from dpc_jax.datasets import Dataset
 from dpc_jax.feature_cache import Backbone, CacheSettings, FeatureCache
 from dpc_jax.ladder import Halve, Ladder
@@ -75,8 +75,11 @@ FREE_FIELDS = (
 """Fields that may change between two runs of one study. Data and weights are compared by content instead of by path;
 chunk and kernels change scores by rounding only, where the features lie changes none."""
 
-ADDED_FIELDS = {'proxy.precision': 'float32', 'proxy.stops_at': ()}
+ADDED_FIELDS = {'proxy.precision': 'float32', 'proxy.stops_at': (), 'search.objectives': ('miou',)}
 """Fields that older studies lack, each with the value that stands for what they did (on a CPU bit for bit)."""
+
+SCORE, COSTS = 'miou', ('macs', 'params')
+"""The objectives of a search: what every study maximises, and what it may minimise besides."""
 
 Datasets = tuple[Dataset, Dataset]
 """Train and val."""
@@ -104,7 +107,7 @@ def check(config: ml_collections.ConfigDict) -> None:
         proxy_settings(config, num_classes=2, steps=rung.steps)
     fused.for_device(config.proxy.kernels, jax.devices()[0])
     checks.one_of('proxy.stream', config.proxy.stream, STREAMS)
-    make_sampler(config)
+    _check_objectives(config, space)
     pruner_of(config)
     for name in config.search.references:
         space.named(name)
@@ -129,10 +132,26 @@ def make_sampler(config: ml_collections.ConfigDict) -> optuna.samplers.BaseSampl
     return samplers.make(name, make_space(config), seed=config.seed, **sampler_settings(config, name))
 
 
+def _check_objectives(config: ml_collections.ConfigDict, space: Space) -> None:
+    """InputError for objectives that there are not, or that sampler or pruner do not take; makes the sampler."""
+    names = tuple(config.search.objectives)
+    if names[:1] != (SCORE,) or len(set(names)) < len(names) or not set(names[1:]) <= set(COSTS):
+        raise InputError(f'search.objectives is {names}; it is {SCORE}, perhaps followed by {" and ".join(COSTS)}')
+    sampler = make_sampler(config)
+    if len(names) > 1:
+        if config.search.pruner:
+            raise InputError(f"search.pruner is '{config.search.pruner}'; pruners work with one objective")
+        samplers.check_objectives(sampler, space, len(names))
+
+
 def sampler_settings(config: ml_collections.ConfigDict, name: str) -> dict[str, Any]:
     """Those of `search.sampler_settings` that stand under a strategy's name (`TPESampler` for `optuna.TPESampler`)."""
     settings: dict[str, Any] = config.search.sampler_settings.to_dict().get(name.rpartition('.')[2], {})
     return settings
+
+
+def _cost(space: Space, settings: Mapping[str, Any], name: str, genotype: Genotype) -> int:
+    return space.cost(genotype, settings)[name]
 
 
 def _idle_settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -383,6 +402,7 @@ def open_study(
         pruner=pruner_of(config, rung),
         settings=settings,
         added=ADDED_FIELDS | idle,
+        costs={name: functools.partial(_cost, space, settings, name) for name in config.search.objectives[1:]},
         run=RunInfo(
             seed=config.seed if seed is None else seed,
             config_hash=provenance.settings_hash(settings),

@@ -30,6 +30,7 @@ import optuna
 from absl import app, flags
 from matplotlib import ticker
 from matplotlib.figure import Figure
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from dpc_jax import assembly, command_line, files, palette, samplers, study
@@ -91,7 +92,7 @@ class Replay:
     def run(self, sampler: optuna.samplers.BaseSampler, evaluations: int, together: int) -> list[str]:
         """The keys that a search evaluates, in order; fewer where the sampler has nothing new to offer."""
         storage = _Memory()
-        name = storage.get_study_name_from_id(storage.create_new_study([optuna.study.StudyDirection.MAXIMIZE]))
+        name = storage.get_study_name_from_id(storage.create_new_study([StudyDirection.MAXIMIZE]))
         while (start := len(storage.trials)) < evaluations:
             for _ in range(min(together, evaluations - start)):
                 if not self._propose(name, sampler, storage):

@@ -170,6 +170,10 @@ def test_free_fields_exist():
             "neighbourhood 'far' is not known; allowed: adjacent",
         ),
         ('search.pruner', 'median', "pruner 'median' is not known"),
+        ('search.objectives', (), 'search.objectives is (); it is miou, perhaps followed by macs and params'),
+        ('search.objectives', ('macs', 'miou'), "search.objectives is ('macs', 'miou'); it is miou, perhaps"),
+        ('search.objectives', ('miou', 'macs', 'macs'), "search.objectives is ('miou', 'macs', 'macs')"),
+        ('search.objectives', ('miou', 'seconds'), "search.objectives is ('miou', 'seconds')"),
         ('search.references', ('dpc',), "no cell is named 'dpc'; allowed: dpc_top1, aspp, conv1x1"),
         ('search.references', ('aspp',), "cell 'aspp' has 5 branches; this space has 2"),
         ('search.ladder', (('anew', 0, 1),), "search.ladder has ('anew', 0, 1); each rung is ('halve', step, share"),
@@ -191,6 +195,24 @@ def test_free_fields_exist():
 )
 def test_a_wrong_value_is_refused_in_one_line(field, value, said):
     assert said in refusal(changed(field, value))
+
+
+@pytest.mark.parametrize(
+    ('fields', 'said'),
+    [
+        ({'pruner': 'optuna.MedianPruner'}, "search.pruner is 'optuna.MedianPruner'; pruners work with one objective"),
+        ({'sampler': 'optuna.NSGAIISampler'}, ''),
+        ({'sampler': 'optuna.TPESampler'}, ''),
+        ({}, ''),
+    ],
+)
+def test_two_objectives_work_without_a_pruner(fields, said):
+    config = changed('search.objectives', ('miou', 'macs'))
+    config.search.update(fields)
+    if said:
+        assert said in refusal(config)
+    else:
+        assembly.check(config)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import math
 
 import jax
 import numpy as np
+import optuna
 import pytest
 
 from configs import scenes_search
@@ -38,6 +39,21 @@ def workdir(tmp_path_factory):
 def first(workdir):
     """A whole search."""
     return search.run(toy(), workdir)
+
+
+@pytest.mark.slow
+def test_a_search_of_two_objectives_keeps_both(first, workdir):
+    config = study_of(toy(search__objectives=('miou', 'macs'), search__sampler='optuna.NSGAIISampler'), 'two')
+    config.search.sampler_settings.NSGAIISampler = {'population_size': 2}
+    found = search.run(config, workdir)
+    assert len(found) == len(first)
+    stored = optuna.load_study(study_name='two-proxy', storage=f'sqlite:///{workdir / "study.db"}')
+    assert [direction.name for direction in stored.directions] == ['MAXIMIZE', 'MINIMIZE']
+    prepared = bench.prepare(config, workdir)
+    values = {c.number: [c.score, prepared.space.cost(c.genotype, prepared.settings)['macs']] for c in found}
+    assert {trial.number: trial.values for trial in stored.trials} == values
+    with pytest.raises(InputError, match=r'search\.objectives: study has'):
+        search.run(study_of(toy(), 'two'), workdir)
 
 
 def study_of(config, results):

@@ -15,6 +15,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable
+from types import MappingProxyType
 
 import jax
 import numpy as np
@@ -110,8 +111,17 @@ for _name in ('state_values', 'intermediate_value', 'user_attr', 'system_attr'):
     setattr(MortalStorage, f'set_trial_{_name}', mortal(f'set_trial_{_name}'))
 
 
+def cost(genotype: Genotype) -> int:
+    """Any number will do."""
+    return int(genotype.ops.sum())
+
+
 def search(
-    storage: MortalStorage, monkeypatch: pytest.MonkeyPatch, sampler: str, evaluated: collections.Counter[str]
+    storage: MortalStorage,
+    monkeypatch: pytest.MonkeyPatch,
+    sampler: str,
+    evaluated: collections.Counter[str],
+    costs=MappingProxyType({}),
 ) -> list[tuple[str, str, str, float]] | None:
     """One run of the command; None if it was killed, and then its worker is dead."""
     monkeypatch.setattr(study_module, 'open_storage', lambda url: storage)
@@ -124,7 +134,8 @@ def search(
             sampler=samplers.make(sampler, SPACE, seed=1, **SETTINGS[sampler]),
             settings={'steps': 3},
             run=RUN,
-            pruner=make_pruner('optuna.MedianPruner', {'n_startup_trials': 3}),
+            pruner=None if costs else make_pruner('optuna.MedianPruner', {'n_startup_trials': 3}),
+            costs=costs,
         ) as study:
             study.enqueue_reference('none', SPACE.named('conv1x1'))
             study.close = lambda: None  # the dead say no goodbye
@@ -141,6 +152,7 @@ SETTINGS = {
     'near_best': {'incumbents': 2},
     'evolution': {'population': 3, 'sample': 2},
     'optuna.TPESampler': {'n_startup_trials': 4},
+    'optuna.NSGAIISampler': {'population_size': 3},
 }
 
 
@@ -163,11 +175,16 @@ def test_ctrl_c_in_the_midst_of_a_transaction_waits_for_its_end(tmp_path):
         assert len(study.candidates()) == 2
 
 
-@pytest.mark.parametrize('sampler', SETTINGS)
-def test_killed_before_any_write_it_finds_what_it_would_have_found(sampler, monkeypatch):
+@pytest.mark.parametrize(
+    ('sampler', 'costs'),
+    [*((name, {}) for name in SETTINGS), *((name, {'ops': cost}) for name in ('optuna.NSGAIISampler', 'evolution'))],
+    ids=[*SETTINGS, 'NSGA-II, two objectives', 'evolution, two objectives'],
+)
+def test_killed_before_any_write_it_finds_what_it_would_have_found(sampler, costs, monkeypatch):
     whole = MortalStorage()
-    expected = search(whole, monkeypatch, sampler, collections.Counter())
-    assert {state for _, _, state, _ in expected} == {'complete', 'pruned', 'failed'}, 'the case is too simple'
+    expected = search(whole, monkeypatch, sampler, collections.Counter(), costs)
+    states = {'complete', 'failed'} if costs else {'complete', 'pruned', 'failed'}
+    assert {state for _, _, state, _ in expected} == states, 'the case is too simple'
     assert len(expected) == 12
     numbers = [trial.number for trial in whole.get_all_trials(0)]
     assert numbers == list(range(12)), 'no trial is wasted'
@@ -175,14 +192,14 @@ def test_killed_before_any_write_it_finds_what_it_would_have_found(sampler, monk
     chance = random.Random(0)
     for last in range(0, whole.writes, 1 if sampler == 'near_best' else 7):
         storage, evaluated = MortalStorage(last), collections.Counter()
-        assert search(storage, monkeypatch, sampler, evaluated) is None
+        assert search(storage, monkeypatch, sampler, evaluated, costs) is None
         for trial in storage.get_all_trials(0) if storage.get_all_studies() else []:
             assert trial.params.keys() == SPACE.choices().keys(), 'a trial is written whole'
         storage.writes_left = chance.randrange(whole.writes)  # and perhaps once more
-        found = search(storage, monkeypatch, sampler, evaluated)
+        found = search(storage, monkeypatch, sampler, evaluated, costs)
         if found is None:
             storage.writes_left = math.inf
-            found = search(storage, monkeypatch, sampler, evaluated)
+            found = search(storage, monkeypatch, sampler, evaluated, costs)
         assert found == expected, f'killed before write {last}'
         assert max(evaluated.values()) <= 3
         assert sum(evaluated.values()) <= 12 + 2 * 4, 'at most a batch is lost with each kill'
@@ -266,6 +283,27 @@ def test_two_workers_share_the_work(tmp_path):
     assert len(lines) == 2 * len(evaluated[0])
     assert len(found) == len(evaluated[0] | evaluated[1])
     assert 33 <= len(found) <= 33 + 4  # both may begin their last batch at once
+
+
+# ---- several objectives ------------------------------------------------------------------------------------------
+
+
+def test_costs_are_objectives_after_the_score(tmp_path):
+    space = Space(2)
+    given = [Genotype(np.array([-1, 0], np.int32), np.array(ops, np.int32)) for ops in ((3, 4), (5, 6), (0, 0))]
+    with opened(tmp_path, space=space, costs={'ops': cost, 'twice': lambda genotype: 2 * cost(genotype)}) as study:
+        study.enqueue_reference('first', given[0])
+        for genotype in given:
+            study.enqueue(genotype)
+        proposals = study.ask(4, 3)
+        for proposal, score in zip(proposals, (0.5, math.nan, 0.25), strict=True):
+            tell(study, proposal, score)
+        assert study.ask(4, 3) == []
+    stored = optuna.load_study(study_name='search', storage=f'sqlite:///{tmp_path / "study.db"}')
+    assert [direction.name for direction in stored.directions] == ['MAXIMIZE', 'MINIMIZE', 'MINIMIZE']
+    values = {trial.number: trial.values for trial in stored.trials}
+    assert values == {0: [0.5, 7.0, 14.0], 1: [0.5, 7.0, 14.0], 2: None, 3: [0.25, 0.0, 0.0]}
+    assert [trial.number for trial in stored.best_trials] == [0, 1, 3]
 
 
 # ---- proposals ---------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from dpc_jax.base import Genotype, InputError
@@ -101,6 +102,18 @@ class SpaceSampler(optuna.samplers.BaseSampler):
         return sampler.sample_independent(study, trial, param_name, param_distribution)
 
 
+def check_objectives(sampler: optuna.samplers.BaseSampler, space: SearchSpace, count: int) -> None:
+    """InputError unless the sampler proposes something in a study of so many objectives."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # no line for the study that is made here
+    study = optuna.create_study(
+        directions=[StudyDirection.MAXIMIZE, *[StudyDirection.MINIMIZE] * (count - 1)], sampler=sampler
+    )
+    try:
+        study.ask(distributions(space))
+    except ValueError as error:
+        raise InputError(f'search.sampler does not take {count} objectives: {error}') from error
+
+
 def uniform_draws(space: SearchSpace, random: np.random.Generator) -> Iterator[Genotype]:
     """Uniform genotypes `[K]` without end."""
     while True:  # a chunk costs as much as one genotype
@@ -137,7 +150,12 @@ class OptunaSampler(optuna.samplers.BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Asks the sampler of this trial."""
-        return self._of(trial).sample_relative(study, trial, search_space)
+        sampler = self._of(trial)
+        if isinstance(sampler, optuna.samplers.BaseGASampler):
+            # Whoever is the first of a generation chooses its parents and keeps them with the study. Reading them puts
+            # them in another order, so all read them, also the first, who may be killed and draw again.
+            sampler.get_parent_population(study, sampler.get_trial_generation(study, trial))
+        return sampler.sample_relative(study, trial, search_space)
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution

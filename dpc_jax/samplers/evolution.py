@@ -28,7 +28,7 @@ from optuna.trial import FrozenTrial, TrialState
 from dpc_jax.base import Genotype, InputError
 from dpc_jax.samplers import TRIES, SpaceSampler, one_gene_away, uniform_draws
 from dpc_jax.spaces import SearchSpace
-from dpc_jax.study import history
+from dpc_jax.study import history, losses
 
 RANKED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 """The states of a finished trial, as a tournament orders them."""
@@ -45,23 +45,23 @@ def make(space: SearchSpace, *, seed: int, population: int = 100, sample: int = 
         there = history(study, space)
         if there.num_complete() < population:
             return uniform_draws(space, random)
-        sign = -1 if study.direction == optuna.study.StudyDirection.MAXIMIZE else 1
-        children = _children(space, random, there.youngest(population), sample, sign)
+        children = _children(space, random, study, there.youngest(population), sample)
         return itertools.chain(itertools.islice(children, TRIES // 2), uniform_draws(space, random))
 
     return SpaceSampler(space, seed, draws)
 
 
 def _children(
-    space: SearchSpace, random: np.random.Generator, living: list[FrozenTrial], sample: int, sign: int
+    space: SearchSpace, random: np.random.Generator, study: optuna.Study, living: list[FrozenTrial], sample: int
 ) -> Iterator[Genotype]:
     @functools.cache
     def genes(place: int) -> list[list[Genotype]]:
         return list(space.neighbours_by_gene(space.from_params(living[place].params), 'any').values())
 
-    def rank(place: int) -> tuple[int, float]:
+    @functools.cache
+    def rank(place: int) -> tuple[float, ...]:
         trial = living[place]
-        return RANKED.index(trial.state), sign * trial.values[0] if trial.state == TrialState.COMPLETE else 0.0
+        return float(RANKED.index(trial.state)), *(losses(study, trial) if trial.state == TrialState.COMPLETE else ())
 
     while True:
         tournament = random.choice(len(living), sample, replace=False).tolist()  # of equal ones the first drawn wins

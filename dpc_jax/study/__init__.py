@@ -3,7 +3,7 @@
 from dpc_jax.study.archive import read, rungs
 from dpc_jax.study.batch import REDRAW, distributions, make_pruner
 from dpc_jax.study.halving import Halving
-from dpc_jax.study.index import History, candidate_key, history
+from dpc_jax.study.index import History, candidate_key, history, losses
 from dpc_jax.study.progress import Progress
 from dpc_jax.study.rows import Candidate, Proposal, RunInfo, ranking
 from dpc_jax.study.study import Study
@@ -20,6 +20,7 @@ __all__ = [
     'candidate_key',
     'distributions',
     'history',
+    'losses',
     'make_pruner',
     'ranking',
     'read',

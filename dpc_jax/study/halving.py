@@ -31,7 +31,7 @@ class Halving(optuna.pruners.BasePruner):
         point = trial.last_step
         if point not in self._shares or _is_reference(trial):
             return False
-        self._sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
+        self._sign = 1.0 if study.directions[0] == StudyDirection.MAXIMIZE else -1.0
         self._look(study, trial.number)
         scores = self._scores[point]
         better = len(scores) - bisect.bisect_right(scores, self._sign * trial.intermediate_values[point])

@@ -62,11 +62,23 @@ def candidate_key(space: SearchSpace, trial: FrozenTrial) -> str:
     return ''
 
 
-class Index:
-    """The trials of one study; `update` and `add` take them in. `maximize` says which scores are good."""
+def losses(study: Study, trial: FrozenTrial) -> tuple[float, ...]:
+    """What a complete trial found, smaller is better: the score first, further objectives decide between equals."""
+    return _signed(trial, study.directions)
 
-    def __init__(self, space: SearchSpace, *, maximize: bool = True) -> None:
-        self._space, self._sign = space, -1.0 if maximize else 1.0
+
+def _signed(trial: FrozenTrial, directions: Sequence[StudyDirection]) -> tuple[float, ...]:
+    signs = (-1 if direction == StudyDirection.MAXIMIZE else 1 for direction in directions)
+    return tuple(sign * value for sign, value in zip(signs, trial.values, strict=True))
+
+
+class Index:
+    """The trials of one study; `update` and `add` take them in. `directions` say which values are good."""
+
+    def __init__(
+        self, space: SearchSpace, *, directions: Sequence[StudyDirection] = (StudyDirection.MAXIMIZE,)
+    ) -> None:
+        self._space, self._directions = space, directions
         self._trials: dict[int, FrozenTrial] = {}
         self._seen = 0  # `update` has seen all trials below this number
         self._open: set[int] = set()  # those that were not finished when they were seen
@@ -76,7 +88,7 @@ class Index:
         self._batches: dict[str, list[int]] = {}  # name -> numbers of all trials that were made in the batch
         # For strategies, of all trials, whoever put them there:
         self._cells: collections.Counter[str] = collections.Counter()
-        self._ranked: list[tuple[float, str, int]] = []  # complete ones, best first: signed score, key, number
+        self._ranked: list[tuple[tuple[float, ...], str, int]] = []  # complete, best first: losses, key, number
         self._complete: set[int] = set()  # the numbers of those
         self._aged: list[int] = []  # numbers of finished candidates, in order
 
@@ -105,7 +117,7 @@ class Index:
         if key:
             bisect.insort(self._aged, trial.number)
         if trial.state == TrialState.COMPLETE and key and not math.isnan(trial.values[0]):
-            bisect.insort(self._ranked, (self._sign * trial.values[0], key, trial.number))
+            bisect.insort(self._ranked, (_signed(trial, self._directions), key, trial.number))
             self._complete.add(trial.number)
 
     def _note(self, trial: FrozenTrial, times: int) -> None:
@@ -236,7 +248,7 @@ def history(study: Study, space: SearchSpace, but: int | None = None) -> History
     kept = getattr(study._storage, 'history', None)
     if type(study) is Study and isinstance(kept, History):
         return kept
-    index = Index(space, maximize=study.direction == StudyDirection.MAXIMIZE)
+    index = Index(space, directions=study.directions)
     for trial in study.get_trials(deepcopy=False):
         if trial.number != but:
             index.add(trial)

@@ -12,7 +12,8 @@ sampled; no two candidates have the same canonical key. The laws:
 * What was found out about a trial is written before its state, so a finished trial is whole.
 * Ctrl-C waits until the storage is not in use: in the middle of a transaction it would leave it locked.
 
-To Optuna's dashboard, samplers and pruners this is a study like any other, with direction 'maximize'.
+To Optuna's dashboard, samplers and pruners this is a study like any other, with direction 'maximize'. Where cells have
+costs that are objectives too, these follow the score, each with direction 'minimize'. The ranking is by score.
 """
 
 import dataclasses
@@ -28,6 +29,7 @@ from typing import Any, SupportsFloat, SupportsInt, TypeVar
 import numpy as np
 import optuna
 from jaxtyping import Int
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from dpc_jax.base import Genotype
@@ -42,6 +44,9 @@ from dpc_jax.study.workers import Worker, owner, take_over
 log = logging.getLogger(__name__)
 
 T = TypeVar('T')
+
+Costs = Mapping[str, Callable[[Genotype], SupportsFloat]]
+"""Name -> what an unbatched genotype costs."""
 
 ROUNDS = 20
 """How often a worker tries again after another one was faster."""
@@ -58,10 +63,12 @@ class Study:
         space: SearchSpace,
         run: RunInfo,
         grace_seconds: float,
+        costs: Costs = MappingProxyType({}),
     ) -> None:
+        self._costs = costs
         self._study, self._storage, self._space, self._run = study, storage, space, run
         self._id = study._study_id
-        self._index = Index(space)
+        self._index = Index(space, directions=study.directions)
         self._grace_seconds = grace_seconds
         self._references: dict[str, Genotype] = {}
         self._given: dict[str, Genotype] = {}
@@ -84,26 +91,28 @@ class Study:
         added: Mapping[str, Any] = MappingProxyType({}),
         pruner: optuna.pruners.BasePruner | None = None,
         grace_seconds: float = 600.0,
+        costs: Costs = MappingProxyType({}),
     ) -> 'Study':
         """Opens or makes the study `name` in the storage at `url` (see `storage.open_storage`).
 
         `settings` are all that a score depends on, flat or nested. They are kept with the study, and an InputError
         says which fields differ when they are not those that the study was made with; `added` are the values of fields
         that an older study lacks because they came later. A worker on another machine counts as dead after
-        `grace_seconds` without `ask`, `report`, `should_prune`, `tell` or `beat`.
+        `grace_seconds` without `ask`, `report`, `should_prune`, `tell` or `beat`. `costs` are further objectives after
+        the score, by name, which are to be small; pruners of Optuna do not work with them.
         """
         storage = open_storage(url)
         with storage_faults(url):
             study = optuna.create_study(
                 storage=storage,
                 study_name=name,
-                direction='maximize',
+                directions=[StudyDirection.MAXIMIZE, *[StudyDirection.MINIMIZE] * len(costs)],
                 sampler=sampler,
                 pruner=pruner or optuna.pruners.NopPruner(),
                 load_if_exists=True,
             )
             check_settings(study, settings, added)
-            return cls(study, storage, space=space, run=run, grace_seconds=grace_seconds)
+            return cls(study, storage, space=space, run=run, grace_seconds=grace_seconds, costs=costs)
 
     def __enter__(self) -> 'Study':
         return self
@@ -317,10 +326,13 @@ class Study:
         return self._storage.get_trial_id_from_study_id_trial_number(self._id, number)
 
     def _finish(self, trial: FrozenTrial, outcome: dict[str, Any]) -> None:
-        score = outcome['score'] if outcome['state'] == 'complete' else None
+        values: list[float] | None = None
+        if outcome['state'] == 'complete':
+            genotype = self._space.from_params(trial.params)
+            values = [outcome['score'], *(float(cost(genotype)) for cost in self._costs.values())]
         try:
             self._storage.set_trial_user_attr(trial._trial_id, 'outcome', outcome)
-            self._study.tell(trial.number, score, STATES[outcome['state']])
+            self._study.tell(trial.number, values, STATES[outcome['state']])
         except (optuna.exceptions.UpdateFinishedTrialError, ValueError):
             log.warning('trial %d was finished by another worker', trial.number)
 
