@@ -253,7 +253,20 @@ def proxy_data(config: ml_collections.ConfigDict, cache: FeatureCache) -> Source
         cache.val.labels,
     )
     on_disk = StreamedData(*arrays, mesh=sharding.population_mesh())
-    return on_disk if is_streamed(config.proxy.stream, on_disk) else on_disk.on_device()
+    if is_streamed(config.proxy.stream, on_disk):
+        return on_disk
+    try:
+        return on_disk.on_device()
+    except jax.errors.JaxRuntimeError as error:  # others may have taken what the device says that it has
+        if not sharding.is_out_of_memory(error):
+            raise
+        if config.proxy.stream == 'never':
+            raise InputError(
+                f'{on_disk.num_bytes / 2**30:.1f} GiB of features do not fit the device with proxy.stream never;'
+                ' auto and always leave them on disk'
+            ) from error
+        print('the device does not hold the features, which stay on disk')
+        return on_disk
 
 
 def is_streamed(stream: str, data: StreamedData) -> bool:

@@ -305,8 +305,7 @@ class HalvingEvaluator:
         """
         while True:
             if self._chunk.size < self._evaluator.chunk:
-                fields = {'chunk': self._chunk.size, 'at_once': self.population}
-                self._evaluator = dataclasses.replace(self._evaluator, **fields)
+                self._evaluator = dataclasses.replace(self._evaluator, chunk=self._chunk.size, at_once=self.population)
             try:
                 return self._evaluator(genotypes, keep_going)
             except OutOfMemoryError:
