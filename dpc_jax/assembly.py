@@ -27,6 +27,7 @@ from dpc_jax import (
     files,
     fused,
     heads,
+    memory,
     preprocess,
     pretrain,
     provenance,
@@ -38,7 +39,7 @@ from dpc_jax import (
 from dpc_jax.base import InputError, PyTree
 from dpc_jax.datasets import Dataset
 from dpc_jax.feature_cache import Backbone, CacheSettings, FeatureCache
-from dpc_jax.population import PopulationEvaluator, device_memory, fastest_chunk
+from dpc_jax.population import PopulationEvaluator, fastest_chunk
 from dpc_jax.pretrain import PretrainSettings
 from dpc_jax.progress import track
 from dpc_jax.proxy import ProxySettings, Source
@@ -49,10 +50,6 @@ from dpc_jax.study import RunInfo, Study, make_pruner
 CHUNKS = (1, 2, 4, 8, 16, 32, 64)
 """Candidates within one vmap that are tried when the config leaves the choice open, as far as `search.population`
 fills them on every device."""
-
-STREAMS = ('auto', 'never', 'always')
-DATA_SHARE = 0.75
-"""Of the memory, at most, for the features; the rest is for candidates and for what a step makes."""
 
 FREE_FIELDS = (
     *('journey', 'dataset.root', 'backbone.weights', 'cache.directory', 'cache.batch_size'),
@@ -95,7 +92,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     for steps, _ in ladder(config):
         proxy_settings(config, num_classes=2, steps=steps)
     fused.for_device(config.proxy.kernels, jax.devices()[0])
-    checks.one_of('proxy.stream', config.proxy.stream, STREAMS)
+    checks.one_of('proxy.stream', config.proxy.stream, memory.STREAMS)
     make_sampler(config)
     make_pruner(config.search.pruner, config.search.pruner_settings.to_dict())
     for name in config.search.references:
@@ -252,33 +249,7 @@ def proxy_data(config: ml_collections.ConfigDict, cache: FeatureCache) -> Source
         cache.val.features,
         cache.val.labels,
     )
-    on_disk = StreamedData(*arrays, mesh=sharding.population_mesh())
-    if is_streamed(config.proxy.stream, on_disk):
-        return on_disk
-    try:
-        return on_disk.on_device()
-    except jax.errors.JaxRuntimeError as error:  # others may have taken what the device says that it has
-        if not sharding.is_out_of_memory(error):
-            raise
-        if config.proxy.stream == 'never':
-            raise InputError(
-                f'{on_disk.num_bytes / 2**30:.1f} GiB of features do not fit the device with proxy.stream never;'
-                ' auto and always leave them on disk'
-            ) from error
-        print('the device does not hold the features, which stay on disk')
-        return on_disk
-
-
-def is_streamed(stream: str, data: StreamedData) -> bool:
-    """Whether the features stay on disk; what 'auto' chooses is printed where it is that. It changes no score."""
-    there = device_memory(data.mesh)
-    needed, where = data.num_bytes, 'a device'
-    if there is None:  # a CPU, whose devices share what there is
-        there, needed, where = files.available_memory(), needed * data.mesh.size, 'this machine'
-    fits = there is None or needed <= DATA_SHARE * there
-    if stream == 'auto' and not fits:
-        print(f'{needed / 2**30:.1f} GiB of features stay on disk: {where} has {(there or 0) / 2**30:.1f} GiB')
-    return stream == 'always' or (stream == 'auto' and not fits)
+    return memory.place(config.proxy.stream, StreamedData(*arrays, mesh=sharding.population_mesh()))
 
 
 def make_evaluator(

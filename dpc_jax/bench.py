@@ -20,7 +20,8 @@ from jaxtyping import Bool, Float
 from dpc_jax import assembly, datasets, files, provenance, sharding
 from dpc_jax.assembly import Datasets
 from dpc_jax.base import Genotype, InputError, KeepGoing, ProxyResult, Rung, as_int32, stack, unstack
-from dpc_jax.population import Chunk, HalvingEvaluator, PopulationEvaluator
+from dpc_jax.memory import Chunk, HalvingEvaluator
+from dpc_jax.population import PopulationEvaluator
 from dpc_jax.proxy import Source
 from dpc_jax.spaces import Space
 from dpc_jax.study import Candidate, Progress, Proposal, Study

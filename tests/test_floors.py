@@ -39,7 +39,7 @@ FLOORS = (
     # Makers.
     (
         *('feature_cache', 'pretrain', 'input_pipeline', 'evaluation', 'training'),
-        *('proxy', 'streaming', 'seats', 'population', 'figures', 'export', 'assembly'),
+        *('proxy', 'streaming', 'seats', 'population', 'memory', 'figures', 'export', 'assembly'),
     ),
     # Journeys.
     ('cell_files', 'bench', 'journeys', 'api'),

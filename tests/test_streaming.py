@@ -10,8 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from configs import scenes_search
-from dpc_jax import assembly, feature_cache, files, population, sharding
+from dpc_jax import files, memory, population, sharding
 from dpc_jax.base import InputError, stack, unstack
 from dpc_jax.cell import CellSettings
 from dpc_jax.heads.dpc import Head
@@ -176,30 +175,26 @@ def test_features_stay_on_disk_where_they_do_not_fit(on_disk, monkeypatch, capsy
     def share(part):
         return None if part is None else int(part * on_disk.num_bytes)
 
-    monkeypatch.setattr(assembly, 'device_memory', lambda mesh: share(device))
+    monkeypatch.setattr(memory, 'device_memory', lambda mesh: share(device))
     monkeypatch.setattr(files, 'available_memory', lambda: share(host))
     data = dataclasses.replace(on_disk, mesh=sharding.population_mesh(2))
-    assert assembly.is_streamed(stream, data) == expected
+    assert memory.is_streamed(stream, data) == expected
     assert ('stay on disk' in capsys.readouterr().out) == (expected and stream == 'auto')
 
 
 def test_features_that_turn_out_not_to_fit_stay_on_disk_or_are_one_line(on_disk, monkeypatch, capsys):
-    config = scenes_search.get_config('toy')
-    split = feature_cache.Split(on_disk.train_features, np.repeat(np.repeat(on_disk.train_labels, 8, 1), 8, 2))
-    cache = feature_cache.FeatureCache(split, feature_cache.Split(on_disk.val_features, on_disk.val_labels), 'key')
     for said, stream, kind in (
         ('RESOURCE_EXHAUSTED', 'auto', None),
         ('RESOURCE_EXHAUSTED', 'never', InputError),
         ('INTERNAL', 'auto', jax.errors.JaxRuntimeError),
     ):
-        config.proxy.stream = stream
 
         def refuse(self, said=said):
             raise jax.errors.JaxRuntimeError(f'{said}: no')
 
         monkeypatch.setattr(StreamedData, 'on_device', refuse)
         with contextlib.nullcontext() if kind is None else pytest.raises(kind) as caught:
-            assert isinstance(assembly.proxy_data(config, cache), StreamedData)
+            assert memory.place(stream, on_disk) is on_disk
         if kind is InputError:
             assert str(caught.value) == (
                 '0.0 GiB of features do not fit the device with proxy.stream never; auto and always leave them on disk'
