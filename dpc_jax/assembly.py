@@ -29,6 +29,7 @@ from dpc_jax import (
     fused,
     heads,
     ladder,
+    memory,
     preprocess,
     pretrain,
     provenance,
@@ -41,7 +42,7 @@ from dpc_jax.base import Genotype, InputError, PyTree
 from dpc_jax.datasets import Dataset
 from dpc_jax.feature_cache import Backbone, CacheSettings, FeatureCache
 from dpc_jax.ladder import Halve, Ladder
-from dpc_jax.population import PopulationEvaluator, device_memory, fastest_chunk
+from dpc_jax.population import PopulationEvaluator, fastest_chunk
 from dpc_jax.pretrain import PretrainSettings
 from dpc_jax.progress import track
 from dpc_jax.proxy import ProxySettings, Source
@@ -55,10 +56,6 @@ fills them on every device."""
 
 PROXY = 'proxy'
 """Name of the first rung, over all candidates."""
-
-STREAMS = ('auto', 'never', 'always')
-DATA_SHARE = 0.75
-"""Of the memory, at most, for the features; the rest is for candidates and for what a step makes."""
 
 FREE_FIELDS = (
     *('journey', 'rerank', 'dataset.root', 'backbone.weights', 'cache.directory', 'cache.batch_size'),
@@ -106,7 +103,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     for rung in rungs.anew:
         proxy_settings(config, num_classes=2, steps=rung.steps)
     fused.for_device(config.proxy.kernels, jax.devices()[0])
-    checks.one_of('proxy.stream', config.proxy.stream, STREAMS)
+    checks.one_of('proxy.stream', config.proxy.stream, memory.STREAMS)
     _check_objectives(config, space)
     pruner_of(config)
     for name in config.search.references:
@@ -303,20 +300,7 @@ def proxy_data(config: ml_collections.ConfigDict, cache: FeatureCache) -> Source
         cache.val.features,
         cache.val.labels,
     )
-    on_disk = StreamedData(*arrays, mesh=sharding.population_mesh())
-    return on_disk if is_streamed(config.proxy.stream, on_disk) else on_disk.on_device()
-
-
-def is_streamed(stream: str, data: StreamedData) -> bool:
-    """Whether the features stay on disk; what 'auto' chooses is printed where it is that. It changes no score."""
-    there = device_memory(data.mesh)
-    needed, where = data.num_bytes, 'a device'
-    if there is None:  # a CPU, whose devices share what there is
-        there, needed, where = files.available_memory(), needed * data.mesh.size, 'this machine'
-    fits = there is None or needed <= DATA_SHARE * there
-    if stream == 'auto' and not fits:
-        print(f'{needed / 2**30:.1f} GiB of features stay on disk: {where} has {(there or 0) / 2**30:.1f} GiB')
-    return stream == 'always' or (stream == 'auto' and not fits)
+    return memory.place(config.proxy.stream, StreamedData(*arrays, mesh=sharding.population_mesh()))
 
 
 def make_evaluator(

@@ -24,7 +24,8 @@ from dpc_jax import assembly, datasets, files, provenance, rerank, sharding
 from dpc_jax.assembly import PROXY, Datasets
 from dpc_jax.base import Genotype, InputError, KeepGoing, ProxyResult, Rung, Size, as_int32, stack, unstack
 from dpc_jax.feature_cache import FeatureCache
-from dpc_jax.population import Chunk, PatientEvaluator, PopulationEvaluator
+from dpc_jax.memory import Chunk, PatientEvaluator
+from dpc_jax.population import PopulationEvaluator
 from dpc_jax.proxy import Source
 from dpc_jax.rerank import Train, WholeNetworks
 from dpc_jax.spaces import Space

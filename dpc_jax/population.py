@@ -273,47 +273,6 @@ class PopulationEvaluator:
         return total
 
 
-@dataclasses.dataclass
-class Chunk:
-    """The size of a chunk in use; it shrinks for all evaluators that share it, and `keep` hears of it."""
-
-    size: int
-    keep: Callable[[int], None] = lambda size: None
-
-    def halve(self) -> None:
-        """Goes on with half the size, and says so."""
-        print(f'chunk {self.size} does not fit; going on with {self.size // 2}', flush=True)
-        self.size //= 2
-        self.keep(self.size)
-
-
-class PatientEvaluator:
-    """An `Evaluator` of a whole search: where memory does not hold a chunk, it evaluates the same again in half of it.
-
-    It takes as many candidates at once as before, in more chunks one after the other.
-    """
-
-    def __init__(self, evaluator: PopulationEvaluator, chunk: Chunk) -> None:
-        self._evaluator, self._chunk = evaluator, chunk
-        self.population = evaluator.population
-
-    def __call__(self, genotypes: Genotype, keep_going: KeepGoing | None = None) -> ProxyResult:
-        """As `PopulationEvaluator`.
-
-        Raises:
-          OutOfMemoryError: memory does not hold a chunk of one.
-        """
-        while True:
-            if self._chunk.size < self._evaluator.chunk:
-                self._evaluator = dataclasses.replace(self._evaluator, chunk=self._chunk.size, at_once=self.population)
-            try:
-                return self._evaluator(genotypes, keep_going)
-            except OutOfMemoryError:
-                if self._evaluator.chunk == 1:
-                    raise
-            self._chunk.halve()  # after the handler, which holds on to the arrays of the attempt
-
-
 def device_memory(mesh: Mesh) -> int | None:
     """Bytes that JAX may use on a device of the mesh; None where the device does not say, as a CPU."""
     stats = mesh.devices.flat[0].memory_stats() or {}

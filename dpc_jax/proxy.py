@@ -77,10 +77,10 @@ class ProxySettings:
 
 
 class Images(NamedTuple):
-    """Cached images on the device: features by output stride, and labels."""
+    """Cached images: features by output stride, and labels. A program gets those that are on the device."""
 
-    features: Mapping[int, Float[Array, 'N _ _ _']]
-    labels: UInt8[Array, 'N H W']
+    features: Mapping[int, Float[Array | np.ndarray, 'N _ _ _']]
+    labels: UInt8[Array | np.ndarray, 'N H W']
 
 
 class CandidateState(NamedTuple):
@@ -97,7 +97,7 @@ class Plan(NamedTuple):
 
     key_init: jax.Array  # initial values
     key_dropout: jax.Array  # masks, folded with the step
-    order: Int[Array, 'T B']  # which images each step reads, from the step `first` on
+    order: Int[Array | np.ndarray, 'T B']  # which images each step reads, from the step `first` on
     first: Int[Array, ''] | np.int32 = np.int32(0)
 
 

@@ -81,6 +81,20 @@ def test_the_benchmark_has_its_rows_and_one_program():
 
 
 @pytest.mark.slow
+def test_features_on_disk_are_timed_beside_those_on_the_device():
+    small = ('--size=5x5', '--batch=2', '--channels=8', '--filters=4', '--classes=3', '--images=9')
+    code, out, err = finish(
+        'experiments/bench_stream.py', *small, '--candidates=1', '--steps=3', '--span=2', '--rounds=2'
+    )
+    assert (code, err) == (0, '')
+    found = re.findall(r'^(on .+?) +([\d.]+) s per candidate-step   \(([\d., ]+)\)$', out, re.MULTILINE)
+    assert [name for name, *_ in found] == ['on the device', 'on disk']
+    assert all(float(best) == min(map(float, every.split(', '))) for _, best, every in found)
+    assert re.search(r'^features on disk: [+-][\d.]+ % time$', out, re.MULTILINE)
+    assert out.endswith('losses are equal bit for bit\n')
+
+
+@pytest.mark.slow
 def test_reach_is_listed_from_no_context_to_the_released_cell(toy_search, tmp_path):
     shutil.copytree(toy_search[0] / 'cache', tmp_path / 'cache')  # backbone and features do not depend on the space
     for path in toy_search[0].glob('backbone-*.npz'):
@@ -196,6 +210,8 @@ def test_the_yardstick_in_pytorch_is_the_cell_that_is_counted():
         ('bench_population', ('--chunks=1,a',), "--chunks is '1,a'; it must be numbers of at least 1"),
         ('bench_population', ('--estimate=a100',), 'flag --estimate=a100'),
         ('bench_population', ('--operator=conv5x5',), "--operator is 'conv5x5'; allowed: "),
+        ('bench_stream', ('--size=21',), "--size is '21'; it must be HEIGHTxWIDTH"),
+        ('bench_stream', ('--span=0',), '--span is 0; it must be at least 1'),
         ('estimate_training', (), '--config is needed: a config of a training, such as configs/cityscapes.py'),
         ('estimate_training', ('--config=configs/scenes_search.py',), '--config names no whole network'),
     ],

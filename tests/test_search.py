@@ -145,7 +145,7 @@ def test_more_candidates_go_on_from_those_there_are(first, workdir, evaluations)
     grown = search.run(fresh(toy(search__num_candidates=3)), workdir)
     new = told(grown)[len(small) :]
     assert told(grown)[: len(small)] == told(small)
-    assert keys(evaluations) == [row[2] for row in new]
+    assert keys(evaluations) == [c.key for c in grown[len(small) :] if c.same_as is None]
     assert len(new) == 2
 
 
@@ -287,7 +287,7 @@ def test_a_sampler_of_optuna_is_plugged_in_by_name(first, workdir):
 
 def test_the_best_leave_out_references_failures_and_lower_rungs(first):
     upper = dataclasses.replace(first[1], rung='rung1-6', score=0.01, reference='')
-    failed = dataclasses.replace(upper, state='failed', number=9)
+    failed = dataclasses.replace(upper, state='failed', number=9, key='another')
     reference = dataclasses.replace(upper, reference='aspp', score=1.0, number=10)
     assert search.best([*first, upper, failed, reference], 5) == [upper]
     assert search.best([], 5) == []

@@ -10,8 +10,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from dpc_jax import assembly, files, population, sharding
-from dpc_jax.base import stack, unstack
+from dpc_jax import files, memory, population, sharding
+from dpc_jax.base import InputError, stack, unstack
 from dpc_jax.cell import CellSettings
 from dpc_jax.heads.dpc import Head
 from dpc_jax.population import PopulationEvaluator
@@ -175,11 +175,31 @@ def test_features_stay_on_disk_where_they_do_not_fit(on_disk, monkeypatch, capsy
     def share(part):
         return None if part is None else int(part * on_disk.num_bytes)
 
-    monkeypatch.setattr(assembly, 'device_memory', lambda mesh: share(device))
+    monkeypatch.setattr(memory, 'device_memory', lambda mesh: share(device))
     monkeypatch.setattr(files, 'available_memory', lambda: share(host))
     data = dataclasses.replace(on_disk, mesh=sharding.population_mesh(2))
-    assert assembly.is_streamed(stream, data) == expected
+    assert memory.is_streamed(stream, data) == expected
     assert ('stay on disk' in capsys.readouterr().out) == (expected and stream == 'auto')
+
+
+def test_features_that_turn_out_not_to_fit_stay_on_disk_or_are_one_line(on_disk, monkeypatch, capsys):
+    for said, stream, kind in (
+        ('RESOURCE_EXHAUSTED', 'auto', None),
+        ('RESOURCE_EXHAUSTED', 'never', InputError),
+        ('INTERNAL', 'auto', jax.errors.JaxRuntimeError),
+    ):
+
+        def refuse(self, said=said):
+            raise jax.errors.JaxRuntimeError(f'{said}: no')
+
+        monkeypatch.setattr(StreamedData, 'on_device', refuse)
+        with contextlib.nullcontext() if kind is None else pytest.raises(kind) as caught:
+            assert memory.place(stream, on_disk) is on_disk
+        if kind is InputError:
+            assert str(caught.value) == (
+                '0.0 GiB of features do not fit the device with proxy.stream never; auto and always leave them on disk'
+            )
+    assert capsys.readouterr().out == 'the device does not hold the features, which stay on disk\n'
 
 
 def test_the_memory_of_a_container_counts(tmp_path, monkeypatch):
