@@ -54,23 +54,22 @@ def make_pruner(name: str, settings: Mapping[str, Any]) -> optuna.pruners.BasePr
 
 
 class Batch:
-    """A batch of proposals while it is made."""
+    """A batch of proposals while it is made: `trials` are all of the study now, and `index` has seen them."""
 
     def __init__(
         self,
         study: optuna.Study,
-        storage: optuna.storages.BaseStorage,
-        *,
-        space: SearchSpace,
         trials: Sequence[FrozenTrial],
         index: Index,
+        *,
+        space: SearchSpace,
         name: str,
         me: Worker,
     ) -> None:
-        self._storage, self._space, self._me, self._name = storage, space, me, name
-        self._study, self._index = study, index
+        self._study, self._storage, self._index = study, study._storage, index
+        self._space, self._me, self._name = space, me, name
         mine = index.batch(name)
-        self._view = _View(storage, trials, mine, index)
+        self._view = _View(self._storage, trials, mine, index)
         self._here = sum(index.is_member(trial) for trial in mine)
 
     def seen(self) -> optuna.Study:

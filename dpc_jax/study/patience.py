@@ -8,17 +8,19 @@ nothing, or has changed all that it should and the answer was lost; each call ma
 * A trial that is written twice is two trials with one cell: `Study.ask` ends the later one, and finds the first.
 """
 
+import contextlib
 import errno
+import gc
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any, TypeVar
 
 import optuna
 import sqlalchemy
 from optuna.storages import BaseStorage
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from dpc_jax import stopping
 
@@ -90,6 +92,19 @@ def one_line(error: BaseException) -> str:
     return (str(cause).strip() or type(cause).__name__).splitlines()[0]
 
 
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without Python's collector of garbage: it goes over the million objects of 28,000 trials again and again, which
+    takes as long as it takes to read them."""
+    on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if on:
+            gc.enable()
+
+
 def _patient(name: str) -> Callable[..., Any]:
     def call(self: 'Patient', *args: Any, **kwargs: Any) -> Any:
         return self.call(lambda: getattr(self.storage, name)(*args, **kwargs))
@@ -137,9 +152,14 @@ class Patient(BaseStorage):
     set_trial_user_attr = _patient('set_trial_user_attr')
     set_trial_system_attr = _patient('set_trial_system_attr')
     get_trial = _patient('get_trial')
-    get_all_trials = _patient('get_all_trials')
     get_best_trial = _patient('get_best_trial')
     remove_session = _patient('remove_session')
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        with _uncollected():
+            return self.call(lambda: self.storage.get_all_trials(study_id, deepcopy, states))
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         tries = 0

@@ -83,11 +83,18 @@ def _share_distributions() -> None:
 def _open_database(url: str) -> optuna.storages.RDBStorage:
     made = sqlalchemy.engine.make_url(url)
     if made.get_backend_name() == 'sqlite':
-        return optuna.storages.RDBStorage(url, engine_kwargs={'connect_args': {'timeout': LOCK_SECONDS}})
-    libpq = LIBPQ if made.get_driver_name() in LIBPQ_DRIVERS else {}
-    asked = {name: value for name, value in libpq.items() if name not in made.query}
-    # A connection may have been dropped while a candidate was trained: it is tried before it is used.
-    return optuna.storages.RDBStorage(url, engine_kwargs={'connect_args': asked, 'pool_pre_ping': True})
+        options: dict[str, Any] = {'connect_args': {'timeout': LOCK_SECONDS}}
+    else:
+        libpq = LIBPQ if made.get_driver_name() in LIBPQ_DRIVERS else {}
+        asked = {name: value for name, value in libpq.items() if name not in made.query}
+        # A connection may have been dropped while a candidate was trained: it is tried before it is used.
+        options = {'connect_args': asked, 'pool_pre_ping': True}
+    storage = optuna.storages.RDBStorage(url, engine_kwargs=options)
+    # Optuna ends a session with its commit. Until then all that was read would be marked as old, object by object: of
+    # 28,000 trials a fifth of the time.
+    storage.remove_session()
+    storage.scoped_session.configure(expire_on_commit=False)
+    return storage
 
 
 def is_busy(error: BaseException) -> bool:

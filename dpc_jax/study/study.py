@@ -168,15 +168,7 @@ class Study:
             trials = self._look()
             name = name or f'{len(trials)}.{self._me.token}'
             self._give_way(name)
-            batch = Batch(
-                self._study,
-                self._storage,
-                space=self._space,
-                trials=trials,
-                index=self._index,
-                name=name,
-                me=self._me,
-            )
+            batch = Batch(self._study, trials, self._index, space=self._space, name=name, me=self._me)
             if not batch.fill(count, budget, self._references, self._given, sampled=sampled):
                 break  # so all of them have been compared with what other workers wrote
         self._settle_copies()
