@@ -17,8 +17,8 @@ import pathlib
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -49,6 +49,8 @@ SETTINGS: Mapping[str, Any] = {  # the paper's search: Cityscapes at stride 16 o
     'cell': {'filters': 256, 'pooling': 'sliding'},
 }
 CLASSES = 19
+T = TypeVar('T')
+
 RUN = RunInfo(seed=0, config_hash='0' * 12, commit='', device='none')
 COPIED_BATCH = 32  # candidates of one batch among the copies
 COPIED_AT_ONCE = 2000
@@ -136,16 +138,17 @@ def milliseconds(url: str, names: Sequence[str], sampler: str, folder: pathlib.P
 
 def print_report(url: str, name: str, out: pathlib.Path, shown: str) -> None:
     """How long the report takes, reading and writing apart."""
-    started = time.perf_counter()
-    candidates, settings = study.read(url, name)
-    read = time.perf_counter()
-    figures.write_report(candidates, out, space=spaces.make(settings['space']), settings=settings)
-    written = time.perf_counter()
-    print(
-        f'\nreport of {len(candidates)} candidates, {shown}: {read - started:.1f} s to read,'
-        f' {written - read:.1f} s to write\n',
-        flush=True,
-    )
+    (candidates, settings), read = timed(lambda: study.read(url, name))
+    space = spaces.make(settings['space'])
+    _, written = timed(lambda: figures.write_report(candidates, out, space=space, settings=settings))
+    print(f'\nreport of {len(candidates)} candidates, {shown}: {read} to read, {written} to write\n', flush=True)
+
+
+def timed(work: Callable[[], T]) -> tuple[T, str]:
+    """What the work gives; its time, and in brackets that of the processor."""
+    started, worked = time.perf_counter(), time.process_time()
+    result = work()
+    return result, f'{time.perf_counter() - started:.1f} ({time.process_time() - worked:.1f}) s'
 
 
 # ---- filling --------------------------------------------------------------------------------------------------------

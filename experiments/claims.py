@@ -171,6 +171,20 @@ def read_estimate(path: pathlib.Path) -> Values:
     return {name: float(re.findall(pattern, text)[0].replace(',', '')) for name, pattern in patterns.items()}
 
 
+def read_study(path: pathlib.Path) -> Values:
+    """The tables that `bench_study.py` prints, as 'sqlite_near_best_small'; what computes alone with '_cpu', in ms.
+
+    'tpe_small_s' and 'tpe_large_s' are the seconds for which Optuna's TPE computes.
+    """
+    values: Values = {}
+    row = re.compile(r'^\| (\w+) \| (\S+) ' + r'\| (\S+) \((\S+)\) ' * 3, re.MULTILINE)
+    for storage, sampler, *cells in row.findall(path.read_text()):
+        names = ('small', 'small_cpu', 'large', 'large_cpu', 'ratio', 'ratio_cpu')
+        values |= {f'{storage}_{sampler}_{name}': float(x) for name, x in zip(names, cells, strict=True)}
+    tpe = {f'tpe_{size}_s': values[f'journal_optuna.TPESampler_{size}_cpu'] / 1000 for size in ('small', 'large')}
+    return values | tpe
+
+
 def _scores(path: pathlib.Path) -> dict[str, list[float]]:
     return {row.pop('cell'): [100 * float(score) for score in row.values()] for row in _table(path)}
 
@@ -190,6 +204,16 @@ TRAINING = Source('camvid_training/rows.csv', read_training)
 COSTS = Source('table1_modules.json', read_costs)
 BENCH = Source('bench_population_2cores.txt', read_bench)
 ESTIMATE = Source('bench_population_h100_estimate.txt', read_estimate)
+STUDY = Source('study.md', read_study)
+
+STUDY_ROW = (
+    ' | {N_small:.1f} ({N_small_cpu:.1f}) | {N_large:.1f} ({N_large_cpu:.1f}) | {N_ratio:.2f} ({N_ratio_cpu:.2f}) |'
+)
+STUDY_ROWS = [
+    (f'| {storage} | {sampler}', STUDY_ROW, f'{storage}_{sampler}')
+    for storage in ('journal', 'sqlite', 'postgresql')
+    for sampler in ('near_best', 'uniform')
+]
 
 MODULE_ROW = (
     ' | {N_published:.2f}M | {N_rule:.2f}M | {N_params:,} | {N_projection:,} | {N_macs_published:.2f}B'
@@ -269,6 +293,9 @@ CLAIMS = (
     Claim('docs/search.md', REACH, 'is at most {std_max:.2f} points, and {std_mean:.2f} on average.'),
     Claim('docs/search.md', SCENES, 'the gap between no context and ASPP is {aspp_ahead:.1f} points'),
     Claim('docs/search.md', REACH, 'points instead of {aspp_ahead:.1f}.'),
+    *(Claim('docs/search.md', STUDY, start + row.replace('{N_', f'{{{name}_')) for start, row, name in STUDY_ROWS),
+    Claim('docs/search.md', STUDY, 'computes for {tpe_small_s:.2f} s per candidate at 1,000 candidates'),
+    Claim('docs/search.md', STUDY, 'and for {tpe_large_s:.1f} s at 28,000.'),
     Claim('docs/training.md', TRAINING, 'A run has {steps:.0f} steps'),
     Claim('docs/training.md', TRAINING, 'took {minutes_min:.0f} to {minutes_max:.0f} minutes on one core'),
     Claim(
