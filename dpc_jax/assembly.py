@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-import optuna
 from jaxtyping import Array, Float
 
 from dpc_jax import (
@@ -30,12 +29,12 @@ from dpc_jax import (
     preprocess,
     pretrain,
     provenance,
-    samplers,
     sharding,
     spaces,
+    strategy,
     weights,
 )
-from dpc_jax.base import Genotype, InputError, PyTree
+from dpc_jax.base import InputError, PyTree
 from dpc_jax.datasets import Dataset
 from dpc_jax.feature_cache import Backbone, CacheSettings, FeatureCache
 from dpc_jax.population import PopulationEvaluator, fastest_chunk
@@ -43,7 +42,7 @@ from dpc_jax.pretrain import PretrainSettings
 from dpc_jax.progress import track
 from dpc_jax.proxy import ProxyData, ProxySettings
 from dpc_jax.spaces import Space
-from dpc_jax.study import RunInfo, Study, make_pruner
+from dpc_jax.study import RunInfo, Study
 
 CHUNKS = (1, 2, 4, 8, 16, 32, 64)
 """Candidates within one vmap that are tried when the config leaves the choice open, as far as `search.population`
@@ -65,9 +64,6 @@ chunk and kernels change scores by rounding only."""
 
 ADDED_FIELDS = {'proxy.precision': 'float32', 'search.objectives': ('miou',)}
 """Fields that older studies lack, each with the value that stands for what they did (on a CPU bit for bit)."""
-
-SCORE, COSTS = 'miou', ('macs', 'params')
-"""The objectives of a search: what every study maximises, and what it may minimise besides."""
 
 Datasets = tuple[Dataset, Dataset]
 """Train and val."""
@@ -92,8 +88,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     for steps, _ in ladder(config):
         proxy_settings(config, num_classes=2, steps=steps)
     fused.for_device(config.proxy.kernels, jax.devices()[0])
-    _check_objectives(config, space)
-    make_pruner(config.search.pruner, config.search.pruner_settings.to_dict())
+    strategy.check(config, space)
     for name in config.search.references:
         space.named(name)
     for field in ('num_candidates', 'population'):
@@ -109,41 +104,6 @@ def make_space(config: ml_collections.ConfigDict) -> Space:
     if not isinstance(config, ml_collections.ConfigDict) or 'space' not in config:
         raise InputError('the config names no search; configs/scenes_search.py and configs/camvid_search.py do')
     return spaces.make(dict(config.space))
-
-
-def make_sampler(config: ml_collections.ConfigDict) -> optuna.samplers.BaseSampler:
-    """The strategy with its settings."""
-    name = config.search.sampler
-    return samplers.make(name, make_space(config), seed=config.seed, **sampler_settings(config, name))
-
-
-def _check_objectives(config: ml_collections.ConfigDict, space: Space) -> None:
-    """InputError for objectives that there are not, or that sampler or pruner do not take; makes the sampler."""
-    names = tuple(config.search.objectives)
-    if names[:1] != (SCORE,) or len(set(names)) < len(names) or not set(names[1:]) <= set(COSTS):
-        raise InputError(f'search.objectives is {names}; it is {SCORE}, perhaps followed by {" and ".join(COSTS)}')
-    sampler = make_sampler(config)
-    if len(names) > 1:
-        if config.search.pruner:
-            raise InputError(f"search.pruner is '{config.search.pruner}'; pruners work with one objective")
-        samplers.check_objectives(sampler, space, len(names))
-
-
-def sampler_settings(config: ml_collections.ConfigDict, name: str) -> dict[str, Any]:
-    """Those of `search.sampler_settings` that stand under a strategy's name (`TPESampler` for `optuna.TPESampler`)."""
-    settings: dict[str, Any] = config.search.sampler_settings.to_dict().get(name.rpartition('.')[2], {})
-    return settings
-
-
-def _cost(space: Space, settings: Mapping[str, Any], name: str, genotype: Genotype) -> int:
-    return space.cost(genotype, settings)[name]
-
-
-def _idle_settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """The settings of the strategies that the config does not use: a study may lack them, if these came later."""
-    used = config.search.sampler.rpartition('.')[2]
-    every: dict[str, Any] = config.search.sampler_settings.to_dict()
-    return {name: settings for name, settings in every.items() if name != used}
 
 
 def ladder(config: ml_collections.ConfigDict) -> list[tuple[int, int]]:
@@ -346,16 +306,15 @@ def open_study(
     `seed` is stored with each candidate; by default it is the config's.
     """
     space = make_space(config)
-    idle = {f'search.sampler_settings.{name}': values for name, values in _idle_settings(config).items()}
     return Study.open(
         config.search.storage or f'sqlite:///{workdir.resolve() / "study.db"}',
         f'{config.search.study}-{rung}',
         space=space,
-        sampler=make_sampler(config),
-        pruner=make_pruner(config.search.pruner, config.search.pruner_settings.to_dict()),
+        sampler=strategy.make_sampler(config, space),
+        pruner=strategy.make_pruner(config),
         settings=settings,
-        added=ADDED_FIELDS | idle,
-        costs={name: functools.partial(_cost, space, settings, name) for name in config.search.objectives[1:]},
+        added=ADDED_FIELDS | strategy.idle_settings(config),
+        costs=strategy.costs(config, space, settings),
         run=RunInfo(
             seed=config.seed if seed is None else seed,
             config_hash=provenance.settings_hash(settings),

@@ -33,7 +33,7 @@ from matplotlib.figure import Figure
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from dpc_jax import assembly, command_line, files, palette, samplers, study
+from dpc_jax import assembly, command_line, files, palette, samplers, strategy, study
 from dpc_jax.base import InputError
 from dpc_jax.progress import track
 from experiments import cell_table, common
@@ -273,7 +273,7 @@ def main(argv: Sequence[str]) -> None:
     scores = {key: cell.score for key, cell in cells.items()}
     if not any(map(math.isfinite, scores.values())):
         raise InputError(f'{", ".join(TABLE.value)}: no cell has a score')
-    strategies = {name: assembly.sampler_settings(config, name) for name in STRATEGIES.value}
+    strategies = {name: strategy.sampler_settings(config, name) for name in STRATEGIES.value}
     for name, settings in strategies.items():
         samplers.make(name, space, seed=0, **settings)  # a wrong one is refused before any work
     evaluations, together = _checked(EVALUATIONS.value, space.size), TOGETHER.value or config.search.population

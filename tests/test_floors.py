@@ -39,7 +39,7 @@ FLOORS = (
     # Makers.
     (
         *('feature_cache', 'pretrain', 'input_pipeline', 'evaluation', 'training'),
-        *('proxy', 'population', 'figures', 'export', 'assembly'),
+        *('proxy', 'population', 'figures', 'export', 'strategy', 'assembly'),
     ),
     # Journeys.
     ('cell_files', 'bench', 'journeys', 'api'),
