@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-import optuna
 from jaxtyping import Array, Float
 
 from dpc_jax import (
@@ -33,12 +32,12 @@ from dpc_jax import (
     preprocess,
     pretrain,
     provenance,
-    samplers,
     sharding,
     spaces,
+    strategy,
     weights,
 )
-from dpc_jax.base import Genotype, InputError, PyTree
+from dpc_jax.base import InputError, PyTree
 from dpc_jax.datasets import Dataset
 from dpc_jax.feature_cache import Backbone, CacheSettings, FeatureCache
 from dpc_jax.ladder import Halve, Ladder
@@ -48,7 +47,7 @@ from dpc_jax.progress import track
 from dpc_jax.proxy import ProxySettings, Source
 from dpc_jax.spaces import Space
 from dpc_jax.streaming import StreamedData
-from dpc_jax.study import Halving, RunInfo, Study, make_pruner
+from dpc_jax.study import Halving, RunInfo, Study
 
 CHUNKS = (1, 2, 4, 8, 16, 32, 64)
 """Candidates within one vmap that are tried when the config leaves the choice open, as far as `search.population`
@@ -74,9 +73,6 @@ chunk and kernels change scores by rounding only, where the features lie changes
 
 ADDED_FIELDS = {'proxy.precision': 'float32', 'proxy.stops_at': (), 'search.objectives': ('miou',)}
 """Fields that older studies lack, each with the value that stands for what they did (on a CPU bit for bit)."""
-
-SCORE, COSTS = 'miou', ('macs', 'params')
-"""The objectives of a search: what every study maximises, and what it may minimise besides."""
 
 Datasets = tuple[Dataset, Dataset]
 """Train and val."""
@@ -104,7 +100,7 @@ def check(config: ml_collections.ConfigDict) -> None:
         proxy_settings(config, num_classes=2, steps=rung.steps)
     fused.for_device(config.proxy.kernels, jax.devices()[0])
     checks.one_of('proxy.stream', config.proxy.stream, memory.STREAMS)
-    _check_objectives(config, space)
+    strategy.check(config, space)
     pruner_of(config)
     for name in config.search.references:
         space.named(name)
@@ -123,41 +119,6 @@ def make_space(config: ml_collections.ConfigDict) -> Space:
     return spaces.make(dict(config.space))
 
 
-def make_sampler(config: ml_collections.ConfigDict) -> optuna.samplers.BaseSampler:
-    """The strategy with its settings."""
-    name = config.search.sampler
-    return samplers.make(name, make_space(config), seed=config.seed, **sampler_settings(config, name))
-
-
-def _check_objectives(config: ml_collections.ConfigDict, space: Space) -> None:
-    """InputError for objectives that there are not, or that sampler or pruner do not take; makes the sampler."""
-    names = tuple(config.search.objectives)
-    if names[:1] != (SCORE,) or len(set(names)) < len(names) or not set(names[1:]) <= set(COSTS):
-        raise InputError(f'search.objectives is {names}; it is {SCORE}, perhaps followed by {" and ".join(COSTS)}')
-    sampler = make_sampler(config)
-    if len(names) > 1:
-        if config.search.pruner:
-            raise InputError(f"search.pruner is '{config.search.pruner}'; pruners work with one objective")
-        samplers.check_objectives(sampler, space, len(names))
-
-
-def sampler_settings(config: ml_collections.ConfigDict, name: str) -> dict[str, Any]:
-    """Those of `search.sampler_settings` that stand under a strategy's name (`TPESampler` for `optuna.TPESampler`)."""
-    settings: dict[str, Any] = config.search.sampler_settings.to_dict().get(name.rpartition('.')[2], {})
-    return settings
-
-
-def _cost(space: Space, settings: Mapping[str, Any], name: str, genotype: Genotype) -> int:
-    return space.cost(genotype, settings)[name]
-
-
-def _idle_settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """The settings of the strategies that the config does not use: a study may lack them, if these came later."""
-    used = config.search.sampler.rpartition('.')[2]
-    every: dict[str, Any] = config.search.sampler_settings.to_dict()
-    return {name: settings for name, settings in every.items() if name != used}
-
-
 def make_ladder(config: ml_collections.ConfigDict) -> Ladder:
     """What comes after the first steps of the proxy."""
     return ladder.read(config.search.ladder, steps=config.proxy.steps)
@@ -168,10 +129,12 @@ def pruner_of(config: ml_collections.ConfigDict, rung: str = PROXY) -> optuna.pr
     halvings = make_ladder(config).halvings
     if halvings and config.search.pruner:
         raise InputError(f"search.pruner is '{config.search.pruner}', but search.ladder halves; give one of them")
+    if halvings and len(config.search.objectives) > 1:
+        raise InputError(f'search.objectives is {tuple(config.search.objectives)}; search.ladder halves by one alone')
     if halvings and rung == PROXY:
         stops = proxy_settings(config, num_classes=2, steps=config.proxy.steps, halvings=halvings).stops()
         return Halving({stops.index(halving.step): halving.share for halving in halvings})
-    return make_pruner(config.search.pruner, config.search.pruner_settings.to_dict())
+    return strategy.make_pruner(config)
 
 
 # ---- backbone and features ------------------------------------------------------------------------------------------
@@ -377,16 +340,15 @@ def open_study(
     rung has several. `recipe` is what scores of the rung depend on besides the settings of the search.
     """
     space, settings = make_space(config), {**settings, **recipe}
-    idle = {f'search.sampler_settings.{name}': values for name, values in _idle_settings(config).items()}
     return Study.open(
         config.search.storage or f'sqlite:///{workdir.resolve() / "study.db"}',
         f'{config.search.study}-{name or rung}',
         space=space,
-        sampler=make_sampler(config),
+        sampler=strategy.make_sampler(config, space),
         pruner=pruner_of(config, rung),
         settings=settings,
-        added=ADDED_FIELDS | idle,
-        costs={name: functools.partial(_cost, space, settings, name) for name in config.search.objectives[1:]},
+        added=ADDED_FIELDS | strategy.idle_settings(config),
+        costs=strategy.costs(config, space, settings),
         run=RunInfo(
             seed=config.seed if seed is None else seed,
             config_hash=provenance.settings_hash(settings),

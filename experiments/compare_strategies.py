@@ -33,7 +33,7 @@ from matplotlib.figure import Figure
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from dpc_jax import assembly, command_line, files, palette, samplers, study
+from dpc_jax import assembly, command_line, files, palette, samplers, strategy, study
 from dpc_jax.base import InputError
 from dpc_jax.progress import track
 from experiments import cell_table, common
@@ -46,7 +46,7 @@ EVALUATIONS = flags.DEFINE_integer(
     'evaluations', 300, 'Cells of each search; at most those of the table.', lower_bound=1
 )
 TOGETHER = flags.DEFINE_integer('together', 0, 'Cells in a batch; 0 takes config.search.population.', lower_bound=0)
-NEAREST = flags.DEFINE_integer('nearest', 20, 'Least number of neighbours of a cell in the table.')
+NEAREST = flags.DEFINE_integer('nearest', 20, 'Least number of neighbours of a cell; at most a quarter of the table.')
 WITHIN = flags.DEFINE_float('within', 0.2, 'Points of mIoU to the best of the table that count as found.')
 OUT = flags.DEFINE_string('out', '', 'Folder for tables and picture.')
 
@@ -269,11 +269,12 @@ def main(argv: Sequence[str]) -> None:
     if not STRATEGIES.value:
         raise InputError('--strategies is empty; give names as in config.search.sampler')
     cells = cell_table.read(TABLE.value, assembly.make_space(config))
-    space = TableSpace(assembly.make_space(config), {key: cell.genotype for key, cell in cells.items()}, NEAREST.value)
+    nearest = min(NEAREST.value, max(1, len(cells) // 4))
+    space = TableSpace(assembly.make_space(config), {key: cell.genotype for key, cell in cells.items()}, nearest)
     scores = {key: cell.score for key, cell in cells.items()}
     if not any(map(math.isfinite, scores.values())):
         raise InputError(f'{", ".join(TABLE.value)}: no cell has a score')
-    strategies = {name: assembly.sampler_settings(config, name) for name in STRATEGIES.value}
+    strategies = {name: strategy.sampler_settings(config, name) for name in STRATEGIES.value}
     for name, settings in strategies.items():
         samplers.make(name, space, seed=0, **settings)  # a wrong one is refused before any work
     evaluations, together = _checked(EVALUATIONS.value, space.size), TOGETHER.value or config.search.population

@@ -99,6 +99,13 @@ def test_a_pruner_and_a_ladder_that_halves_are_refused_together():
         assembly.check(config)
 
 
+def test_a_ladder_that_halves_and_further_objectives_are_refused_together():
+    config = scenes_search.get_config('toy,ladder')
+    config.search.objectives = ('miou', 'macs')
+    with pytest.raises(InputError, match=r"search.objectives is \('miou', 'macs'\); search.ladder halves by one alone"):
+        assembly.check(config)
+
+
 # ---- a search with a ladder -----------------------------------------------------------------------------------------
 
 

@@ -41,21 +41,6 @@ def first(workdir):
     return search.run(toy(), workdir)
 
 
-@pytest.mark.slow
-def test_a_search_of_two_objectives_keeps_both(first, workdir):
-    config = study_of(toy(search__objectives=('miou', 'macs'), search__sampler='optuna.NSGAIISampler'), 'two')
-    config.search.sampler_settings.NSGAIISampler = {'population_size': 2}
-    found = search.run(config, workdir)
-    assert len(found) == len(first)
-    stored = optuna.load_study(study_name='two-proxy', storage=f'sqlite:///{workdir / "study.db"}')
-    assert [direction.name for direction in stored.directions] == ['MAXIMIZE', 'MINIMIZE']
-    prepared = bench.prepare(config, workdir)
-    values = {c.number: [c.score, prepared.space.cost(c.genotype, prepared.settings)['macs']] for c in found}
-    assert {trial.number: trial.values for trial in stored.trials} == values
-    with pytest.raises(InputError, match=r'search\.objectives: study has'):
-        search.run(study_of(toy(), 'two'), workdir)
-
-
 def study_of(config, results):
     """The same search in a study of its own: backbone and cache are shared, scores are not."""
     config.search.study = results
@@ -398,3 +383,18 @@ def test_features_of_another_backbone_are_not_mixed_into_a_study(first, workdir,
         assert study.once('features', lambda: 'of another backbone') == 'of another backbone'
     with pytest.raises(InputError, match='the features here are not those of the study in sqlite'):
         search.run(config, workdir)
+
+
+@pytest.mark.slow
+def test_a_search_of_two_objectives_keeps_both(first, workdir):
+    config = study_of(toy(search__objectives=('miou', 'macs'), search__sampler='optuna.NSGAIISampler'), 'two')
+    config.search.sampler_settings.NSGAIISampler = {'population_size': 2}
+    found = search.run(config, workdir)
+    assert len(found) == len(first)
+    stored = optuna.load_study(study_name='two-proxy', storage=f'sqlite:///{workdir / "study.db"}')
+    assert [direction.name for direction in stored.directions] == ['MAXIMIZE', 'MINIMIZE']
+    prepared = bench.prepare(config, workdir)
+    values = {c.number: [c.score, prepared.space.cost(c.genotype, prepared.settings)['macs']] for c in found}
+    assert {trial.number: trial.values for trial in stored.trials} == values
+    with pytest.raises(InputError, match=r'search\.objectives: study has'):
+        search.run(study_of(toy(), 'two'), workdir)
