@@ -39,7 +39,7 @@ FLOORS = (
     # Makers.
     (
         *('feature_cache', 'pretrain', 'input_pipeline', 'evaluation', 'training'),
-        *('proxy', 'streaming', 'seats', 'population', 'memory', 'figures', 'export', 'ladder', 'assembly'),
+        *('proxy', 'streaming', 'seats', 'chunks', 'population', 'memory', 'figures', 'export', 'ladder', 'assembly'),
     ),
     # Journeys.
     ('cell_files', 'rerank', 'bench', 'journeys', 'api'),
