@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+import optuna
 from jaxtyping import Array, Float
 
 from dpc_jax import (

@@ -39,7 +39,8 @@ FLOORS = (
     # Makers.
     (
         *('feature_cache', 'pretrain', 'input_pipeline', 'evaluation', 'training'),
-        *('proxy', 'streaming', 'seats', 'population', 'memory', 'figures', 'export', 'strategy', 'ladder', 'assembly'),
+        *('proxy', 'streaming', 'seats', 'chunks', 'population', 'memory', 'figures', 'export'),
+        *('strategy', 'ladder', 'assembly'),
     ),
     # Journeys.
     ('cell_files', 'rerank', 'bench', 'journeys', 'api'),

@@ -88,7 +88,7 @@ class Counted(PopulationEvaluator):
 
     @property
     def programs(self):
-        """Those of the evaluator; what runs is decided by who is alive, see `_over_population`."""
+        """Those of the evaluator; what runs is decided by who is alive, see `chunks.over_population`."""
         real = super().programs
 
         def train(alive, *args):
