@@ -4,17 +4,18 @@ import math
 import random
 
 import jax
+import numpy as np
 import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from dpc_jax.base import unstack
 from dpc_jax.spaces.dpc import Space
-from dpc_jax.study import Study, candidate_key, history
+from dpc_jax.study import Study, candidate_key, history, rows
 from dpc_jax.study import index as index_module
 from dpc_jax.study.batch import distributions
 from dpc_jax.study.index import Index, is_done, members
-from tests.test_study import SPACE, finish, opened
+from tests.test_study import SPACE, finish, opened, tell
 
 TINY = Space(1)
 CELLS = unstack(TINY.sample(jax.random.key(0), 12))
@@ -173,3 +174,24 @@ def test_a_study_that_shows_a_part_has_the_history_of_that_part(tmp_path):
         assert 0 < len(shown) < len(everything)
         assert {key for key in everything if key in history(part, SPACE)} == shown
         assert {key for key in everything if key in history(whole, SPACE)} == everything
+
+
+def test_the_matrices_of_a_candidate_are_unpacked_when_they_are_looked_at(tmp_path, monkeypatch):
+    matrices = [np.array([[1, 2], [3, 2**40]]), np.array([[5, 6], [7, 8]])]
+    unpacked, calls = rows.unpacked, []
+    monkeypatch.setattr(rows, 'unpacked', lambda text: calls.append(text) or unpacked(text))
+    confusions = rows.Confusions([rows.packed(matrix) for matrix in matrices])
+    assert len(confusions) == 2
+    assert not calls
+    assert confusions[-1] == ((5, 6), (7, 8))
+    assert len(calls) == 1
+    with opened(tmp_path) as study:
+        (proposal,) = study.ask(1)
+        tell(study, proposal, 0.5, confusions=matrices)
+        (candidate,) = study.candidates()
+    assert candidate.confusions == confusions
+    assert candidate.confusions[:1] == (((1, 2), (3, 2**40)),)
+    assert candidate.confusions == (((1, 2), (3, 2**40)), ((5, 6), (7, 8)))
+    assert candidate.confusions != (((1, 2), (3, 2**40)),)
+    assert repr(confusions) == '(((1, 2), (3, 1099511627776)), ((5, 6), (7, 8)))'
+    assert hash(candidate.confusions) == hash(confusions)

@@ -1,5 +1,6 @@
 """Storages that fail: what passes is waited for, what does not is one line, and the study is whole in any case."""
 
+import contextlib
 import errno
 import json
 import os
@@ -11,6 +12,7 @@ import sys
 import textwrap
 import threading
 import time
+import types
 
 import optuna
 import pytest
@@ -18,9 +20,9 @@ import sqlalchemy
 from optuna.trial import TrialState
 
 from dpc_jax.base import InputError
-from dpc_jax.study import journal, patience, storage
+from dpc_jax.study import distributions, journal, patience, storage
 from dpc_jax.study.patience import Patient, may_pass, patiently
-from tests.test_study import opened, tell
+from tests.test_study import SPACE, opened, tell
 
 
 @pytest.fixture
@@ -168,6 +170,61 @@ def test_a_trial_that_another_worker_finished_is_not_taken_for_ones_own(monkeypa
         patient.set_trial_state_values(trial._trial_id, TrialState.COMPLETE, [0.7])
     failing.calls = 0
     assert patient.set_trial_state_values(trial._trial_id, TrialState.COMPLETE, [0.5])
+
+
+# ---- opening -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('error', 'busy'),
+    [
+        (operational('database is locked'), True),
+        (operational('FATAL: the database system is starting up'), True),
+        (operational('FATAL: sorry, too many clients already'), True),
+        (sqlalchemy.exc.ProgrammingError('', {}, sqlite3.OperationalError('relation "trials" already exists')), True),
+        (sqlalchemy.exc.IntegrityError('', {}, sqlite3.IntegrityError('pg_type_typname_nsp_index')), True),
+        (operational('Connection refused'), False),
+        (sqlalchemy.exc.DatabaseError('', {}, sqlite3.DatabaseError('file is not a database')), False),
+        (ValueError('no url'), False),
+    ],
+)
+def test_a_database_that_is_busy_is_told_from_one_that_is_not_there(error, busy):
+    assert storage.is_busy(error) == busy
+
+
+@pytest.mark.parametrize(
+    ('url', 'expected'),
+    [
+        ('sqlite:///study.db', {'timeout': storage.LOCK_SECONDS}),
+        ('postgresql+psycopg://host/db', storage.LIBPQ),
+        ('postgresql+psycopg2://host/db?connect_timeout=3', {**storage.LIBPQ, 'connect_timeout': None}),
+        ('postgresql+pg8000://host/db', {}),
+    ],
+)
+def test_connections_have_limits_unless_the_url_says_otherwise(url, expected, monkeypatch):
+    asked = []
+
+    class Opened(optuna.storages.InMemoryStorage):
+        def __init__(self, url, engine_kwargs):
+            asked.append(engine_kwargs)
+            self.scoped_session = types.SimpleNamespace(configure=lambda **options: None)
+
+    monkeypatch.setattr(storage.optuna.storages, 'RDBStorage', Opened)
+    with contextlib.suppress(Exception):  # beartype: it is no RDBStorage of Optuna's
+        storage._open_database(url)
+    (options,) = asked
+    assert options['connect_args'] == {name: value for name, value in expected.items() if value is not None}
+    assert options.get('pool_pre_ping', False) == (not url.startswith('sqlite'))
+
+
+@pytest.mark.parametrize('kind', ['sqlite:///', 'journal:'])
+def test_trials_share_their_distributions(kind, tmp_path):
+    with opened(f'{kind}{tmp_path}/study') as study:
+        study.ask(3)
+    with opened(f'{kind}{tmp_path}/study') as study:
+        first, *others = [trial.distributions for trial in study._trials()]
+        assert first == distributions(SPACE)
+        assert all(other[name] is first[name] for other in others for name in first)
 
 
 # ---- SQLite ------------------------------------------------------------------------------------------------------
@@ -321,7 +378,7 @@ FULL = """
     import resource, sys
     from dpc_jax.base import InputError
     from dpc_jax.study import patience
-    from tests.test_study import opened, tell
+    from tests.test_study import SPACE, opened, tell
 
     url, path = sys.argv[1:]
     patience.PATIENCE_SECONDS = 1.0
