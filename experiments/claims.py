@@ -380,6 +380,8 @@ ELSEWHERE = (
     Stated('docs/speed.md', 'are scaled, padded and cut in 10 ms', BY_HAND),
     Stated('docs/training.md', 'by 0.7 % between 1 and 2 devices (jax 0.12)', BY_HAND),
     Stated('experiments/README.md', '0.25M, 0.36M, 1.59M, 0.81M; 2.82B, 3.00B, 18.12B, 6.84B', f'{PAPER}, Table 1'),
+    Stated('experiments/README.md', 'ρ 0.36 and 0.47', f'{PAPER}, §4.2'),
+    Stated('experiments/README.md', '75.38 against 73.97 % mIoU', f'{PAPER}, Table 1'),
     Stated('experiments/README.md', '73.97, 75.38, 80.25, 80.85 % mIoU', f'{PAPER}, Table 1'),
     Stated('experiments/README.md', '82.7 %', f'{PAPER}, Table 2'),
     Stated('experiments/README.md', '71.34 %', f'{PAPER}, Table 3'),
