@@ -13,7 +13,7 @@ config's on.
 
 What is finished is kept: after a stop (kill -9 too) the same command goes on, workers with one storage
 (`--config.search.storage`) share the cells, equal cells are trained once. Writes `cells.csv` (a row for each cell and
-seed; `cells.csv.gz` with `--compressed`, a fifth of the size), `summary.csv` and `cells.md` (mean and deviation of each
+seed; `cells.csv.gz` with `--compressed`), `summary.csv` and `cells.md` (mean and deviation of each
 cell) and `cells.png` into `--out` (by default the folder `cells` in the work folder). `compare_strategies.py` reads
 such tables.
 """
