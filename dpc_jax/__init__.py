@@ -31,8 +31,9 @@ if TYPE_CHECKING:
         train,
     )
     from dpc_jax.base import InputError
-    from dpc_jax.bench import Bench, CellScores
+    from dpc_jax.bench import Bench
     from dpc_jax.evaluation import Evaluation
+    from dpc_jax.scores import CellScores
     from dpc_jax.spaces.dpc import Genotype, Space
     from dpc_jax.study import Candidate
 
@@ -58,8 +59,9 @@ __all__ = [
 
 _HOMES = {
     'dpc_jax.base': ('InputError',),
-    'dpc_jax.bench': ('Bench', 'CellScores'),
+    'dpc_jax.bench': ('Bench',),
     'dpc_jax.evaluation': ('Evaluation',),
+    'dpc_jax.scores': ('CellScores',),
     'dpc_jax.spaces.dpc': ('Genotype', 'Space'),
     'dpc_jax.study': ('Candidate',),
 }

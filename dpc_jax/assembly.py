@@ -41,14 +41,14 @@ from dpc_jax import (
 from dpc_jax.base import InputError, PyTree
 from dpc_jax.datasets import Dataset
 from dpc_jax.feature_cache import Backbone, CacheSettings, FeatureCache
-from dpc_jax.ladder import Halve, Ladder
+from dpc_jax.ladder import Halve
 from dpc_jax.population import PopulationEvaluator, fastest_chunk
 from dpc_jax.pretrain import PretrainSettings
 from dpc_jax.progress import track
 from dpc_jax.proxy import ProxySettings, Source
 from dpc_jax.spaces import Space
 from dpc_jax.streaming import StreamedData
-from dpc_jax.study import Halving, RunInfo, Study
+from dpc_jax.study import RunInfo, Study
 
 CHUNKS = (1, 2, 4, 8, 16, 32, 64)
 """Candidates within one vmap that are tried when the config leaves the choice open, as far as `search.population`
@@ -95,14 +95,13 @@ def check(config: ml_collections.ConfigDict) -> None:
     loss_stride = config.proxy.loss_stride
     if loss_stride < 1 or any((side - 1) % loss_stride for side in crop_size):
         raise InputError(f'proxy.loss_stride is {loss_stride}; it must divide the crop {crop_size} less one pixel')
-    rungs = make_ladder(config)
+    rungs = ladder.of(config)
     proxy_settings(config, num_classes=2, steps=config.proxy.steps, halvings=rungs.halvings)
     for rung in rungs.anew:
         proxy_settings(config, num_classes=2, steps=rung.steps)
     fused.for_device(config.proxy.kernels, jax.devices()[0])
     checks.one_of('proxy.stream', config.proxy.stream, memory.STREAMS)
-    strategy.check(config, space)
-    pruner_of(config)
+    strategy.check(config, space, rungs.halvings)
     for name in config.search.references:
         space.named(name)
     for field in ('num_candidates', 'population'):
@@ -120,22 +119,11 @@ def make_space(config: ml_collections.ConfigDict) -> Space:
     return spaces.make(dict(config.space))
 
 
-def make_ladder(config: ml_collections.ConfigDict) -> Ladder:
-    """What comes after the first steps of the proxy."""
-    return ladder.read(config.search.ladder, steps=config.proxy.steps)
-
-
-def pruner_of(config: ml_collections.ConfigDict, rung: str = PROXY) -> optuna.pruners.BasePruner:
+def make_pruner(config: ml_collections.ConfigDict, rung: str = PROXY) -> optuna.pruners.BasePruner:
     """What stops candidates of a rung early: on the proxy the ladder's halvings, else the config's pruner."""
-    halvings = make_ladder(config).halvings
-    if halvings and config.search.pruner:
-        raise InputError(f"search.pruner is '{config.search.pruner}', but search.ladder halves; give one of them")
-    if halvings and len(config.search.objectives) > 1:
-        raise InputError(f'search.objectives is {tuple(config.search.objectives)}; search.ladder halves by one alone')
-    if halvings and rung == PROXY:
-        stops = proxy_settings(config, num_classes=2, steps=config.proxy.steps, halvings=halvings).stops()
-        return Halving({stops.index(halving.step): halving.share for halving in halvings})
-    return strategy.make_pruner(config)
+    halvings = ladder.of(config).halvings
+    settings = proxy_settings(config, num_classes=2, steps=config.proxy.steps, halvings=halvings)
+    return strategy.make_pruner(config, halvings if rung == PROXY else (), settings.stops())
 
 
 # ---- backbone and features ------------------------------------------------------------------------------------------
@@ -346,7 +334,7 @@ def open_study(
         f'{config.search.study}-{name or rung}',
         space=space,
         sampler=strategy.make_sampler(config, space),
-        pruner=pruner_of(config, rung),
+        pruner=make_pruner(config, rung),
         settings=settings,
         added=ADDED_FIELDS | strategy.idle_settings(config),
         costs=strategy.costs(config, space, settings),

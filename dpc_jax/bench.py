@@ -6,32 +6,29 @@ Python. Everything long is kept in the work folder, so preparing a second time t
 
 import dataclasses
 import functools
-import math
-import operator
 import pathlib
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import ml_collections
-import numpy as np
-from jaxtyping import Bool, Float
 from rich.console import Console
 
 from dpc_jax import assembly, datasets, files, provenance, rerank, sharding
+from dpc_jax import ladder as ladders
 from dpc_jax.assembly import PROXY, Datasets
-from dpc_jax.base import Genotype, InputError, KeepGoing, ProxyResult, Rung, Size, as_int32, stack, unstack
+from dpc_jax.base import Genotype, InputError, Rung, Size, unstack
+from dpc_jax.climbing import climb
 from dpc_jax.feature_cache import FeatureCache
 from dpc_jax.memory import Chunk, PatientEvaluator
 from dpc_jax.population import PopulationEvaluator
 from dpc_jax.proxy import Source
 from dpc_jax.rerank import Train, WholeNetworks
+from dpc_jax.scores import CellScore, CellScores, list_cells, list_seeds
 from dpc_jax.spaces import Space
-from dpc_jax.study import Candidate, Progress, Proposal, Study
+from dpc_jax.study import Candidate, Progress, Study
 
-WAIT_SECONDS = 2.0  # between two looks at what other workers still do
 CHUNK = 'chunk on {}'  # name of what a study keeps, by device
 
 
@@ -69,7 +66,7 @@ class Bench:
 
         By default (0) the steps are the config's, with a score at each halving of its ladder.
         """
-        halvings = () if steps else assembly.make_ladder(self.config).halvings
+        halvings = () if steps else ladders.of(self.config).halvings
         return assembly.make_evaluator(
             self.config,
             self.data,
@@ -94,7 +91,7 @@ class Bench:
 
         `train` is the journey of a training.
         """
-        ladder, given = assembly.make_ladder(self.config), self.given()
+        ladder, given = ladders.of(self.config), self.given()
         rungs = [self.proxy_rung(PROXY, self.config.search.num_candidates, given=given)]
         for level, (steps, keep) in enumerate(ladder.anew, 1):
             rungs.append(self.proxy_rung(f'rung{level}-{steps}', keep, steps=steps))
@@ -125,7 +122,7 @@ class Bench:
 
     def given(self) -> tuple[Genotype, ...]:
         """The random cells that every search with a last rung `full` takes: what the best are compared with there."""
-        if not assembly.make_ladder(self.config).full or not self.config.rerank.random:
+        if not ladders.of(self.config).full or not self.config.rerank.random:
             return ()
         return tuple(unstack(self.space.sample(jax.random.key(self.config.seed), self.config.rerank.random)))
 
@@ -216,88 +213,6 @@ class Bench:
         return [*known.values(), *found]
 
 
-@dataclasses.dataclass(frozen=True)
-class CellScore:
-    """One cell under one seed."""
-
-    cell: int  # its place among the cells that were given
-    seed: int
-    candidate: Candidate  # score, curve, confusion matrices, seconds, ...
-
-    @property
-    def score(self) -> float:
-        """mIoU on val in 0..1; NaN unless it was trained to the end: a score after fewer steps is not comparable."""
-        return self.candidate.score if self.candidate.state == 'complete' else math.nan
-
-
-@dataclasses.dataclass(frozen=True)
-class CellScores:
-    """Given cells and what they scored, one row for each cell and seed, in the order in which they were given.
-
-    >>> best = result.best(1)[0]
-    >>> table = [(row.cell, row.seed, row.score) for row in result.rows]
-    """
-
-    space: Space
-    classes: tuple[str, ...]
-    settings: Mapping[str, Any]
-    cells: tuple[Genotype, ...]
-    rows: tuple[CellScore, ...]
-
-    def scores(self) -> Float[np.ndarray, 'cells seeds']:
-        """mIoU on val in 0..1, cells in order; NaN where one failed."""
-        return np.array([row.score for row in self.rows], np.float64).reshape(len(self.cells), -1)
-
-    def best(self, count: int = 1) -> list[Genotype]:
-        """The best of the cells by their mean over seeds, best first, equal cells once; those that failed are left out.
-
-        Equal scores are in the order of their canonical keys, so the answer does not depend on the order of the cells.
-        """
-        means = self.scores().mean(1)
-        keys = [self.space.canonical_key(genotype) for genotype in self.cells]
-        order = sorted((i for i in range(len(keys)) if np.isfinite(means[i])), key=lambda i: (-means[i], keys[i]))
-        firsts = {keys[i]: self.cells[i] for i in reversed(order)}
-        return [firsts[key] for key in dict.fromkeys(keys[i] for i in order)][:count]
-
-
-def list_cells(space: Space, cells: Genotype | Sequence[Genotype]) -> list[Genotype]:
-    """The cells of a population, of a sequence, or one alone; InputError says which of them is not of the space."""
-    if not hasattr(cells, '_fields'):
-        listed = list(cells)
-    elif all(np.ndim(genes) < 2 for genes in cells):
-        listed = [cells]
-    else:
-        listed = unstack(cells)
-    listed = [as_int32(genotype) for genotype in listed]
-    check_cells(space, listed)
-    return listed
-
-
-def list_seeds(seeds: int | Sequence[int], first: int) -> list[int]:
-    """So many seeds from `first` on, or those of a list; InputError unless they are different whole numbers."""
-    try:
-        listed = [operator.index(seed) for seed in seeds] if isinstance(seeds, Sequence) else None
-        wanted = [first + number for number in range(operator.index(seeds))] if listed is None else listed  # type: ignore[arg-type]
-    except TypeError:
-        wanted = []
-    if not wanted or min(wanted) < 0 or len(set(wanted)) < len(wanted):
-        raise InputError(f'seeds is {seeds!r}; it must be a number of at least 1, or different seeds of at least 0')
-    return wanted
-
-
-def check_cells(space: Space, cells: Sequence[Genotype]) -> None:
-    """InputError, which names the cell, unless there are cells and all are of the space."""
-    if not cells:
-        raise InputError('there are no cells to evaluate; give at least one')
-    for place, genotype in enumerate(cells):
-        try:
-            space.validate(genotype)
-        except InputError as error:
-            raise InputError(f'cell {place}: {error}') from error
-        except (AttributeError, TypeError, ValueError) as error:
-            raise InputError(f'cell {place} is not a genotype of this space: {str(genotype)[:60]}') from error
-
-
 def prepare(config: ml_collections.ConfigDict, workdir: pathlib.Path | str) -> Bench:
     """Makes or opens everything that candidates of this config are evaluated with.
 
@@ -308,7 +223,7 @@ def prepare(config: ml_collections.ConfigDict, workdir: pathlib.Path | str) -> B
     sharding.check_devices()
     assembly.check(config)
     space, sets = assembly.make_space(config), assembly.load_datasets(config)
-    if assembly.make_ladder(config).full:
+    if ladders.of(config).full:
         rerank.check(config, space)
     started = workdir.is_dir() and any(workdir.iterdir())
     check_data(() if started else sets)  # before anything is written
@@ -352,118 +267,3 @@ def check_data(sets: Sequence[datasets.Dataset]) -> None:
     """Decodes every image and label once; InputError names the first that is faulty."""
     for dataset in sets:
         datasets.check(dataset)
-
-
-# ---- the loop -------------------------------------------------------------------------------------------------------
-
-
-def climb(
-    study: Study,
-    rung: Rung,
-    progress: Progress,
-    *,
-    generation: int,
-    only: frozenset[str] = frozenset(),
-) -> set[int]:
-    """Asks, evaluates and tells until `rung.keep` candidates are finished; gives the numbers of those finished here.
-
-    `only` are the canonical keys of given cells: nothing else is asked for, no pruner stops them, and it ends when they
-    are finished.
-    """
-    here: set[int] = set()
-    scored = Scored(rung, study.candidates())
-    while True:
-        budget = None if only else rung.keep
-        proposals = study.ask(generation, budget, sampled=not only)
-        if not proposals and (study.finished(only) if only else not study.running_elsewhere()):
-            return here
-        if not proposals:
-            time.sleep(WAIT_SECONDS)
-        fresh, same = scored.split(proposals)
-        for group in _groups(fresh, rung.at_once):
-            keep_going = None if only else _pruning(study, group)
-            result = rung.evaluate(stack([p.genotype for p in group]), keep_going)
-            record(study, group, result)
-            progress.update(scored.add(study.candidates({p.number for p in group})))
-        for proposal in same:
-            study.tell_same(proposal.number, scored.number(proposal))
-        progress.update(study.candidates({p.number for p in same}))
-        here |= {p.number for p in proposals}
-
-
-class Scored:
-    """Which cells of a rung have a score, by what they are on its maps: cells that are equal there share one.
-
-    A candidate that was stopped early is shared within its batch alone, whose members are all compared with the same.
-    """
-
-    def __init__(self, rung: Rung, finished: Sequence[Candidate]) -> None:
-        self._same = rung.same
-        self._numbers: dict[str, int] = {}
-        self._of_batch: dict[str, int] = {}
-        self.add([candidate for candidate in finished if candidate.state != 'pruned'])
-
-    def split(self, batch: Sequence[Proposal]) -> tuple[list[Proposal], list[Proposal]]:
-        """Those that have to be evaluated, and those that equal one which has a score or is among the former."""
-        self._of_batch = {}
-        fresh: dict[str, Proposal] = {}
-        same = []
-        for proposal in batch:
-            key = self._same(proposal.genotype) if self._same else str(proposal.number)
-            if key in self._numbers or key in fresh:
-                same.append(proposal)
-            else:
-                fresh[key] = proposal
-        return list(fresh.values()), same
-
-    def add(self, finished: Sequence[Candidate]) -> Sequence[Candidate]:
-        """Takes in what is finished, and gives it back."""
-        for candidate in finished:
-            if self._same is not None:
-                numbers = self._of_batch if candidate.state == 'pruned' else self._numbers
-                numbers.setdefault(self._same(candidate.genotype), candidate.number)
-        return finished
-
-    def number(self, proposal: Proposal) -> int:
-        """The finished candidate that the proposal equals."""
-        key = self._same(proposal.genotype) if self._same else ''
-        return self._numbers[key] if key in self._numbers else self._of_batch[key]
-
-
-def record(study: Study, group: Sequence[Proposal], result: ProxyResult) -> None:
-    """Tells the study what an evaluator found; a candidate that diverged is recorded as failed."""
-    for i, proposal in enumerate(group):
-        evaluated = np.flatnonzero(np.isfinite(result.curves[i]))
-        study.tell(
-            proposal.number,
-            score=float(result.scores[i]),
-            curve=[float(v) for v in result.curves[i] if np.isfinite(v)],
-            losses=[float(v) for v in result.losses[i] if np.isfinite(v)],
-            steps=int(result.steps[i]),
-            seconds=result.seconds / len(group),
-            pruned=bool(result.pruned[i]),
-            failure='' if result.finite[i] else f'non-finite loss within {result.steps[i]} steps',
-            confusions=list(result.confusions[i][evaluated]),
-            extras={name: float(values[i]) for name, values in result.extras.items()},
-        )
-
-
-def _pruning(study: Study, group: Sequence[Proposal]) -> KeepGoing:
-    """Reports each score to Optuna between evaluations and stops the candidates that its pruner stops.
-
-    References are what others are compared with, so they are trained to the end.
-    """
-
-    def keep_going(evaluation: int, scores: Float[np.ndarray, ' P']) -> Bool[np.ndarray, ' P']:
-        going = np.ones(len(group), bool)
-        for i, proposal in enumerate(group):
-            if np.isfinite(scores[i]):
-                study.report(proposal.number, evaluation, float(scores[i]))
-                going[i] = bool(proposal.reference) or not study.should_prune(proposal.number)
-        return going
-
-    return keep_going
-
-
-def _groups(proposals: Sequence[Proposal], size: int) -> list[Sequence[Proposal]]:
-    return [proposals[start : start + size] for start in range(0, len(proposals), size)]

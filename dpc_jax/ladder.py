@@ -13,6 +13,8 @@ a proxy of 30,000 steps, and then the paper's re-ranking.
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import ml_collections
+
 from dpc_jax.base import InputError
 
 FORMS = "('halve', step, share below 1), ('anew', steps, count) or ('full', count)"
@@ -39,6 +41,11 @@ class Ladder(NamedTuple):
     halvings: tuple[Halve, ...]
     anew: tuple[Anew, ...]
     full: int  # how many of the best are trained as whole networks; 0: none
+
+
+def of(config: ml_collections.ConfigDict) -> Ladder:
+    """The ladder of a config; see `read`."""
+    return read(config.search.ladder, steps=config.proxy.steps)
 
 
 def read(rungs: Sequence[Any], *, steps: int) -> Ladder:

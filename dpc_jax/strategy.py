@@ -1,7 +1,7 @@
 """What a config says of a search's strategy and objectives, made or refused: sampler, pruner, costs."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -9,17 +9,23 @@ import optuna
 
 from dpc_jax import samplers
 from dpc_jax.base import Genotype, InputError
+from dpc_jax.ladder import Halve
 from dpc_jax.spaces import Space
+from dpc_jax.study import Halving
 from dpc_jax.study import make_pruner as pruner_of
 
 SCORE, COSTS = 'miou', ('macs', 'params')
 """The objectives of a search: what every study maximises, and what it may minimise besides."""
 
 
-def check(config: ml_collections.ConfigDict, space: Space) -> None:
+def check(config: ml_collections.ConfigDict, space: Space, halvings: Sequence[Halve] = ()) -> None:
     """InputError for a strategy or objectives that there are not, or that do not go together."""
     sampler, pruner, names = make_sampler(config, space), config.search.pruner, tuple(config.search.objectives)
     make_pruner(config)
+    if halvings and pruner:
+        raise InputError(f"search.pruner is '{pruner}', but search.ladder halves; give one of them")
+    if halvings and len(names) > 1:
+        raise InputError(f'search.objectives is {names}; search.ladder halves by one alone')
     if names[:1] != (SCORE,) or len(set(names)) < len(names) or not set(names[1:]) <= set(COSTS):
         raise InputError(f'search.objectives is {names}; it is {SCORE}, perhaps followed by {" and ".join(COSTS)}')
     if len(names) > 1:
@@ -34,8 +40,15 @@ def make_sampler(config: ml_collections.ConfigDict, space: Space) -> optuna.samp
     return samplers.make(name, space, seed=config.seed, **sampler_settings(config, name))
 
 
-def make_pruner(config: ml_collections.ConfigDict) -> optuna.pruners.BasePruner:
-    """The pruner with its settings."""
+def make_pruner(
+    config: ml_collections.ConfigDict, halvings: Sequence[Halve] = (), stops: Sequence[int] = ()
+) -> optuna.pruners.BasePruner:
+    """The pruner with its settings; where the ladder halves, that is what stops candidates.
+
+    `stops` are the steps at which scores are taken.
+    """
+    if halvings:
+        return Halving({stops.index(halving.step): halving.share for halving in halvings})
     return pruner_of(config.search.pruner, config.search.pruner_settings.to_dict())
 
 

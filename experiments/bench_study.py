@@ -4,7 +4,7 @@ python experiments/bench_study.py
 python experiments/bench_study.py --storage=postgresql://user@host/empty --sampler=near_best --sizes=1000,28000
 
 Each study is filled with finished candidates, which are copies of one that was really told, with other cells and
-scores. Then `bench.climb`, the loop of the search, goes on in it with an evaluator that is over at once; the studies
+scores. Then `climbing.climb`, the loop of the search, goes on in it with an evaluator that is over at once; the studies
 take turns, batch by batch, so that whatever else runs on the machine slows all of them. Last, the report of the largest
 study is made as `report_study.py` makes it.
 """
@@ -27,7 +27,7 @@ from absl import app, flags
 from optuna.trial import FrozenTrial
 from rich.console import Console
 
-from dpc_jax import bench, command_line, figures, samplers, spaces, study
+from dpc_jax import climbing, command_line, figures, samplers, spaces, study
 from dpc_jax.base import Genotype, InputError, KeepGoing, ProxyResult, Rung, population_size, unstack
 from dpc_jax.spaces import Space
 from dpc_jax.study import Progress, RunInfo, Study
@@ -129,7 +129,7 @@ def milliseconds(url: str, names: Sequence[str], sampler: str, folder: pathlib.P
                 keep = studies[name].count() + BATCH.value
                 rung = Rung('proxy', at_once, keep, BATCH.value)
                 started, worked = time.perf_counter(), time.process_time()
-                bench.climb(studies[name], rung, screens[name], generation=BATCH.value)
+                climbing.climb(studies[name], rung, screens[name], generation=BATCH.value)
                 if turn:  # the first batch compiles and reads
                     seconds[name].append((time.perf_counter() - started, time.process_time() - worked))
     each = {name: [statistics.median(kind) for kind in zip(*pairs, strict=True)] for name, pairs in seconds.items()}
@@ -160,7 +160,7 @@ def fill(url: str, name: str, count: int) -> None:
         if new.count():
             raise InputError(f"there is a study '{name}' in the storage already; give an empty one")
         with Progress(1, console=Console(file=io.StringIO())) as screen:
-            bench.climb(new, Rung('proxy', at_once, 1, 1), screen, generation=1)
+            climbing.climb(new, Rung('proxy', at_once, 1, 1), screen, generation=1)
         (told,) = new.candidates()
     storage = open_storage(url)
     study_id = storage.get_study_id_from_name(name)

@@ -32,7 +32,7 @@ from matplotlib.figure import Figure
 
 from dpc_jax import assembly, bench, cell_files, command_line, files, metrics, palette
 from dpc_jax.base import InputError
-from dpc_jax.bench import CellScores
+from dpc_jax.scores import CellScores, check_cells
 from experiments import common
 
 CELLS = flags.DEFINE_list('cells', [], 'Which cells; see the head of the file.')
@@ -183,7 +183,7 @@ def main(argv: Sequence[str]) -> None:
     config, workdir = common.config_and_workdir()
     space = assembly.make_space(config)
     cells = cell_files.read_cells(CELLS.value, space, seed=config.seed)[: BEST.value or None]
-    bench.check_cells(space, [cell.genotype for cell in cells])  # before the long work
+    check_cells(space, [cell.genotype for cell in cells])  # before the long work
     out = pathlib.Path(OUT.value).expanduser() if OUT.value else workdir / 'cells'
     if OUT.value:
         files.make_folder(out, '--out')

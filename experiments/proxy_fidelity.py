@@ -32,6 +32,7 @@ from matplotlib.figure import Figure
 
 from dpc_jax import assembly, bench, cell_files, command_line, files, journeys, palette
 from dpc_jax.base import Genotype, InputError
+from dpc_jax.scores import check_cells
 from experiments import common
 
 CELLS = flags.DEFINE_list('cells', ['sample:31'], 'Which cells; see evaluate_cells.py.')
@@ -192,7 +193,7 @@ def measured(
         raise InputError(
             f'--cells names {len(cells)} different cells, --strata is {STRATA.value}; at least 3 are needed'
         )
-    bench.check_cells(space, cells)
+    check_cells(space, cells)
     prepared = bench.prepare(config, workdir)
     base = proxy_of(prepared, BASE, cells)
     if STRATA.value:

@@ -1,5 +1,6 @@
 """A search, prepared: given cells are scored as the search scores them, once, and whatever stops it."""
 
+import dataclasses
 import io
 import itertools
 import json
@@ -14,6 +15,7 @@ from dpc_jax import bench, cell_files
 from dpc_jax.base import InputError, stack, unstack
 from dpc_jax.journeys import search
 from dpc_jax.population import PopulationEvaluator
+from dpc_jax.scores import CellScore
 from dpc_jax.spaces.dpc import Genotype, Space
 from tests.test_search import toy
 
@@ -111,11 +113,11 @@ def test_a_stop_loses_no_finished_cell(prepared, evaluated):
 def test_the_best_are_by_mean_and_failures_are_left_out(prepared):
     result = prepared.evaluate(FOUR)
     rows = [
-        bench.CellScore(cell, seed, bench.dataclasses.replace(result.rows[cell].candidate, score=score))
+        CellScore(cell, seed, dataclasses.replace(result.rows[cell].candidate, score=score))
         for cell, scores in enumerate([(0.1, 0.2), (0.4, 0.1), (0.3, math.nan), (0.25, 0.25)])
         for seed, score in enumerate(scores)
     ]
-    forged = bench.dataclasses.replace(result, rows=tuple(rows))
+    forged = dataclasses.replace(result, rows=tuple(rows))
     keys = [SPACE.canonical_key(cell) for cell in forged.best(9)]
     expected = sorted([1, 3], key=lambda i: SPACE.canonical_key(FOUR[i]))  # both have a mean of 0.25
     assert keys == [SPACE.canonical_key(FOUR[i]) for i in (*expected, 0)]
@@ -123,8 +125,8 @@ def test_the_best_are_by_mean_and_failures_are_left_out(prepared):
 
 def test_a_cell_that_was_stopped_early_has_no_score(prepared):
     result = prepared.evaluate(FOUR[:2])
-    stopped = bench.dataclasses.replace(result.rows[0].candidate, state='pruned', score=0.99)
-    forged = bench.dataclasses.replace(result, rows=(bench.CellScore(0, 0, stopped), result.rows[1]))
+    stopped = dataclasses.replace(result.rows[0].candidate, state='pruned', score=0.99)
+    forged = dataclasses.replace(result, rows=(CellScore(0, 0, stopped), result.rows[1]))
     assert math.isnan(forged.scores()[0, 0])
     assert [SPACE.canonical_key(cell) for cell in forged.best(9)] == [SPACE.canonical_key(FOUR[1])]
 

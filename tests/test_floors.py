@@ -40,10 +40,10 @@ FLOORS = (
     (
         *('feature_cache', 'pretrain', 'input_pipeline', 'evaluation', 'training'),
         *('proxy', 'streaming', 'seats', 'chunks', 'population', 'memory', 'figures', 'export'),
-        *('strategy', 'ladder', 'assembly'),
+        *('ladder', 'strategy', 'assembly'),
     ),
     # Journeys.
-    ('cell_files', 'rerank', 'bench', 'journeys', 'api'),
+    ('cell_files', 'scores', 'climbing', 'rerank', 'bench', 'journeys', 'api'),
 )
 MENUS = ('spaces', 'heads', 'contexts', 'backbones', 'datasets', 'samplers', 'journeys')
 ROOMS = {

@@ -11,7 +11,7 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from configs import scenes_search
-from dpc_jax import assembly, bench, datasets, rerank, study
+from dpc_jax import assembly, bench, climbing, datasets, rerank, study
 from dpc_jax import ladder as ladders
 from dpc_jax.base import DivergedError, InputError, stack, unstack
 from dpc_jax.evaluation import Evaluation
@@ -264,7 +264,7 @@ def test_killed_on_the_last_rung_it_ends_as_if_it_had_not_been(whole, workdir, t
 def test_what_a_network_scored_is_kept_before_the_study_has_it(workdir, whole, monkeypatch):
     del whole
     with monkeypatch.context() as patch:
-        patch.setattr(bench, 'record', interrupted_on_the_last_rung(bench.record))
+        patch.setattr(climbing, 'record', interrupted_on_the_last_rung(climbing.record))
         with pytest.raises(KeyboardInterrupt):
             climbed(toy('between', seed=20), workdir, first := Training())
     climbed(toy('between', seed=20), workdir, second := Training())

@@ -12,7 +12,7 @@ import optuna
 import pytest
 
 from configs import scenes_search
-from dpc_jax import assembly, bench
+from dpc_jax import assembly, bench, climbing
 from dpc_jax.base import InputError, ProxyResult, Rung, stack
 from dpc_jax.journeys import search
 from dpc_jax.population import PopulationEvaluator
@@ -315,7 +315,7 @@ def open_study(folder, pruner='', settings=None):
 def climb(folder, evaluator, *, at_once, generation, keep=7, **study):
     with open_study(folder, **study) as opened:
         with Progress(keep) as progress:
-            bench.climb(opened, Rung('proxy', evaluator, keep, at_once), progress, generation=generation)
+            climbing.climb(opened, Rung('proxy', evaluator, keep, at_once), progress, generation=generation)
         return opened.candidates()
 
 

@@ -22,14 +22,14 @@ WORKER = """
     import hashlib, sys, time
     import numpy as np
     from rich.console import Console
-    from dpc_jax import bench, samplers
+    from dpc_jax import climbing, samplers
     from dpc_jax.base import ProxyResult, Rung, unstack
     from dpc_jax.spaces.dpc import Space
     from dpc_jax.study import Progress, RunInfo, Study
 
     url, path, batch, budget, seconds = *sys.argv[1:3], int(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5])
     space = Space(3)
-    bench.WAIT_SECONDS = 0.1
+    climbing.WAIT_SECONDS = 0.1
 
     def evaluate(genotypes, keep_going):
         keys = [space.canonical_key(genotype) for genotype in unstack(genotypes)]
@@ -46,7 +46,7 @@ WORKER = """
     with Study.open(url, 'search', space=space, sampler=sampler, settings={}, run=run) as study:
         study.enqueue_reference('none', space.named('conv1x1'))
         with Progress(budget, console=Console(quiet=True)) as progress:
-            bench.climb(study, Rung('proxy', evaluate, budget, batch), progress, generation=batch)
+            climbing.climb(study, Rung('proxy', evaluate, budget, batch), progress, generation=batch)
 """
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import ml_collections
 from rich.console import Console
 
-from dpc_jax import bench, figures, journeys
+from dpc_jax import bench, climbing, figures, journeys
 from dpc_jax.base import Genotype, Rung
 from dpc_jax.bench import Bench
 from dpc_jax.spaces import Space
@@ -69,7 +69,7 @@ def climb(prepared: Bench, study: Study, rung: Rung) -> list[Candidate]:
     # The screen is named, because the training of a whole network prints elsewhere meanwhile.
     screen = Console(file=sys.stdout)
     with Progress(rung.keep, study.count(), leader, logdir, console=screen) as progress:
-        bench.climb(study, rung, progress, generation=prepared.config.search.population)
+        climbing.climb(study, rung, progress, generation=prepared.config.search.population)
     return study.candidates()
 
 

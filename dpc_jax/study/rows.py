@@ -2,12 +2,13 @@
 
 import base64
 import dataclasses
+import datetime
 import math
 import os
 import socket
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple, overload
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, SupportsFloat, SupportsInt, overload
 
 import numpy as np
 from jaxtyping import Int
@@ -67,6 +68,10 @@ class RunInfo:
     device: str
     rung: str = 'proxy'
     worker: str = dataclasses.field(default_factory=lambda: f'{socket.gethostname()}:{os.getpid()}')
+
+
+Costs = Mapping[str, Callable[[Genotype], SupportsFloat]]
+"""Name -> what an unbatched genotype costs."""
 
 
 class Proposal(NamedTuple):
@@ -129,6 +134,42 @@ def proposal_of(trial: FrozenTrial, space: SearchSpace) -> Proposal:
     """The proposal that a trial was."""
     genotype = space.from_params(trial.params)
     return Proposal(trial.number, genotype, trial.user_attrs['key'], trial.user_attrs['reference'])
+
+
+def outcome_of(
+    run: RunInfo,
+    *,
+    score: SupportsFloat,
+    curve: Iterable[SupportsFloat],
+    losses: Iterable[SupportsFloat],
+    steps: SupportsInt,
+    seconds: SupportsFloat,
+    pruned: bool,
+    failure: str,
+    confusions: Iterable[Int[np.ndarray, 'L L']],
+    extras: Mapping[str, SupportsFloat],
+) -> dict[str, Any]:
+    """What is stored of a finished evaluation, as JSON; see `Study.tell`."""
+    if not failure and not math.isfinite(float(score)):
+        failure = 'non-finite loss'
+    return {
+        **dataclasses.asdict(run),
+        'state': 'failed' if failure else 'pruned' if pruned else 'complete',
+        'score': None if failure else float(score),
+        'curve': [_finite(value) for value in curve],
+        'losses': [_finite(value) for value in losses],
+        'steps': int(steps),
+        'seconds': float(seconds),
+        'finished': datetime.datetime.now().astimezone().isoformat(timespec='seconds'),
+        'failure': failure,
+        'confusions': [packed(confusion) for confusion in confusions],
+        'extras': {name: float(value) for name, value in extras.items() if math.isfinite(float(value))},
+    }
+
+
+def _finite(value: SupportsFloat) -> float | None:
+    """None for NaN and infinity, which JSON lacks and some databases and dashboards refuse."""
+    return float(value) if math.isfinite(float(value)) else None
 
 
 def candidate_of(trial: FrozenTrial, space: SearchSpace) -> Candidate:

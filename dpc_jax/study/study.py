@@ -16,8 +16,6 @@ To Optuna's dashboard, samplers and pruners this is a study like any other, with
 costs that are objectives too, these follow the score, each with direction 'minimize'. The ranking is by score.
 """
 
-import dataclasses
-import datetime
 import logging
 import math
 import random
@@ -37,19 +35,13 @@ from dpc_jax.spaces import SearchSpace
 from dpc_jax.stopping import defer_signals
 from dpc_jax.study.batch import Batch
 from dpc_jax.study.index import Index, is_done, is_running
-from dpc_jax.study.rows import STATES, Candidate, Proposal, RunInfo, candidate_of, packed, proposal_of
+from dpc_jax.study.rows import STATES, Candidate, Costs, Proposal, RunInfo, candidate_of, outcome_of, proposal_of
 from dpc_jax.study.storage import IN_USE, check_settings, close_storage, open_storage, storage_faults
-from dpc_jax.study.workers import Worker, owner, take_over
+from dpc_jax.study.workers import ROUNDS, Worker, owner, take_over
 
 log = logging.getLogger(__name__)
 
 T = TypeVar('T')
-
-Costs = Mapping[str, Callable[[Genotype], SupportsFloat]]
-"""Name -> what an unbatched genotype costs."""
-
-ROUNDS = 20
-"""How often a worker tries again after another one was faster."""
 
 
 class Study:
@@ -65,11 +57,10 @@ class Study:
         grace_seconds: float,
         costs: Costs = MappingProxyType({}),
     ) -> None:
-        self._costs = costs
         self._study, self._storage, self._space, self._run = study, storage, space, run
         self._id = study._study_id
         self._index = Index(space, directions=study.directions)
-        self._grace_seconds = grace_seconds
+        self._grace_seconds, self._costs = grace_seconds, costs
         self._references: dict[str, Genotype] = {}
         self._given: dict[str, Genotype] = {}
         self._seen: dict[int, optuna.Study] = {}  # the study as the batch of each trial asked for here sees it
@@ -284,23 +275,10 @@ class Study:
         A trial that another worker has finished in the meantime (this one seemed dead) stays as it is.
         """
         self.beat()
-        if not failure and not math.isfinite(float(score)):
-            failure = 'non-finite loss'
-        outcome = {
-            **dataclasses.asdict(self._run),
-            'state': 'failed' if failure else 'pruned' if pruned else 'complete',
-            'score': None if failure else float(score),
-            'curve': [_finite(value) for value in curve],
-            'losses': [_finite(value) for value in losses],
-            'steps': int(steps),
-            'seconds': float(seconds),
-            'finished': datetime.datetime.now().astimezone().isoformat(timespec='seconds'),
-            'failure': failure,
-            'confusions': [packed(confusion) for confusion in confusions],
-            'extras': {name: float(value) for name, value in extras.items() if math.isfinite(float(value))},
-        }
+        fields: dict[str, Any] = {'score': score, 'curve': curve, 'losses': losses, 'steps': steps, 'seconds': seconds}
+        fields |= {'pruned': pruned, 'failure': failure, 'confusions': confusions, 'extras': extras}
+        outcome = outcome_of(self._run, **fields)
         self._finish(self._storage.get_trial(self._trial_id(number)), outcome)
-        self._seen.pop(number, None)
 
     @defer_signals()
     def tell_same(self, number: int, other: int) -> None:
@@ -312,12 +290,12 @@ class Study:
                 self._storage.set_trial_intermediate_value(self._trial_id(number), evaluation, score)
         outcome |= {'seconds': 0.0, 'same_as': outcome.get('same_as', other)}
         self._finish(self._storage.get_trial(self._trial_id(number)), outcome)
-        self._seen.pop(number, None)
 
     def _trial_id(self, number: int) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._id, number)
 
     def _finish(self, trial: FrozenTrial, outcome: dict[str, Any]) -> None:
+        self._seen.pop(trial.number, None)
         values: list[float] | None = None
         if outcome['state'] == 'complete':
             genotype = self._space.from_params(trial.params)
@@ -369,8 +347,3 @@ class Study:
         """Whether all candidates with these canonical keys are finished."""
         self._look()
         return all(map(self._index.is_done, keys))
-
-
-def _finite(value: SupportsFloat) -> float | None:
-    """None for NaN and infinity, which JSON lacks and some databases and dashboards refuse."""
-    return float(value) if math.isfinite(float(value)) else None

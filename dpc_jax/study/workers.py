@@ -23,6 +23,9 @@ from optuna.trial import FrozenTrial
 
 _OPEN: set[str] = set()  # tokens of this process's open sessions
 
+ROUNDS = 20
+"""How often a worker tries again after another one was faster."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Worker:
