@@ -135,9 +135,7 @@ def test_a_study_of_fidelity_writes_what_it_measured(tmp_path, monkeypatch, caps
     with (tmp_path / 'out/fidelity.csv').open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ['cell', 'full 0', 'full 1', 'config', 'shorter']
-    proxies = [
-        proxy_fidelity.Proxy(name, np.array([float(row[name]) for row in rows]), 0.0) for name in ('config', 'shorter')
-    ]
+    proxies = {name: np.array([float(row[name]) for row in rows]) for name in ('config', 'shorter')}
     mean = np.array([(float(row['full 0']) + float(row['full 1'])) / 2 for row in rows])
     assert len(set(mean)) > 1
     for scores in proxies.values():

@@ -286,12 +286,14 @@ def test_a_full_disk_is_waited_for_or_one_line(tmp_path, hurried, fault, monkeyp
     one, two, three = study.ask(3)
     tell(study, one, 0.5)
     full.append(True)
-    threading.Timer(0.3, full.clear).start()
+    emptied = threading.Timer(0.3, full.clear)
+    emptied.start()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(patience, 'PATIENCE_SECONDS', 30.0)
         for number in range(8):  # until a page is full
             study.report(two.number, number, 0.1)
         tell(study, two, 0.25, confusions=[])
+    emptied.join()
     full.append(True)
     with pytest.raises(InputError, match='failed for 1 s: database or disk is full'):
         study._storage.set_trial_user_attr(study._trial_id(three.number), 'large', 'x' * 100_000)
