@@ -147,6 +147,14 @@ class Training:
         return Evaluation(np.eye(classes, dtype=np.int64) * right + 1, {}, [])
 
 
+@pytest.fixture
+def fresh(whole, workdir):
+    """The work folder of all, in which no network has been trained."""
+    del whole
+    shutil.rmtree(workdir / 'full', ignore_errors=True)
+    return workdir
+
+
 @pytest.fixture(autouse=True)
 def no_reports(request, monkeypatch):
     """Pictures take seconds, and one test looks at those of the search that all share."""
@@ -249,25 +257,21 @@ def test_the_same_command_again_trains_nothing(whole, workdir):
 
 
 @pytest.mark.parametrize('trained', [0, 1, 2])
-def test_killed_on_the_last_rung_it_ends_as_if_it_had_not_been(whole, workdir, trained):
-    del whole
-    seed = 10 + trained
+def test_killed_on_the_last_rung_it_ends_as_if_it_had_not_been(whole, fresh, trained):
     with pytest.raises(KeyboardInterrupt):
-        climbed(toy(f'killed{trained}', seed=seed), workdir, Training(killed_after=trained))
+        climbed(toy(f'killed{trained}'), fresh, Training(killed_after=trained))
     again = Training()
-    results = climbed(toy(f'killed{trained}', seed=seed), workdir, again)
+    results = climbed(toy(f'killed{trained}'), fresh, again)
     assert len(again.configs) == len([c for c in results if c.rung == 'full']) - trained
-    shutil.rmtree(workdir / 'full')
-    assert told(results) == told(climbed(toy(f'straight{trained}', seed=seed), workdir, Training()))
+    assert told(results) == told(whole[0])
 
 
-def test_what_a_network_scored_is_kept_before_the_study_has_it(workdir, whole, monkeypatch):
-    del whole
+def test_what_a_network_scored_is_kept_before_the_study_has_it(fresh, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(climbing, 'record', interrupted_on_the_last_rung(climbing.record))
         with pytest.raises(KeyboardInterrupt):
-            climbed(toy('between', seed=20), workdir, first := Training())
-    climbed(toy('between', seed=20), workdir, second := Training())
+            climbed(toy('between'), fresh, first := Training())
+    climbed(toy('between'), fresh, second := Training())
     trained = [config.context.genotype for config in (*first.configs, *second.configs)]
     assert len(first.configs) == 1
     assert len(trained) == len(set(trained))
@@ -284,9 +288,8 @@ def interrupted_on_the_last_rung(record):
     return call
 
 
-def test_a_network_that_diverges_is_a_candidate_that_failed(workdir, whole):
-    del whole
-    results = climbed(toy('diverged', seed=2), workdir, Training(diverging={2}))
+def test_a_network_that_diverges_is_a_candidate_that_failed(fresh):
+    results = climbed(toy('diverged'), fresh, Training(diverging={2}))
     full = [c for c in results if c.rung == 'full']
     assert [c.state for c in full].count('failed') == 1
     assert all(math.isnan(c.score) for c in full if c.state == 'failed')
