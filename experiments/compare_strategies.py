@@ -255,7 +255,7 @@ def _facts(space: TableSpace, cells: Mapping[str, cell_table.TableCell], togethe
 
 
 def _checked(evaluations: int, size: int) -> int:
-    if evaluations > size and not flags.FLAGS['evaluations'].using_default_value:
+    if evaluations > size and EVALUATIONS.present:
         raise InputError(f'--evaluations is {evaluations}; the table has {size} cells')
     return min(evaluations, size)
 

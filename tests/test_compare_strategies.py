@@ -9,13 +9,15 @@ import math
 import pathlib
 import subprocess
 import sys
+import types
 
 import jax
 import numpy as np
 import pytest
 
+from configs import scenes_search
 from dpc_jax import samplers
-from dpc_jax.base import unstack
+from dpc_jax.base import InputError, unstack
 from dpc_jax.spaces import SearchSpace
 from dpc_jax.spaces.dpc import OP_NAMES, Genotype, Space, make_genotype
 from dpc_jax.study import RunInfo, Study
@@ -379,29 +381,43 @@ def test_the_script_compares_strategies_on_a_table(written, tmp_path):
         assert (tmp_path / 'a' / name).read_bytes() == (tmp_path / 'b' / name).read_bytes()
 
 
+@pytest.fixture
+def refusal(monkeypatch):
+    """What main says with these flags and fields of the toy config."""
+
+    def call(fields, **values):
+        config = scenes_search.get_config('toy')
+        config.update_from_flattened_dict(fields)
+        monkeypatch.setattr(compare.common, 'CONFIG', types.SimpleNamespace(value=config))
+        defaults = {'TOGETHER': 0, 'NEAREST': 20, 'REPEATS': 2, 'EVALUATIONS': 20, 'STRATEGIES': ['evolution']}
+        for name, value in (defaults | values).items():
+            monkeypatch.setattr(compare, name, types.SimpleNamespace(value=value, present=True))
+        with pytest.raises(InputError) as found:
+            compare.main([])
+        assert '\n' not in str(found.value)
+        return str(found.value)
+
+    return call
+
+
 @pytest.mark.parametrize(
-    ('words', 'said'),
+    ('fields', 'values', 'said'),
     [
-        ((), '--config, --table and --out are needed'),
-        (('--table=absent.csv',), "table 'absent.csv': No such file or directory"),
-        (('--evaluations=61',), '--evaluations is 61; the table has 60 cells'),
-        (('--strategies=',), '--strategies is empty'),
-        (('--strategies=tpe',), "sampler 'tpe' is not known; allowed: evolution"),
-        (('--config.search.sampler_settings.evolution.sample=9',), 'sample is 9; allowed: 1 to 2'),
-        (('--config.space.num_branches=3',), 'line 2: 2 branches; allowed here: 3'),
+        ({}, {'TABLE': []}, '--config, --table and --out are needed'),
+        ({}, {'TABLE': ['absent.csv']}, "table 'absent.csv': No such file or directory"),
+        ({}, {'EVALUATIONS': 61}, '--evaluations is 61; the table has 60 cells'),
+        ({}, {'STRATEGIES': []}, '--strategies is empty'),
+        ({}, {'STRATEGIES': ['tpe']}, "sampler 'tpe' is not known; allowed: evolution"),
+        ({'search.sampler_settings.evolution.sample': 9}, {}, 'sample is 9; allowed: 1 to 2'),
+        ({'space.num_branches': 3}, {}, 'line 2: 2 branches; allowed here: 3'),
     ],
 )
-def test_bad_input_is_one_line_and_nothing_is_written(written, tmp_path, words, said):
-    given = (TOY, f'--table={written}', f'--out={tmp_path / "new"}', *words) if words else (TOY,)
-    code, out, err = finish(*given)
-    assert (code, out, err.count('\n')) == (2, '', 1), err
-    assert said in err
+def test_bad_input_is_one_line_and_nothing_is_written(written, tmp_path, refusal, fields, values, said):
+    assert said in refusal(fields, **{'TABLE': [str(written)], 'OUT': str(tmp_path / 'new'), **values})
     assert not (tmp_path / 'new').exists()
 
 
-def test_a_table_without_a_score_is_refused(tmp_path):
+def test_a_table_without_a_score_is_refused(tmp_path, refusal):
     rows = [row(Space(2), cell, math.nan) for cell in drawn(2, 3).values()]
     path = evaluate_cells.write_rows(tmp_path, rows, compressed=False)
-    code, _, err = finish(TOY, f'--table={path}', f'--out={tmp_path / "new"}')
-    assert (code, err.count('\n')) == (2, 1)
-    assert 'no cell has a score' in err
+    assert 'no cell has a score' in refusal({}, TABLE=[str(path)], OUT=str(tmp_path / 'new'))

@@ -269,7 +269,7 @@ def test_a_search_finds_the_same_bit_for_bit_on_any_number_of_devices(whole, tmp
     threads = max(4, int(os.environ.get('NPROC', len(os.sched_getaffinity(0)))))  # JAX has one for each device at least
     monkeypatch.setenv('NPROC', str(threads))
     options, found = os.environ['XLA_FLAGS'], []
-    for devices in (1, 2, 4):
+    for devices in (1, 4):  # two are as four in tests/test_population.py
         monkeypatch.setenv('XLA_FLAGS', f'{options} --xla_force_host_platform_device_count={devices}')
         workdir = tmp_path / str(devices)
         shutil.copytree(whole[0] / 'cache', workdir / 'cache')
@@ -281,7 +281,7 @@ def test_a_search_finds_the_same_bit_for_bit_on_any_number_of_devices(whole, tmp
         found.append([(c.number, c.key, c.score, c.curve, c.losses, c.confusions, c.extras) for c in candidates])
         assert candidates[0].device == {1: 'cpu'}.get(devices, f'{devices} x cpu')
     assert len(found[0]) == 7
-    assert found[0] == found[1] == found[2]
+    assert found[0] == found[1]
 
 
 def test_another_config_in_the_same_workdir_is_one_line_and_nothing_is_lost(whole, run):
