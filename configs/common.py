@@ -91,7 +91,9 @@ def rerank_config() -> ml_collections.ConfigDict:
     config.seeds = 1  # trainings of each cell, with seeds from the config's on
     config.context, config.decoder, config.train = network.context, network.decoder, network.train
     config.evaluate = network.evaluate
-    del config.context.name, config.context.genotype
+    # The cell is the candidate; what the recipe does not say of it is as in the search (`config.cell`).
+    for field in ('name', 'genotype', 'pooling', 'dropout_rate'):
+        del config.context[field]
     config.decoder.output_stride = 0  # as the paper's MobileNet-v2
     return config
 

@@ -1,9 +1,10 @@
 """The last rung of a search: the best cells as whole networks, trained to the end by one recipe (paper §3.2).
 
-`config.rerank` is the recipe: what stands around the cell, how the network is trained and how it is evaluated. The
-data set and the backbone are those of the search; unless the recipe names another start, the backbone's weights are
-those whose features were cached. Every network has a folder of its own below the search's, is resumed from its own
-checkpoints, and leaves its weights, curves and scores there.
+`config.rerank` is the recipe: what stands around the cell, how the network is trained and how it is evaluated. What it
+does not say of the cell itself (how it pools) is as in the search, or another function would be trained. The data set
+and the backbone are those of the search; unless the recipe names another start, the backbone's weights are those whose
+features were cached. Every network has a folder of its own below the search's, is resumed from its own checkpoints, and
+leaves its weights, curves and scores there.
 """
 
 import contextlib
@@ -58,6 +59,7 @@ def network_config(
     network.context, network.decoder = recipe.context, recipe.decoder
     network.train, network.evaluate = recipe.train, recipe.evaluate
     with network.context.unlocked():
+        network.context.update({name: value for name, value in config.cell.items() if name not in recipe.context})
         network.context.name = config.space.name  # a context has the name of its space
         network.context.genotype = ' '.join(space.to_json(genotype).split())
     if not network.train.init.checkpoint and backbone:

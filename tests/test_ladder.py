@@ -210,6 +210,16 @@ def test_a_network_has_the_searchs_data_and_backbone_and_the_recipe_of_the_confi
     assert json.loads(config.context.genotype)
 
 
+@pytest.mark.parametrize('pooling', ['sliding', 'binned'])
+def test_a_network_pools_as_the_search_does(pooling):
+    """Else another function would be trained than the one that was chosen."""
+    config = toy('pools', cell__pooling=pooling)
+    (cell,) = unstack(Space(2).sample(jax.random.key(0), 1))
+    network = rerank.network_config(config, Space(2), cell, seed=0, backbone='')
+    assert network.context.pooling == pooling
+    assert (network.context.filters, network.context.dropout_rate) == (config.rerank.context.filters, 0.1)
+
+
 def test_every_network_has_a_folder_with_its_cell_and_no_checkpoints(whole, workdir):
     folders = sorted((workdir / 'full').iterdir())
     assert len(folders) >= len(whole[1].configs)

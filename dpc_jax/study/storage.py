@@ -45,6 +45,9 @@ LIBPQ = {
 """After about half a minute a connection to PostgreSQL over which nothing comes any more is a fault, and not after the
 hours of the system's defaults. What the URL says goes before."""
 
+OPENING = 180_904_184
+"""Number of the lock under which a PostgreSQL database is opened: any that nobody else uses."""
+
 BUSY = ('already exists', 'locked', 'starting up', 'too many clients', 'remaining connection slots')
 """Words of faults of a new connection that pass: several workers make the tables of a new database, a server starts."""
 
@@ -89,12 +92,28 @@ def _open_database(url: str) -> optuna.storages.RDBStorage:
         asked = {name: value for name, value in libpq.items() if name not in made.query}
         # A connection may have been dropped while a candidate was trained: it is tried before it is used.
         options = {'connect_args': asked, 'pool_pre_ping': True}
-    storage = optuna.storages.RDBStorage(url, engine_kwargs=options)
+    with _one_at_a_time(made, options['connect_args']):
+        storage = optuna.storages.RDBStorage(url, engine_kwargs=options)
     # Optuna ends a session with its commit. Until then all that was read would be marked as old, object by object: of
     # 28,000 trials a fifth of the time.
     storage.remove_session()
     storage.scoped_session.configure(expire_on_commit=False)
     return storage
+
+
+@contextlib.contextmanager
+def _one_at_a_time(url: sqlalchemy.URL, connect_args: Mapping[str, Any]) -> Iterator[None]:
+    """Lets workers that start at the same moment open a PostgreSQL database in turn: the first one makes its tables.
+
+    Else they would race for them, and the connections of those that lose would be left open.
+    """
+    if url.get_backend_name() != 'postgresql':
+        yield
+        return
+    engine = sqlalchemy.create_engine(url, connect_args=dict(connect_args), poolclass=sqlalchemy.NullPool)
+    with engine.connect() as connection:  # whose end, a kill included, ends the lock
+        connection.execute(sqlalchemy.text(f'SELECT pg_advisory_lock({OPENING})'))
+        yield
 
 
 def is_busy(error: BaseException) -> bool:
