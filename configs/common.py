@@ -38,27 +38,7 @@ def search_config() -> ml_collections.ConfigDict:
     config.cache.flip_probability = 0.5
     config.cache.batch_size = 8  # images at a time through the backbone
 
-    config.proxy = ml_collections.ConfigDict()
-    config.proxy.steps = 30_000
-    config.proxy.batch_size = 8
-    config.proxy.learning_rate = 0.01
-    config.proxy.power = 0.9
-    config.proxy.momentum = 0.9
-    config.proxy.weight_decay = 4e-5
-    config.proxy.bn_decay = 0.9997
-    config.proxy.loss_stride = 4  # labels are read at every 4th pixel; 1 is the official full resolution
-    config.proxy.evaluations = 1  # scores on val during a run: the points of a curve, where a pruner may stop it
-    config.proxy.stops_at = ()  # further steps after which a score is taken, such as (100, 300, 900)
-    config.proxy.eval_batch_size = 4
-    config.proxy.dtype = 'float32'  # of the cell's computation; parameters are float32
-    config.proxy.precision = (
-        'float32'  # of matrix products on GPU and TPU: as in the cell that is trained; or tensorfloat32
-    )
-    config.proxy.kernels = 'auto'  # 'plain': without the kernels for NVIDIA GPUs, should they fail on one
-    config.proxy.chunk = 0  # candidates within one vmap; 0 measures up to search.population and takes the fastest
-    config.proxy.at_once = 0  # candidates in one call of a program; 0: chunk times devices
-    config.proxy.steps_per_call = 20  # steps between which Ctrl-C can stop, and for which images are streamed at once
-    config.proxy.stream = 'auto'  # features stay on disk where they do not fit the device; or never | always
+    config.proxy = proxy_config()
 
     config.search = ml_collections.ConfigDict()
     config.search.num_candidates = 28_000
@@ -81,6 +61,30 @@ def search_config() -> ml_collections.ConfigDict:
     config.search.storage = ''  # any Optuna URL; '' is study.db in the workdir
     config.search.study = 'dpc'
     config.rerank = rerank_config()
+    return config
+
+
+def proxy_config() -> ml_collections.ConfigDict:
+    """How a cell is trained and scored on cached features."""
+    config = ml_collections.ConfigDict()
+    config.steps = 30_000
+    config.batch_size = 8
+    config.learning_rate = 0.01
+    config.power = 0.9
+    config.momentum = 0.9
+    config.weight_decay = 4e-5
+    config.bn_decay = 0.9997
+    config.loss_stride = 4  # labels are read at every 4th pixel; 1 is the official full resolution
+    config.evaluations = 1  # scores on val during a run: the points of a curve, where a pruner may stop it
+    config.stops_at = ()  # further steps after which a score is taken, such as (100, 300, 900)
+    config.eval_batch_size = 4
+    config.dtype = 'float32'  # of the cell's computation; parameters are float32
+    config.precision = 'float32'  # of products on GPU and TPU: as in the cell that is trained; or tensorfloat32
+    config.kernels = 'auto'  # 'plain': without the kernels for NVIDIA GPUs, should they fail on one
+    config.chunk = 0  # candidates within one vmap; 0 measures up to search.population and takes the fastest
+    config.at_once = 0  # candidates in one call of a program; 0: chunk times devices
+    config.steps_per_call = 20  # steps between which Ctrl-C can stop, and for which images are streamed at once
+    config.stream = 'auto'  # features stay on disk where they do not fit the device; or never | always
     return config
 
 
