@@ -26,6 +26,7 @@ from dpc_jax import (
     datasets,
     feature_cache,
     files,
+    found_cells,
     fused,
     heads,
     ladder,
@@ -103,7 +104,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     checks.one_of('proxy.stream', config.proxy.stream, memory.STREAMS)
     strategy.check(config, space, rungs.halvings)
     for name in config.search.references:
-        space.named(name)
+        found_cells.named(space, name)
     for field in ('num_candidates', 'population'):
         checks.at_least(1, **{f'search.{field}': config.search[field]})
     if config.proxy.chunk < 0 or config.proxy.at_once < 0 or config.proxy.steps_per_call < 1:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from dpc_jax import found_cells
 from dpc_jax.base import Genotype, InputError, key_from_seed, unstack
 from dpc_jax.spaces import Space
 
@@ -37,26 +38,26 @@ class NamedCell(NamedTuple):
 def read_cells(sources: Sequence[str], space: Space, *, seed: int = 0) -> list[NamedCell]:
     """All cells that the sources give, in order; `seed` draws those of `sample:NUMBER`, uniformly over the space.
 
-    A source is a name that the space knows, `named` for all of these names that this space has a cell for,
-    `near:NAME` for the cells that differ from that one in one gene (adjacent values of a rate or grid), a JSON file in
-    the space's format, a folder of such files, a file of JSON lines, a CSV with a column `genotype`, `sample:NUMBER`,
-    or `-` for JSON lines or names on standard input. A line of JSON is a genotype in the space's format, or an object
-    of its fields (`{"inputs": [-1], "ops": [3]}`).
+    A source is a name that the space knows or a found cell has (`found_cells`), `named` for all names that the space
+    knows and has a cell for, `near:NAME` for the cells that differ from that one in one gene (adjacent values of a rate
+    or grid), a JSON file in the space's format, a folder of such files, a file of JSON lines, a CSV with a column
+    `genotype`, `sample:NUMBER`, or `-` for JSON lines or names on standard input. A line of JSON is a genotype in the
+    space's format, or an object of its fields (`{"inputs": [-1], "ops": [3]}`).
 
     Raises:
       InputError: a source that is none of these or gives no cell; what is not a cell of the space, with its place.
     """
     cells = [cell for source in sources for cell in _read(source, space, seed)]
     if not cells:
-        raise InputError(f'there are no cells; allowed: {FORMS.format(names=", ".join(space.names))}')
+        raise InputError(f'there are no cells; allowed: {FORMS.format(names=_names(space))}')
     return cells
 
 
 def _read(source: str, space: Space, seed: int) -> list[NamedCell]:
     if not source:
-        raise InputError(f'an empty source of cells; allowed: {FORMS.format(names=", ".join(space.names))}')
-    if source in space.names:
-        return [NamedCell(source, space.named(source))]
+        raise InputError(f'an empty source of cells; allowed: {FORMS.format(names=_names(space))}')
+    if found_cells.is_named(space, source):
+        return [NamedCell(source, found_cells.named(space, source))]
     if source == ALL_NAMED:
         return _all_named(space)
     if source.startswith(NEAR):
@@ -77,6 +78,10 @@ def _read(source: str, space: Space, seed: int) -> list[NamedCell]:
     return [cell for file in files for cell in _of_file(file, space)]
 
 
+def _names(space: Space) -> str:
+    return ', '.join((*space.names, *found_cells.names()))
+
+
 def _all_named(space: Space) -> list[NamedCell]:
     """A space of few branches lacks those of more."""
     found = []
@@ -89,9 +94,9 @@ def _all_named(space: Space) -> list[NamedCell]:
 def _neighbours(source: str, space: Space) -> list[NamedCell]:
     """Called by the cell, the gene in which they differ, and their place among its values."""
     name = source.removeprefix(NEAR)
-    if name not in space.names:
-        raise InputError(f"cells '{source[:80]}': {NEAR} takes one of these names: {', '.join(space.names)}")
-    groups = space.neighbours_by_gene(space.named(name))
+    if not found_cells.is_named(space, name):
+        raise InputError(f"cells '{source[:80]}': {NEAR} takes one of these names: {_names(space)}")
+    groups = space.neighbours_by_gene(found_cells.named(space, name))
     return [
         NamedCell(f'{name} {gene} {place}', genotype)
         for gene, values in groups.items()
@@ -108,7 +113,7 @@ def _sampled(source: str, space: Space, seed: int) -> list[NamedCell]:
 
 
 def _of_file(path: pathlib.Path, space: Space) -> list[NamedCell]:
-    text = read_text(path, FORMS.format(names=', '.join(space.names)))
+    text = read_text(path, FORMS.format(names=_names(space)))
     if path.suffix == '.csv':
         return _of_table(text, str(path), space)
     if path.suffix == '.json':
@@ -145,8 +150,8 @@ def _of_lines(text: str, source: str, space: Space) -> list[NamedCell]:
     cells = []
     for number, line in enumerate(text.splitlines(), 1):
         word = line.strip()
-        if word in space.names:
-            cells.append(NamedCell(word, space.named(word)))
+        if found_cells.is_named(space, word):
+            cells.append(NamedCell(word, found_cells.named(space, word)))
         elif word:
             cells.append(NamedCell(f'line {number}', _parsed(word, f'{source}: line {number}', space)))
     return cells

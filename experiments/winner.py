@@ -9,7 +9,8 @@ under `--seeds` seeds that the search has not used: under the one by which the w
 
 Writes into `--out`: `winner.json` (the cell in the official format, as `--config.context.genotype` takes it),
 `winner.csv` (every score), `winner.md` (mean and 95 % interval of each cell, and of the difference from the winner,
-paired by seed) and `winner.png`. What is finished is kept: the same command goes on after any stop.
+paired by seed) and `winner.png`. With `--name=NAME` the cell is also kept in `configs/cells`, and is named like a known
+one from then on (`--config.context.genotype=NAME`). What is finished is kept: the same command goes on after any stop.
 """
 
 import csv
@@ -25,7 +26,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from scipy import stats
 
-from dpc_jax import bench, command_line, files, journeys, palette
+from dpc_jax import bench, command_line, files, found_cells, journeys, palette
 from dpc_jax.base import Genotype, InputError
 from dpc_jax.bench import Bench
 from dpc_jax.journeys import search
@@ -34,6 +35,9 @@ from experiments import common
 SEEDS = flags.DEFINE_integer('seeds', 5, 'Trainings of each cell.')
 PLACE = flags.DEFINE_integer('place', 1, 'Which of the cells of the last rung, 1 for the best.')
 OUT = flags.DEFINE_string('out', '', 'Folder for what is written; by default winner in the work folder.')
+NAME = flags.DEFINE_string(
+    'name', '', 'Keeps the winner under this name in configs/cells, where configs and scripts find it.'
+)
 
 flags.adopt_module_key_flags(common)  # so that --help lists them
 
@@ -119,7 +123,9 @@ def main(argv: Sequence[str]) -> None:
     config, workdir = common.config_and_workdir()
     prepared = bench.prepare(config, workdir)
     winner = chosen(prepared, PLACE.value)
-    cells = {WINNER: winner} | {name: prepared.space.named(name) for name in config.search.references}
+    if NAME.value:
+        found_cells.check_new(prepared.space, NAME.value, winner)  # before the long work
+    cells = {WINNER: winner} | {name: found_cells.named(prepared.space, name) for name in config.search.references}
     first = config.seed + (config.rerank.seeds if 'rerank' in config else 0)
     seeds = range(first, first + SEEDS.value)
     found = prepared.evaluate_whole(list(cells.values()), journeys.find('train').run, seeds)
@@ -135,6 +141,8 @@ def main(argv: Sequence[str]) -> None:
     ]
     with files.whole(paths[-1]) as draft:
         draw(scores).savefig(draft, dpi=150, format='png')
+    if NAME.value:
+        paths.append(found_cells.keep(prepared.space, NAME.value, winner))
     print(text)
     print('\n'.join(map(str, paths)))
 

@@ -46,7 +46,8 @@ def test_the_winner_is_trained_beside_the_references_under_seeds_it_was_not_chos
     monkeypatch.setattr(winner.journeys, 'find', lambda name: types.SimpleNamespace(run=counted))
     config, workdir = scenes_search.get_config('toy,ladder'), tmp_path / 'work'
     monkeypatch.setattr(winner.common, 'config_and_workdir', lambda: (config, workdir))
-    for name, value in {'SEEDS': 2, 'PLACE': 1, 'OUT': tmp_path / 'out'}.items():
+    monkeypatch.setattr(winner.found_cells, 'FOLDER', tmp_path / 'cells')
+    for name, value in {'SEEDS': 2, 'PLACE': 1, 'OUT': tmp_path / 'out', 'NAME': 'toy_best'}.items():
         monkeypatch.setattr(winner, name, types.SimpleNamespace(value=value))
     config.search.ladder = ()
     with pytest.raises(InputError, match=r'--place is 1, but the search in .* has 0 whole networks; it needs a rung'):
@@ -65,6 +66,7 @@ def test_the_winner_is_trained_beside_the_references_under_seeds_it_was_not_chos
     assert f'The winner is `{best.key}`.' in text
     written = (tmp_path / 'out/winner.json').read_text()
     assert json.loads(written)
+    assert (tmp_path / 'cells/toy_best.json').read_text() == written
     assert Space(2).canonical_key(Space(2).from_json(written)) == best.key
     with (tmp_path / 'out/winner.csv').open() as file:
         rows = list(csv.DictReader(file))

@@ -4,6 +4,7 @@ import pathlib
 
 import ml_collections
 
+from dpc_jax import found_cells
 from dpc_jax.base import Genotype, InputError
 from dpc_jax.cell import CellSettings, DensePredictionCell, rate_multiplier
 from dpc_jax.spaces import dpc
@@ -18,9 +19,11 @@ def make(config: ml_collections.ConfigDict, *, decay: float) -> DensePredictionC
 
 
 def read_genotype(name: str) -> Genotype:
-    """The cell known by that name, in that JSON file of the official format, or the text of one: `[{"op": ...`."""
+    """The cell known or found by that name, in that JSON file of the official format, or its text: `[{"op": ...`."""
     if name in dpc.NAMED:
         return dpc.Space(5).named(name)
+    if (found := found_cells.text_of(name)) is not None:
+        return dpc.parse(found, f"cell '{name}'")
     if name.lstrip().startswith('['):
         return dpc.parse(name, 'context.genotype')
     path = pathlib.Path(name).expanduser()
@@ -28,6 +31,6 @@ def read_genotype(name: str) -> Genotype:
         text = path.read_text(encoding='utf-8')
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, 'strerror', None) or 'not a text file'
-        named = ', '.join(dpc.NAMED)
+        named = ', '.join((*dpc.NAMED, *found_cells.names()))
         raise InputError(f"context.genotype '{name}': {why}; it must be a JSON file or one of {named}") from error
     return dpc.parse(text, str(path))

@@ -19,7 +19,7 @@ from typing import Any
 import ml_collections
 from rich.console import Console
 
-from dpc_jax import bench, climbing, figures, journeys
+from dpc_jax import bench, climbing, figures, found_cells, journeys
 from dpc_jax.base import Genotype, Rung
 from dpc_jax.bench import Bench
 from dpc_jax.spaces import Space
@@ -49,7 +49,7 @@ def run(
     for level, rung in enumerate(rungs):
         with prepared.open_study(rung) as study:
             for reference in config.search.references:
-                study.enqueue_reference(reference, prepared.space.named(reference))
+                study.enqueue_reference(reference, found_cells.named(prepared.space, reference))
             for genotype in rung.given:
                 study.enqueue(genotype)
             if level:

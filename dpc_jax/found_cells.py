@@ -1,0 +1,60 @@
+"""Cells that searches of this project found, by name: the JSON files of `configs/cells`, beside those a space knows.
+
+A found cell is named wherever a known one is: `--config.context.genotype=NAME`, `search.references`, `--cells=NAME` and
+`near:NAME`. `experiments/winner.py --name=NAME` puts it there. An installed package without the project's folder
+`configs` has none.
+"""
+
+import pathlib
+
+from dpc_jax import files
+from dpc_jax.base import Genotype, InputError
+from dpc_jax.spaces import Space
+
+FOLDER = pathlib.Path(__file__).resolve().parent.parent / 'configs' / 'cells'
+
+
+def names() -> tuple[str, ...]:
+    """The names of all found cells, of whatever space."""
+    return tuple(sorted(path.stem for path in FOLDER.glob('*.json')))
+
+
+def text_of(name: str) -> str | None:
+    """The file's text, a genotype in its space's format; None if no found cell has that name."""
+    return (FOLDER / f'{name}.json').read_text(encoding='utf-8') if name in names() else None
+
+
+def is_named(space: Space, name: str) -> bool:
+    """Whether the space, or a file, has that name."""
+    return name in space.names or name in names()
+
+
+def named(space: Space, name: str) -> Genotype:
+    """The cell (unbatched) that the space knows by that name, or the found one.
+
+    Raises:
+      InputError: there is none of that name, or it is not of this space (another one, fewer branches).
+    """
+    text = None if name in space.names else text_of(name)
+    if text is not None:
+        return space.from_json(text, f"cell '{name}'")
+    if name not in space.names:
+        raise InputError(f"no cell is named '{name}'; allowed: {', '.join((*space.names, *names()))}")
+    return space.named(name)
+
+
+def check_new(space: Space, name: str, genotype: Genotype) -> None:
+    """InputError if the name is no word, or if another cell has it already."""
+    if not name.replace('-', '_').isidentifier():
+        raise InputError(f"a cell cannot be named '{name}'; allowed: letters, digits, - and _, a letter first")
+    if name in space.names:
+        raise InputError(f"the space itself names a cell '{name}'; its names: {', '.join(space.names)}")
+    if name in names() and space.canonical_key(named(space, name)) != space.canonical_key(genotype):
+        raise InputError(f"another cell is named '{name}'; found cells: {', '.join(names())}")
+
+
+def keep(space: Space, name: str, genotype: Genotype) -> pathlib.Path:
+    """Writes the file of a found cell; returns its path. InputError as `check_new`."""
+    check_new(space, name, genotype)
+    files.make_folder(FOLDER, 'configs/cells')
+    return files.write(FOLDER / f'{name}.json', space.to_json(genotype) + '\n')
