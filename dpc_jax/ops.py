@@ -72,6 +72,46 @@ def dropout_mask(key: jax.Array | None, shape: tuple[int, ...], rate: float) -> 
     return kept[..., :channels]
 
 
+# ---- what XLA on a CPU needs to be told ------------------------------------------------------------------------------
+
+
+def once(x: Float[Array, '*n']) -> Float[Array, '*n']:
+    """x, which several read: XLA on a CPU would compute it anew in each that it fuses it into. A GPU is left alone."""
+    found: Array = lax.platform_dependent(x, cpu=lax.optimization_barrier, default=lambda x: x)
+    return found
+
+
+@jax.custom_vjp
+def product(x: Float[Array, '*n C'], kernel: Float[Array, 'C D']) -> Float[Array, '*n D']:
+    """x @ kernel. Its gradient is written out: of the one that JAX derives XLA on a CPU transposes the other factor."""
+    return x @ kernel
+
+
+def _product_backward(kept: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
+    x, kernel = kept
+    grad = once(grad)
+    return grad @ kernel.T, x.reshape(-1, x.shape[-1]).T @ grad.reshape(-1, grad.shape[-1])
+
+
+product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _product_backward)
+
+
+def sum_of_products(a: Float[Array, 'B h w C'], b: Float[Array, 'B h w C']) -> Float[Array, ' C']:
+    """The sum of a * b over all but the channels, in a form that is fast on the device.
+
+    XLA on a CPU adds up along the outer axes channel by channel, in steps of C. Images are added there first, which is
+    plain arithmetic on maps, and the cells by a product with ones.
+    """
+
+    def by_image(a: Array, b: Array) -> Array:
+        total = functools.reduce(jnp.add, (one * other for one, other in zip(list(a), list(b), strict=True)))
+        cells = lax.optimization_barrier(total.reshape(-1, total.shape[-1]))
+        return jnp.ones(cells.shape[0], cells.dtype) @ cells
+
+    found: Array = lax.platform_dependent(a, b, cpu=by_image, default=lambda a, b: (a * b).sum((0, 1, 2)))
+    return found
+
+
 # ---- resizing -------------------------------------------------------------------------------------------------------
 
 
