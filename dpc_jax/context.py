@@ -1,7 +1,7 @@
 """What a context is: a module that stands on the maps of a backbone, and what it gives to the rest of a network."""
 
 from collections.abc import Mapping
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -30,6 +30,11 @@ class Context(nn.Module):
     @property
     def auxiliary_weights(self) -> Mapping[str, float]:
         """Name -> weight of its loss, of each auxiliary map; the loss of the network's own logits has weight 1."""
+        return {}
+
+    @property
+    def logits_settings(self) -> Mapping[str, Any]:
+        """Fields of `decoder.Logits` in which the logits of a network with this context differ from those of others."""
         return {}
 
     def stride(self, output_stride: int) -> int:

@@ -168,6 +168,7 @@ class ConvUnit(nn.Module):
       kernel_init: of the kernel [kh, kw, C, filters], or [kh, kw, 1, C] of a depthwise one.
       activation: None leaves the output linear.
       decay, epsilon: of the batch norm.
+      normalize: False leaves the batch norm out.
 
     Parameters (`kernel`, `BatchNorm`) are float32; the computation is in the dtype of the input.
     """
@@ -181,6 +182,7 @@ class ConvUnit(nn.Module):
     activation: Activation | None = nn.relu
     decay: float = ops.BN_DECAY
     epsilon: float = ops.BN_EPSILON
+    normalize: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, 'B h w C'], train: bool) -> Float[Array, 'B _ _ D']:
@@ -188,10 +190,10 @@ class ConvUnit(nn.Module):
         channels = x.shape[-1]
         fans = (1, channels) if self.filters is None else (channels, self.filters)
         kernel = self.param('kernel', self.kernel_init, (*self.kernel_size, *fans)).astype(x.dtype)
-        norm = ops.BatchNorm(self.decay, self.epsilon, name='BatchNorm')
         convolve = depthwise if self.filters is None else dense
         x = convolve(x, kernel, stride=self.stride, rate=self.rate, padding=self.padding)
-        x = norm(x, use_running_average=not train)
+        if self.normalize:
+            x = ops.BatchNorm(self.decay, self.epsilon, name='BatchNorm')(x, use_running_average=not train)
         return x if self.activation is None else self.activation(x)
 
 

@@ -1,6 +1,8 @@
 """What follows the context: the decoder of DeepLabv3+ and the logits (official model.py; arXiv:1802.02611 §3)."""
 
+import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -9,7 +11,7 @@ from jaxtyping import Array, Float
 
 from dpc_jax import ops
 from dpc_jax.base import Size
-from dpc_jax.convolution import ConvUnit, separable
+from dpc_jax.convolution import ConvUnit, dense, separable
 
 FILTERS = 256  # official refine_by_decoder
 LOW_LEVEL_FILTERS = 48  # official refine_by_decoder
@@ -41,16 +43,19 @@ class Decoder(nn.Module):
 
 
 class Logits(nn.Module):
-    """1x1 convolution with bias, float32 out: [B, h, w, C] -> [B, h, w, L]."""
+    """Convolution with bias, float32 out: [B, h, w, C] -> [B, h, w, L]."""
 
     num_classes: int
+    kernel_size: Size = (1, 1)
+    kernel_init: ops.Initializer = ops.truncated_normal(LOGITS_STDDEV)
+    bias_init: ops.Initializer = nn.initializers.zeros
 
     @nn.compact
     def __call__(self, x: Float[Array, 'B h w C']) -> Float[Array, 'B h w L']:
-        shape = (1, 1, x.shape[-1], self.num_classes)
-        kernel = self.param('kernel', ops.truncated_normal(LOGITS_STDDEV), shape)
-        bias = self.param('bias', nn.initializers.zeros, (self.num_classes,))
-        y = x @ kernel[0, 0].astype(x.dtype)
+        shape = (*self.kernel_size, x.shape[-1], self.num_classes)
+        kernel = self.param('kernel', self.kernel_init, shape)
+        bias = self.param('bias', self.bias_init, (self.num_classes,))
+        y = dense(x, kernel.astype(x.dtype))
         return y.astype(np.promote_types(x.dtype, np.float32)) + bias[None, None, None, :]
 
 
@@ -58,8 +63,9 @@ class AuxiliaryLogits(nn.Module):
     """Logits of each auxiliary map; parameters are under its name."""
 
     num_classes: int
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of `Logits`
 
     @nn.compact
     def __call__(self, maps: Mapping[str, Float[Array, 'B _ _ _']]) -> dict[str, Float[Array, 'B _ _ L']]:
         """Logits by name of the map, each at the size of its map."""
-        return {name: Logits(self.num_classes, name=name)(x) for name, x in maps.items()}
+        return {name: Logits(self.num_classes, **self.settings, name=name)(x) for name, x in maps.items()}

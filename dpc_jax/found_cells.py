@@ -6,6 +6,7 @@ A found cell is named wherever a known one is: `--config.context.genotype=NAME`,
 """
 
 import pathlib
+from collections.abc import Iterable
 
 from dpc_jax import files
 from dpc_jax.base import Genotype, InputError
@@ -41,6 +42,24 @@ def named(space: Space, name: str) -> Genotype:
     if name not in space.names:
         raise InputError(f"no cell is named '{name}'; allowed: {', '.join((*space.names, *names()))}")
     return space.named(name)
+
+
+def read(name: str, field: str, known: Iterable[str]) -> tuple[str, str]:
+    """The text of a genotype, and what it is called in messages: of a found cell, of a file, or `name` itself: `[...`.
+
+    InputError, which lists the `known` names and the found ones, if the value of `field` is none of these.
+    """
+    if (found := text_of(name)) is not None:
+        return found, f"cell '{name}'"
+    if name.lstrip().startswith('['):
+        return name, field
+    path = pathlib.Path(name).expanduser()
+    try:
+        return path.read_text(encoding='utf-8'), str(path)
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, 'strerror', None) or 'not a text file'
+        allowed = ', '.join((*known, *names()))
+        raise InputError(f"{field} '{name}': {why}; it must be a JSON file or one of {allowed}") from error
 
 
 def check_new(space: Space, name: str, genotype: Genotype) -> None:

@@ -302,6 +302,24 @@ def resize_matrix(source: int, target: int) -> Float[np.ndarray, 'target source'
     return matrix
 
 
+def half_pixel_matrix(source: int, target: int) -> Float[np.ndarray, 'target source']:
+    """Bilinear resizing of one axis to more cells as a matrix, centres of cells on centres (align_corners=False)."""
+    position = np.clip((np.arange(target) + 0.5) * source / target - 0.5, 0, source - 1)
+    lower = np.floor(position).astype(np.int32)
+    matrix = np.zeros((target, source))
+    np.add.at(matrix, (np.arange(target), lower), 1 - (position - lower))
+    np.add.at(matrix, (np.arange(target), np.minimum(lower + 1, source - 1)), position - lower)
+    return matrix
+
+
+def resize_half_pixel(x: Float[Array, 'B h w C'], size: Size) -> Float[Array, 'B H W C']:
+    """Bilinear enlargement, centres of cells on centres (PyTorch's interpolate with align_corners=False)."""
+    if (x.shape[1], x.shape[2]) == size:
+        return x
+    rows, columns = (jnp.asarray(half_pixel_matrix(*pair), x.dtype) for pair in zip(x.shape[1:3], size, strict=True))
+    return along_axes(x, rows, columns)
+
+
 def along_axes(
     x: Float[Array, 'B h w D'], rows: Float[Array, 'p h'], cols: Float[Array, 'q w']
 ) -> Float[Array, 'B p q D']:

@@ -101,8 +101,10 @@ class Segmenter(nn.Module):
         if self.decoder is not None:
             size = scale_size((images.shape[1], images.shape[2]), 1 / self.decoder.output_stride)
             x = self.decoder(x, endpoints[self.backbone.low_level], size, train)
-        auxiliary = AuxiliaryLogits(self.num_classes, name='auxiliary')(found.auxiliary) if found.auxiliary else {}
-        return Outputs(Logits(self.num_classes, name='logits')(x), auxiliary)
+        settings = {} if self.context is None else self.context.logits_settings
+        heads = AuxiliaryLogits(self.num_classes, settings, name='auxiliary')
+        auxiliary = heads(found.auxiliary) if found.auxiliary else {}
+        return Outputs(Logits(self.num_classes, **settings, name='logits')(x), auxiliary)
 
 
 def scale_size(size: Size, scale: float) -> Size:

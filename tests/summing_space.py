@@ -102,6 +102,9 @@ class SummingSpace:
         read = {source for node in nodes for source in node.reads}
         return Graph(tuple(nodes), tuple(i for i in range(len(nodes)) if i not in read), 'stride 4', 'sum')
 
+    def further_graphs(self, genotype):
+        return {}
+
     def operator_groups(self):
         if self.mapped:
             some = OperatorGroup('a few', 'amber', (0,))

@@ -38,7 +38,7 @@ def lively_variables(model) -> PyTree:
 
 
 def test_the_menu_names_all_and_refuses_others():
-    assert backbones.names() == ('mobilenet_v2', *XCEPTIONS)
+    assert backbones.names() == ('mobilenet_v2', 'mobilenet_v2_refinenet', *XCEPTIONS)
     with pytest.raises(InputError, match=r"^backbone\.name is 'resnet'; allowed: mobilenet_v2, xception_41, "):
         backbones.make('resnet', output_stride=16)
 

@@ -17,7 +17,8 @@ from dpc_jax import backbones, ops
 from dpc_jax.backbones import make_divisible
 from dpc_jax.convolution import ConvUnit
 
-NAMES: dict[str, dict[str, int]] = {'mobilenet_v2': {}}
+NAMES: dict[str, dict[str, int]] = {'mobilenet_v2': {}, 'mobilenet_v2_refinenet': {'expand_first': True}}
+"""The second is the encoder of Light-Weight RefineNet, in which the search of arXiv:1810.10804 starts."""
 
 SCOPE = 'MobilenetV2'
 """What the names of the official variables start with."""
@@ -70,6 +71,7 @@ class InvertedResidual(nn.Module):
 
     block: Bottleneck
     bn_decay: float = BN_DECAY
+    always_expand: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, 'B h w _'], train: bool) -> dict[str, Float[Array, 'B _ _ _']]:
@@ -78,7 +80,7 @@ class InvertedResidual(nn.Module):
         source, inner = x, x.shape[-1] * expansion  # a multiple of 8 like the input, so there is nothing to round
         inside = {}
         unit = functools.partial(_unit, decay=self.bn_decay)
-        if expansion > 1:
+        if expansion > 1 or self.always_expand:
             x = unit(inner, name='expand')(x, train)
             inside['expansion_output'] = x
         x = unit(None, kernel_size=(3, 3), stride=stride, rate=(rate, rate), name='depthwise')(x, train)
@@ -98,6 +100,7 @@ class Model(nn.Module):
       output_stride: image / feature resolution, one of `backbones.OUTPUT_STRIDES`.
       bn_decay: of the moving averages; a short training needs a faster one than slim's.
       dtype: of the computation; None takes that of the images. Parameters and batch statistics are float32.
+      expand_first: the first block has a 1x1 expansion, too, by a factor of 1 (Light-Weight RefineNet's encoder).
 
     Raises:
       InputError: a width that is not positive, an output stride that is not allowed.
@@ -107,6 +110,7 @@ class Model(nn.Module):
     output_stride: int = 16
     bn_decay: float = BN_DECAY
     dtype: DTypeLike | None = None
+    expand_first: bool = False
 
     def __post_init__(self) -> None:
         """Refuses bad settings before anything is built."""
@@ -143,7 +147,7 @@ class Model(nn.Module):
         endpoints = {'layer_1': x}
         for index, block in enumerate(bottlenecks(self.width, self.output_stride)):
             scope = f'expanded_conv_{index}' if index else 'expanded_conv'
-            inside = InvertedResidual(block, self.bn_decay, name=scope)(x, train)
+            inside = InvertedResidual(block, self.bn_decay, self.expand_first, name=scope)(x, train)
             x = inside.pop('output')
             endpoints |= {f'layer_{index + 2}': x, **{f'layer_{index + 2}/{name}': y for name, y in inside.items()}}
         return endpoints | {'features': x}

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dpc_jax import files
+from dpc_jax.base import Genotype
 from dpc_jax.figures import pictures
 from dpc_jax.figures import rungs as ladder
 from dpc_jax.figures.cell_drawing import cell_figure, cells_figure, draw_on
@@ -89,11 +90,17 @@ def _cells(candidates: Sequence[Candidate], space: Space) -> dict[str, tuple[Gra
         if rank is not None:
             best.setdefault(candidate.key, (candidate, rank))
     cells = {}
+
+    def add(name: str, genotype: Genotype, title: str) -> None:
+        cells[name] = (space.graph(genotype), title)
+        for part, graph in space.further_graphs(genotype).items():
+            cells[f'{name}_{part}'] = (graph, f'{title} ({part})')
+
     for place, (candidate, rank) in enumerate(list(best.values())[:CELLS_DRAWN], 1):
-        cells[f'{place:02d}'] = (space.graph(candidate.genotype), f'rank {rank}: {percent(candidate):.2f} % mIoU')
+        add(f'{place:02d}', candidate.genotype, f'rank {rank}: {percent(candidate):.2f} % mIoU')
     for name, group in scored_references(candidates).items():
         file_name = re.sub(r'[^\w.-]', '_', name)
-        cells[f'reference_{file_name}'] = (space.graph(group[0].genotype), f'{name}: {percent(group[0]):.2f} % mIoU')
+        add(f'reference_{file_name}', group[0].genotype, f'{name}: {percent(group[0]):.2f} % mIoU')
     return cells
 
 

@@ -92,7 +92,10 @@ class Space(SearchSpace, Protocol):
         """Inverse of `to_json`; InputError, prefixed by `source`, for whatever is not a genotype of this space."""
 
     def graph(self, genotype: Genotype) -> Graph:
-        """The genotype as it is drawn."""
+        """The genotype (its cell, where it has more) as it is drawn."""
+
+    def further_graphs(self, genotype: Genotype) -> Mapping[str, Graph]:
+        """What else there is to draw of it, by name; usually nothing."""
 
     def operator_groups(self) -> tuple[OperatorGroup, ...]:
         """The operators by kind; together they are numbered from 0 without a gap."""

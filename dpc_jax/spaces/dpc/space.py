@@ -204,6 +204,10 @@ class Space:
         )
         return Graph(nodes, tuple(range(len(nodes))))
 
+    def further_graphs(self, genotype: Genotype) -> dict[str, Graph]:
+        """None: a cell is all that there is."""
+        return {}
+
     def operator_groups(self) -> tuple[OperatorGroup, ...]:
         """The operators in three groups: 1x1, separable by rate, pooling by grid."""
         conv, separable, pooling = (tuple(index for index, op in enumerate(OPS) if op.kind == kind) for kind in KINDS)

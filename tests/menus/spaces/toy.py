@@ -76,6 +76,9 @@ class Space:
         nodes = tuple(Node((f'stride {stride}',), 'blue', (FEATURES,)) for stride in strides)
         return Graph(nodes, tuple(range(len(nodes))), sink='sum')
 
+    def further_graphs(self, genotype):
+        return {}
+
     def operator_groups(self):
         return (OperatorGroup('fine', 'blue', (0,)), OperatorGroup('coarse', 'green', (1,)))
 
