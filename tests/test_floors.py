@@ -20,7 +20,7 @@ FLOORS = (
     # Parts.
     (
         *('progress', 'provenance', 'sharding', 'norms', 'ops', 'fused', 'dynamic_cell'),
-        *('convolution', 'context', 'aspp', 'decoder', 'backbones'),
+        *('convolution', 'context', 'aspp', 'decoder', 'aux_decoder', 'backbones', 'controller'),
         *('canvas', 'datasets', 'drawn_data', 'weights', 'found_cells'),
     ),
     # Wholes.
@@ -55,6 +55,8 @@ ROOMS = {
     'evaluation': ('scorer', 'report', 'results', 'config'),
     'training': ('optimizer', 'step', 'log', 'checkpoint', 'pictures', 'config'),
     'spaces.dpc': ('operators', 'genotype', 'official_json', 'cost', 'space'),
+    'spaces.aux_cells': ('operators', 'genotype', 'formats', 'cost', 'space'),
+    'aux_decoder': ('module', 'tape', 'kernels', 'registers', 'interpreter', 'machine'),
     'fused': ('tiles', 'blocks', 'maps', 'products', 'loss'),
     'dynamic_cell': ('params', 'facts', 'passes', 'plain', 'fast'),
     'figures': ('cell_layout', 'cell_drawing', 'pictures', 'table', 'rungs', 'text', 'report'),

@@ -20,7 +20,7 @@ from dpc_jax.spaces.aux_cells import OPS
 
 Maps = Float[Array, 'B h w A']
 
-ROWS_AT_ONCE = 1024  # of the columns of a dense kernel's gradient: 1024 * 9 * 48 numbers are 1.7 MB
+ROWS_AT_ONCE = 256  # of the columns of a dense kernel's gradient: 256 * 9 * 48 numbers are 0.4 MB
 
 
 class Weights(NamedTuple):
@@ -75,6 +75,13 @@ def mix_back(kind: int, x: Maps, grad: Maps, weights: Weights) -> tuple[Maps, di
     return dense(grad, turned, op.rate), {'dense': dense_kernel_grad(x, grad, op.rate)}
 
 
+def of_unit(kind: int, z: Maps, grad: Maps) -> tuple[Maps, Maps]:
+    """What the batch norm of an operator has seen, and its gradient: of a global mean one value of each image."""
+    if OPS[KINDS[kind]].kind == 'pooling':
+        return z[:, :1, :1], grad.sum((1, 2), keepdims=True)
+    return z, grad
+
+
 def _flat(x: Float[Array, 'B h w C']) -> Float[Array, 'n C']:
     return x.reshape(-1, x.shape[-1])
 
@@ -126,13 +133,13 @@ def dense_kernel_grad(x: Float[Array, 'B h w C'], grad: Float[Array, 'B h w D'],
         given = lax.dynamic_slice(grad, (image, start, zero, zero), (1, rows, width, filters)).reshape(-1, filters)
         reads = [seen[i * rate : i * rate + rows, j * rate : j * rate + width] for i, j in taps]
         columns = jnp.concatenate(reads, -1).reshape(rows * width, -1)
-        return total + columns.T @ given
+        return total + lax.optimization_barrier(given.T) @ columns  # the smaller factor is the one to transpose
 
-    start = jnp.zeros((len(taps) * channels, filters), x.dtype)
+    start = jnp.zeros((filters, len(taps) * channels), x.dtype)
     total = lax.fori_loop(jnp.int32(0), jnp.int32(batch * (height // rows)), add, start)
     kernel = jnp.zeros((3, 3, channels, filters), x.dtype)
     where = tuple(jnp.array(axis, jnp.int32) for axis in zip(*taps, strict=True))
-    return kernel.at[where].set(total.reshape(len(taps), channels, filters))
+    return kernel.at[where].set(total.T.reshape(len(taps), channels, filters))
 
 
 def depthwise(x: Maps, kernel: Float[Array, 'k k A'], rate: int) -> Maps:

@@ -112,7 +112,9 @@ class Decoder(Context):
     @classmethod
     def of(cls, genotype: aux_cells.Genotype, **settings: Any) -> 'Decoder':
         """The decoder of a genotype (unbatched) of arrays."""
-        return cls(aux_cells.Genotype(*(tuple(map(int, genes)) for genes in genotype)), **settings)
+        # Flax compares and hashes modules by their fields.
+        genes: Any = (tuple(map(int, field)) for field in genotype)
+        return cls(aux_cells.Genotype(*genes), **settings)
 
     @property
     def auxiliary_weights(self) -> Mapping[str, float]:

@@ -191,7 +191,8 @@ def _forward(
             head(number, x, level)
         return y
 
-    blocks = aux_cells.wire_decoder(genotype, adapted, block)
+    maps: list[Map | None] = [*adapted]
+    blocks = aux_cells.wire_decoder(genotype, maps, block)
     ends = aux_cells.loose(genotype)
     level = min(level_of[MAPS + number] for number in ends)
     inputs = [writer.up(None, blocks[number], level) for number in ends]
@@ -212,54 +213,66 @@ def _live(code: list[_Instruction]) -> list[_Instruction]:
     return kept[::-1]
 
 
-def _backward(writer: _Writer, forward: list[_Instruction], adapted: list[Map]) -> list[Map | None]:
-    """Emits the backward pass; gives the gradients of the adapted maps."""
-    grads: dict[int, Map] = {}
+class _Gradients:
+    """Emits the backward pass; `of` has the gradient of each map that has one."""
 
-    def give(x: Map, grad: Map) -> None:
-        """A gradient that is there already for x."""
-        if x.register in grads:
-            total = writer.new(x.level)
-            writer.emit(x.level, PLUS, {'x': grads[x.register], 'y': grad}, {'out': total})
+    def __init__(self, writer: _Writer) -> None:
+        self.writer, self.of = writer, dict[int, Map]()
+
+    def give(self, x: Map, grad: Map) -> None:
+        """A gradient of x that is there already."""
+        if x.register in self.of:
+            total = self.writer.new(x.level)
+            self.writer.emit(x.level, PLUS, {'x': self.of[x.register], 'y': grad}, {'out': total})
             grad = total
-        grads[x.register] = grad
+        self.of[x.register] = grad
 
-    def emit(one: _Instruction, opcode: int, x: Map, reads: dict[str, Map]) -> None:
-        """An instruction that computes the gradient of x, and adds what there is of it."""
-        held = {'held': grads[x.register]} if x.register in grads else {}
-        out = writer.new(x.level)
-        writer.emit(one.level, opcode, {**reads, **held}, {'out': out}, one.number)
-        grads[x.register] = out
+    def emit(self, one: _Instruction, opcode: int, x: Map, reads: dict[str, Map]) -> None:
+        """An instruction that computes the gradient of x, and adds to it what there is."""
+        held = {'held': self.of[x.register]} if x.register in self.of else {}
+        out = self.writer.new(x.level)
+        self.writer.emit(one.level, opcode, {**reads, **held}, {'out': out}, one.number)
+        self.of[x.register] = out
 
-    for one in reversed(forward):
-        out = one.writes.get('out')
-        grad = None if out is None else grads.get(out.register)
-        if one.opcode == HEAD:
-            if 'x' in one.reads:
-                emit(one, HEAD_BACK, one.reads['x'], {'x': one.reads['x']})
-            else:
-                writer.emit(one.level, HEAD_BACK, {}, {'out': writer.new(one.level)}, one.number)
-            continue
-        if grad is None or out is None:
-            continue
+    def head(self, one: _Instruction) -> None:
+        if 'x' in one.reads:
+            self.emit(one, HEAD_BACK, one.reads['x'], {'x': one.reads['x']})
+        else:
+            self.writer.emit(one.level, HEAD_BACK, {}, {'out': self.writer.new(one.level)}, one.number)
+
+    def project(self, one: _Instruction, grad: Map) -> None:
+        outs = {name: self.writer.new(one.level) for name in ('out', 'out2', 'out3')}
+        self.writer.emit(one.level, PROJECT_BACK, {**one.reads, 'own': one.writes['out'], 'grad': grad}, outs)
+        for name, made in zip('xyz', outs.values(), strict=True):
+            if name in one.reads:
+                self.give(one.reads[name], made)
+
+    def through(self, one: _Instruction, grad: Map) -> None:
+        """The gradient of what an instruction has read, from that of what it wrote."""
         if one.opcode < UNIT_BACK:
             x = one.reads['x']
-            emit(one, UNIT_BACK + one.opcode, x, {'x': x, 'own': out, 'grad': grad})
+            self.emit(one, UNIT_BACK + one.opcode, x, {'x': x, 'own': one.writes['out'], 'grad': grad})
         elif one.opcode == ADD:
             for x in one.reads.values():
-                give(x, grad)
+                self.give(x, grad)
         elif one.opcode == PROJECT:
-            outs = {name: writer.new(one.level) for name in ('out', 'out2', 'out3')}
-            writer.emit(one.level, PROJECT_BACK, {**one.reads, 'own': out, 'grad': grad}, outs)
-            for name, made in zip('xyz', outs.values(), strict=True):
-                if name in one.reads:
-                    give(one.reads[name], made)
+            self.project(one, grad)
         else:  # up
             small = one.reads['y']
             if 'x' in one.reads:
-                give(one.reads['x'], grad)
-            emit(one, UP_BACK + small.level, small, {'grad': grad})
-    return [grads.get(x.register) for x in adapted]
+                self.give(one.reads['x'], grad)
+            self.emit(one, UP_BACK + small.level, small, {'grad': grad})
+
+
+def _backward(writer: _Writer, forward: list[_Instruction], adapted: list[Map]) -> list[Map | None]:
+    """Emits the backward pass; gives the gradients of the adapted maps."""
+    grads = _Gradients(writer)
+    for one in reversed(forward):
+        if one.opcode == HEAD:
+            grads.head(one)
+        elif one.writes['out'].register in grads.of:
+            grads.through(one, grads.of[one.writes['out'].register])
+    return [grads.of.get(x.register) for x in adapted]
 
 
 def _places(

@@ -211,6 +211,15 @@ class Index:
                 found.append(self._trials[number])
         return found[::-1]
 
+    def settled(self, start: int, hidden: Collection[int] = ()) -> list[FrozenTrial]:
+        """The finished candidates from number `start` on, in order, up to the first trial that is not finished."""
+        end = min((number for number in self._open if number not in hidden), default=self._seen_to())
+        places = self._aged[bisect.bisect_left(self._aged, start) : bisect.bisect_left(self._aged, end)]
+        return [self._trials[number] for number in places if number not in hidden]
+
+    def _seen_to(self) -> int:
+        return max(self._trials, default=-1) + 1
+
     def num_complete(self, hidden: Collection[int] = ()) -> int:
         """How many candidates have a score."""
         return len(self._ranked) - sum(number in self._complete for number in hidden)
@@ -233,6 +242,10 @@ class History:
     def youngest(self, count: int) -> list[FrozenTrial]:
         """The finished candidates with the highest numbers, at most `count`, in order of number."""
         return self._index.youngest(count, self._hidden)
+
+    def settled(self, start: int) -> list[FrozenTrial]:
+        """The finished candidates from number `start` on, in order, up to the first trial that is not finished."""
+        return self._index.settled(start, self._hidden)
 
     def num_complete(self) -> int:
         """How many candidates have a score."""

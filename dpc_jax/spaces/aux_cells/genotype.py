@@ -39,18 +39,19 @@ class Gene(NamedTuple):
 
     name: str  # 'layer1.op2'
     field: str
-    index: int
+    place: int  # in the field
     choices: int  # it is below this
 
 
 def _genes() -> tuple[Gene, ...]:
     found = [Gene('op', 'ops', 0, len(OPS))]
     for layer in range(LAYERS):
-        for field, word, choices in (('positions', 'position', POSITION_CHOICES), ('ops', 'op', (len(OPS),) * 6)):
-            shift = 1 if field == 'ops' else 0
-            for side in (0, 1):
-                place = 2 * layer + side
-                found.append(Gene(f'layer{layer + 1}.{word}{side + 1}', field, place + shift, choices[place]))
+        for side in (0, 1):
+            place = 2 * layer + side
+            name = f'layer{layer + 1}.position{side + 1}'
+            found.append(Gene(name, 'positions', place, POSITION_CHOICES[place]))
+        for side in (0, 1):
+            found.append(Gene(f'layer{layer + 1}.op{side + 1}', 'ops', 1 + 2 * layer + side, len(OPS)))
     for place, choices in enumerate(CONNECTION_CHOICES):
         found.append(Gene(f'block{place // 2 + 1}.map{place % 2 + 1}', 'connections', place, choices))
     return tuple(found)
@@ -65,13 +66,13 @@ def make_genotype(flat: Sequence[int]) -> Genotype:
     fields: dict[str, list[int]] = {'ops': [0] * NUM_OPS, 'positions': [0] * NUM_POSITIONS}
     fields['connections'] = [0] * NUM_CONNECTIONS
     for gene, value in zip(GENES, flat, strict=True):
-        fields[gene.field][gene.index] = int(value)
+        fields[gene.field][gene.place] = int(value)
     return Genotype(**{name: np.array(values, np.int32) for name, values in fields.items()})
 
 
 def flat(genotype: Genotype) -> list[int]:
     """The 19 numbers of a genotype (unbatched), in the order of `GENES`."""
-    return [int(getattr(genotype, gene.field)[gene.index]) for gene in GENES]
+    return [int(getattr(genotype, gene.field)[gene.place]) for gene in GENES]
 
 
 def check(values: Sequence[int], source: str = '') -> None:

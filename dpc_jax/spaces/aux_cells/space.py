@@ -81,7 +81,7 @@ class Space:
         )
         fields: dict[str, dict[int, np.ndarray]] = {name: {} for name in Genotype._fields}
         for place, gene in enumerate(GENES):
-            fields[gene.field][gene.index] = drawn[..., place]
+            fields[gene.field][gene.place] = drawn[..., place]
         stacked = {name: np.stack([column[i] for i in sorted(column)], -1) for name, column in fields.items()}
         return Genotype(**{name: values.astype(np.int32) for name, values in stacked.items()})
 
