@@ -52,7 +52,7 @@ def mix(kind: int, x: Maps, weights: Weights) -> Maps:
     return x @ weights.pointwise if op.kernel == 1 else dense(x, weights.dense, op.rate)
 
 
-def mix_back(kind: int, x: Maps, grad: Maps, weights: Weights) -> tuple[Maps, dict[str, Array]]:
+def mix_back(kind: int, x: Maps, grad: Float[Array, 'B _ _ A'], weights: Weights) -> tuple[Maps, dict[str, Array]]:
     """Gradients of the map and of the weights that the mix reads."""
     op = OPS[KINDS[kind]]
     if op.kind == 'pooling':
@@ -75,7 +75,7 @@ def mix_back(kind: int, x: Maps, grad: Maps, weights: Weights) -> tuple[Maps, di
     return dense(grad, turned, op.rate), {'dense': dense_kernel_grad(x, grad, op.rate)}
 
 
-def of_unit(kind: int, z: Maps, grad: Maps) -> tuple[Maps, Maps]:
+def of_unit(kind: int, z: Maps, grad: Maps) -> tuple[Float[Array, 'B _ _ A'], Float[Array, 'B _ _ A']]:
     """What the batch norm of an operator has seen, and its gradient: of a global mean one value of each image."""
     if OPS[KINDS[kind]].kind == 'pooling':
         return z[:, :1, :1], grad.sum((1, 2), keepdims=True)

@@ -123,11 +123,11 @@ class Access:
         """Those of a unit."""
         return Weights(*(pick(getattr(self.params, name), number) for name in Weights._fields))
 
-    def up(self, x: Maps, level: int) -> Maps:
+    def up(self, x: Float[Array, 'B _ _ D'], level: int) -> Float[Array, 'B _ _ D']:
         """A map enlarged to a level."""
         return ops.resize_half_pixel(x, self.shape.sizes[level])
 
-    def up_back(self, grad: Maps, small: int) -> Maps:
+    def up_back(self, grad: Float[Array, 'B _ _ D'], small: int) -> Float[Array, 'B _ _ D']:
         """The gradient of what was enlarged from level `small`."""
         size = (grad.shape[1], grad.shape[2])
         if size == self.shape.sizes[small]:
