@@ -1,6 +1,7 @@
 """One program for every decoder of auxiliary cells is the Flax module: outputs, gradients, moving averages."""
 
 import functools
+import os
 
 import jax
 import jax.numpy as jnp
@@ -23,11 +24,14 @@ FILTERS, CLASSES, DECAY = 6, 5, 0.9
 SHAPE = Shape(2, tuple((64 // stride, 64 // stride + 1) for stride in STRIDES), FILTERS, CLASSES)
 MEMORY = 120 * SHAPE.rows[0]
 HEADS = (0, 1, 2)
-RANDOM = 9
+FURTHER = int(os.environ.get('DPC_FURTHER_GENOTYPES', '0'))  # 50 of them take some minutes
+RANDOM = 4 + FURTHER
 
 
 def random_genotypes(count):
-    return unstack(SPACE.sample(jax.random.key(3), count))
+    """The first four have, with those of the paper, every operator at every stride."""
+    first = unstack(SPACE.sample(jax.random.key(6), 4))
+    return [*first, *unstack(SPACE.sample(jax.random.key(7), max(1, count - 4)))][:count]
 
 
 def tape_of(genotype):
@@ -187,9 +191,8 @@ def test_every_operator_is_compared_at_every_stride():
         program = tape_of(genotype)
         for level, opcode in program.forward[: program.lengths[0], :2]:
             seen.add((int(level), int(opcode)))
-    assert {pair for pair in seen if pair[1] < tape.UNIT_BACK} >= {
-        (level, kind) for level in range(3) for kind in range(len(tape.KINDS))
-    }
+    every = {(level, kind) for level in range(tape.LEVELS) for kind in range(len(tape.KINDS))}
+    assert every <= seen
 
 
 def test_one_program_serves_every_genotype():
@@ -202,8 +205,8 @@ def test_one_program_serves_every_genotype():
 
 
 def test_no_register_is_read_after_it_was_given_away():
-    """Every read gives what was written there last by the instruction that the reader means; for 200 genotypes."""
-    for genotype in random_genotypes(200):
+    """Every read gives what was written there last by the instruction that the reader means."""
+    for genotype in random_genotypes(40):
         program = tape_of(genotype)
         written = {}
         fields = {name: place for place, name in enumerate(tape.FIELDS)}
