@@ -39,7 +39,9 @@ def lively_variables(model) -> PyTree:
 
 def test_the_menu_names_all_and_refuses_others():
     assert backbones.names() == ('mobilenet_v2', 'mobilenet_v2_refinenet', *XCEPTIONS)
-    with pytest.raises(InputError, match=r"^backbone\.name is 'resnet'; allowed: mobilenet_v2, xception_41, "):
+    with pytest.raises(
+        InputError, match=r"^backbone\.name is 'resnet'; allowed: mobilenet_v2, mobilenet_v2_refinenet, xception_41, "
+    ):
         backbones.make('resnet', output_stride=16)
 
 
@@ -143,7 +145,10 @@ LAST_OF_XCEPTION = {
 }
 BLOCKS_OF_XCEPTION = {'xception_41': (2, 3), 'xception_65': (2, 3), 'xception_71': (3, 5)}  # at strides 4 and 8
 LAST = {
-    'mobilenet_v2': {4: ('layer_4', 24), 8: ('layer_7', 32), 16: ('layer_14', 96), 32: ('layer_18', 320)},
+    **{
+        name: {4: ('layer_4', 24), 8: ('layer_7', 32), 16: ('layer_14', 96), 32: ('layer_18', 320)}
+        for name in ('mobilenet_v2', 'mobilenet_v2_refinenet')
+    },
     **{
         name: {
             stride: (endpoint.format(blocks[stride == 8]), channels)

@@ -161,7 +161,11 @@ def test_free_fields_exist():
         ('search.num_candidates', 0, 'search.num_candidates is 0'),
         ('search.num_candidates', -3, 'search.num_candidates is -3'),
         ('search.population', 0, 'search.population is 0'),
-        ('search.sampler', 'tpe', "sampler 'tpe' is not known; allowed: evolution, near_best, uniform, optuna."),
+        (
+            'search.sampler',
+            'tpe',
+            "sampler 'tpe' is not known; allowed: controller, evolution, near_best, uniform, optuna.",
+        ),
         ('search.sampler_settings.near_best.exploit', 2.0, 'exploit is 2.0'),
         ('search.sampler_settings.near_best.incumbents', 0, 'incumbents is 0'),
         (
@@ -188,7 +192,7 @@ def test_free_fields_exist():
         ('search.ladder', (('full', 1), ('halve', 1, 0.5)), "search.ladder has ('halve', 1, 0.5) after 'full'"),
         ('search.ladder', (('full', 1), ('full', 2)), "search.ladder has 2 rungs 'full'; allowed: one"),
         ('search.ladder', (('anew', 1, 2),), 'proxy.evaluations is 2; it may be at most proxy.steps (1)'),
-        ('space.name', 'nasnet', "space.name is 'nasnet'; allowed: dpc"),
+        ('space.name', 'nasnet', "space.name is 'nasnet'; allowed: aux_cells, dpc"),
         ('space.num_branches', 0, 'num_branches is 0'),
         ('seed', -1, 'seed is -1'),
     ],

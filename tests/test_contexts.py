@@ -52,8 +52,8 @@ def records(workdir):
 
 
 def test_the_menu_names_all_and_refuses_others():
-    assert contexts.names() == ('aspp', 'dpc', 'image_level', 'none')
-    with pytest.raises(InputError, match=r"^context\.name is 'psp'; allowed: aspp, dpc, image_level, none$"):
+    assert contexts.names() == ('aspp', 'aux_cells', 'dpc', 'image_level', 'none')
+    with pytest.raises(InputError, match=r"^context\.name is 'psp'; allowed: aspp, aux_cells, dpc, image_level, none$"):
         contexts.make(toy('psp'))
 
 

@@ -483,9 +483,8 @@ def test_samplers_of_optuna_are_made_with_their_settings():
 
 
 def test_an_unknown_strategy_is_named_with_all_that_are_known():
-    message = (
-        r"sampler 'best' is not known; allowed: evolution, near_best, uniform, .*optuna\.RandomSampler.*optuna\.TPE"
-    )
+    known = r'controller, evolution, near_best, uniform, .*optuna\.RandomSampler.*optuna\.TPE'
+    message = rf"sampler 'best' is not known; allowed: {known}"
     with pytest.raises(InputError, match=message) as raised:
         samplers.make('best', Space(5), seed=0)
     assert 'BaseSampler' not in str(raised.value)

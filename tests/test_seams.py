@@ -50,7 +50,7 @@ def searched(workdir):
 
 
 def test_the_menus_show_it():
-    assert spaces.names() == ('dpc', 'toy')
+    assert spaces.names() == ('aux_cells', 'dpc', 'toy')
     space = spaces.make({'name': 'toy'})
     assert isinstance(space, spaces.Space)
     assert isinstance(heads.make(config_of_search(), 3), heads.Head)

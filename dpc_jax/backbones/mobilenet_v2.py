@@ -114,7 +114,8 @@ class Model(nn.Module):
 
     def __post_init__(self) -> None:
         """Refuses bad settings before anything is built."""
-        backbones.check('mobilenet_v2', self.output_stride, self.width)
+        name = 'mobilenet_v2_refinenet' if self.expand_first else 'mobilenet_v2'
+        backbones.check(name, self.output_stride, self.width)
         super().__post_init__()
 
     @property

@@ -1,12 +1,14 @@
 """A decoder of auxiliary cells (arXiv:1810.10804 §3), by its name or from a file: nested lists or flat ones.
 
-It stands on an encoder of output stride 32 and has its own logits, so `decoder.output_stride` is 0.
+It stands on an encoder of output stride 32 and has its own logits, so `decoder.output_stride` is 0. Fields of
+`config.context` that only it reads have defaults: `repeats` 2, `auxiliary` 'cell', `auxiliary_inner` False,
+`auxiliary_weight` 0.15.
 """
 
 import ml_collections
 
 from dpc_jax import backbones, checks, found_cells
-from dpc_jax.aux_decoder import AUXILIARIES, Decoder
+from dpc_jax.aux_decoder import AUXILIARIES, AUXILIARY_WEIGHT, Decoder
 from dpc_jax.base import Genotype, InputError
 from dpc_jax.spaces import aux_cells
 
@@ -18,8 +20,9 @@ def make(config: ml_collections.ConfigDict, *, decay: float) -> Decoder:
       InputError: no such decoder, a word that is none of the auxiliary heads, an encoder without one of the strides.
     """
     context = config.context
-    checks.one_of('context.auxiliary', context.auxiliary, AUXILIARIES)
-    checks.at_least(1, context__repeats=context.repeats)
+    auxiliary, repeats = context.get('auxiliary', 'cell'), context.get('repeats', 2)
+    checks.one_of('context.auxiliary', auxiliary, AUXILIARIES)
+    checks.at_least(1, context__repeats=repeats)
     check_encoder(config)
     if config.decoder.output_stride:
         raise InputError(
@@ -28,10 +31,10 @@ def make(config: ml_collections.ConfigDict, *, decay: float) -> Decoder:
     return Decoder.of(
         read_genotype(context.genotype),
         filters=context.filters,
-        repeats=context.repeats,
-        auxiliary=context.auxiliary,
-        inner=context.auxiliary_inner,
-        weight=context.auxiliary_weight,
+        repeats=repeats,
+        auxiliary=auxiliary,
+        inner=context.get('auxiliary_inner', False),
+        weight=context.get('auxiliary_weight', AUXILIARY_WEIGHT),
         decay=decay,
     )
 
