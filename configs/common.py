@@ -43,11 +43,13 @@ def search_config() -> ml_collections.ConfigDict:
     config.search = ml_collections.ConfigDict()
     config.search.num_candidates = 28_000
     config.search.population = 8  # candidates that are proposed together, from the same scores
-    config.search.sampler = 'near_best'  # uniform | near_best | evolution | optuna.TPESampler | ...
+    config.search.sampler = 'near_best'  # uniform | near_best | evolution | controller | optuna.TPESampler | ...
     config.search.sampler_settings = ml_collections.ConfigDict(  # of each sampler, under its name
         {
             'near_best': {'exploit': 0.5, 'incumbents': 10, 'neighbourhood': 'adjacent'},
             'evolution': {'population': 100, 'sample': 25},  # as in arXiv:1802.01548, whose searches had 20K cells
+            # As released with arXiv:1810.10804; or 'autoregressive', as it is drawn there, and 'reinforce'.
+            'controller': {'policy': 'factorised', 'rule': 'ppo', 'learning_rate': 1e-4, 'entropy_weight': 0.0},
         }
     )
     config.search.objectives = ('miou',)  # ('miou', 'macs'): few multiply-adds too, with optuna.NSGAIISampler

@@ -10,6 +10,7 @@ Letters of shapes, the same in every signature and docstring of the project:
     h, w  height and width of a feature map: `h = (H - 1) / output_stride + 1`
     C  channels of the backbone's features
     D  filters of every operator in the cell (256 in the paper)
+    A  filters of all maps of a decoder of auxiliary cells (48 in the search, 64 in the end)
     L  classes
     T  training steps of the proxy
     S  output strides of the features that a head reads

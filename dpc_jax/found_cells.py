@@ -12,12 +12,15 @@ from dpc_jax import files
 from dpc_jax.base import Genotype, InputError
 from dpc_jax.spaces import Space
 
+RESERVED = ('named', 'winner')
+"""Words that scripts take for something else: all known cells, and the cell that is compared with the references."""
+
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / 'configs' / 'cells'
 
 
 def names() -> tuple[str, ...]:
     """The names of all found cells, of whatever space."""
-    return tuple(sorted(path.stem for path in FOLDER.glob('*.json')))
+    return tuple(sorted(path.stem for path in FOLDER.glob('*.json') if path.stem not in RESERVED))
 
 
 def text_of(name: str) -> str | None:
@@ -63,9 +66,11 @@ def read(name: str, field: str, known: Iterable[str]) -> tuple[str, str]:
 
 
 def check_new(space: Space, name: str, genotype: Genotype) -> None:
-    """InputError if the name is no word, or if another cell has it already."""
+    """InputError if the name is no word, one of `RESERVED`, or that of another cell."""
     if not name.replace('-', '_').isidentifier():
         raise InputError(f"a cell cannot be named '{name}'; allowed: letters, digits, - and _, a letter first")
+    if name in RESERVED:
+        raise InputError(f"a cell cannot be named '{name}'; these words mean something else: {', '.join(RESERVED)}")
     if name in space.names:
         raise InputError(f"the space itself names a cell '{name}'; its names: {', '.join(space.names)}")
     if name in names() and space.canonical_key(named(space, name)) != space.canonical_key(genotype):

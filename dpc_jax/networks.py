@@ -19,7 +19,7 @@ def make(config: ml_collections.ConfigDict, num_classes: int, *, bn_decay: float
     model = backbones.make(backbone.name, output_stride=backbone.output_stride, width=backbone.width, **decay)
     checks.at_least(2, num_classes=num_classes)
     others = ops.BN_DECAY if bn_decay is None else bn_decay
-    return Segmenter(model, contexts.make(config, decay=others), num_classes, make_decoder(config, others))
+    return Segmenter(model, contexts.make(config, decay=bn_decay), num_classes, make_decoder(config, others))
 
 
 def make_decoder(config: ml_collections.ConfigDict, decay: float = ops.BN_DECAY) -> Decoder | None:

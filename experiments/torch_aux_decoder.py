@@ -1,7 +1,7 @@
 """An auxiliary-cell decoder in eager PyTorch, written from the paper's description alone (arXiv:1810.10804 §3).
 
-The reference of `tests/test_aux_decoder.py` and of `bench_population.py --space=aux_cells --torch`. It reads the flat
-form of a genotype by itself, so that a fault in how this project reads one would show.
+The reference of `tests/test_aux_decoder.py`. It reads the flat form of a genotype by itself, so that a fault in how
+this project reads one would show.
 """
 
 from collections.abc import Sequence

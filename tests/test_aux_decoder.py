@@ -1,7 +1,9 @@
 """The auxiliary-cell decoder as a module: its counts, its shapes, and equality with one in PyTorch."""
 
+import json
 import math
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ from configs import camvid
 from dpc_jax import backbones, contexts, counting, networks
 from dpc_jax.aux_decoder import Decoder
 from dpc_jax.base import InputError, unstack
+from dpc_jax.journeys import evaluate, train
 from dpc_jax.segmenter import Segmenter
 from dpc_jax.spaces import aux_cells
 from dpc_jax.spaces.aux_cells import OPS, STRIDES, Space, flat
@@ -101,6 +104,9 @@ def test_heads_are_at_the_blocks_that_the_config_says(auxiliary, inner):
     assert list(training.auxiliary) == blocks
     inference, _ = jax.eval_shape(lambda v: apply_all(decoder, v, maps, False), variables)
     assert inference.auxiliary == {}
+    key = jax.random.key(0)  # of a training whose batch norms are frozen
+    frozen = jax.eval_shape(lambda v: decoder.apply(v, maps, False, key, None, method='of_maps'), variables)
+    assert list(frozen.auxiliary) == blocks
     cells = [name for name in variables['params'] if name.endswith('_auxiliary')]
     assert cells == ([f'{block}_auxiliary' for block in blocks] if auxiliary == 'cell' else [])
 
@@ -177,7 +183,7 @@ def carried_over(variables, torch_decoder, genotype):
     classifier(params['logits'], torch_decoder.classifier)
 
 
-class Maps(backbones.nn.Module):
+class Maps(nn.Module):
     """Stands for an encoder: every so many pixels of the image, spread over so many channels."""
 
     output_stride: int = 32
@@ -261,7 +267,9 @@ def config_of(genotype='arch0', **fields):
 
 def test_the_config_makes_it():
     made = contexts.make(config_of())
-    assert made == Decoder.of(SPACE.named('arch0'), filters=6, repeats=1, decay=made.decay)
+    assert made == Decoder.of(SPACE.named('arch0'), filters=6, repeats=1, decay=0.9)  # PyTorch's, not DeepLab's
+    assert networks.make(config_of(), CLASSES).context == made
+    assert networks.make(config_of(), CLASSES, bn_decay=0.7).context.decay == 0.7
     assert contexts.make(config_of(SPACE.to_json(SPACE.named('arch0')))) == made
     for fields, message in (
         ({'context.auxiliary': 'all'}, r"^context\.auxiliary is 'all'; allowed: cell, conv, none$"),
@@ -272,3 +280,14 @@ def test_the_config_makes_it():
     ):
         with pytest.raises(InputError, match=message):
             contexts.make(config_of(**fields))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('batch_norm', ['synced', 'frozen'])
+def test_it_is_trained_and_evaluated_without_its_heads(tmp_path, batch_norm):
+    config = config_of('arch1', **{'train.batch_norm': batch_norm, 'train.steps': 2})
+    trained = train.run(config, tmp_path / 'work')
+    config.journey, config.checkpoint = 'evaluate', str(tmp_path / 'work/weights')
+    assert evaluate.run(config, tmp_path / 'evaluated').confusion.tolist() == trained.confusion.tolist()
+    records = [json.loads(line) for line in (tmp_path / 'work/metrics.jsonl').read_text().splitlines()]
+    assert all(math.isfinite(record['loss']) for record in records if 'loss' in record)

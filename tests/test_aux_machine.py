@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import pytest
 from dpc_jax import ops
 from dpc_jax.aux_decoder import Decoder, machine, tape
 from dpc_jax.aux_decoder.registers import Params, Shape, Stats
-from dpc_jax.base import unstack
+from dpc_jax.base import InputError, unstack
 from dpc_jax.decoder import Logits
 from dpc_jax.spaces import aux_cells
 from dpc_jax.spaces.aux_cells import OPS, STRIDES, Space
@@ -35,7 +36,7 @@ def random_genotypes(count):
 
 
 def tape_of(genotype):
-    return tape.compile_tape(genotype, SHAPE.batch, SHAPE.rows, auxiliary='cell', heads=HEADS)
+    return tape.compile_tape(genotype, SHAPE.batch, SHAPE.rows, auxiliary='cell', heads=HEADS, memory=MEMORY)
 
 
 # ---- the module's weights in the one shape that all genotypes share -------------------------------------------------
@@ -201,6 +202,20 @@ def test_one_program_serves_every_genotype():
     assert infer._cache_size() <= 1
 
 
+def test_the_memory_is_never_copied(memory):
+    """A copy of it would take a hundred times as long as most instructions."""
+    with jax.enable_x64(True), jax.numpy_dtype_promotion('standard'):
+        decoder = Decoder.of(SPACE.named('arch0'), filters=FILTERS, repeats=1, decay=DECAY)
+        maps, params, stats, given = drawn(decoder, 0)
+        shared, averages = superset(params, stats, SPACE.named('arch0'))
+        program = jax.tree.map(jnp.asarray, tape_of(SPACE.named('arch0')))
+        features = {level: maps[stride] for level, stride in enumerate(STRIDES)}
+        train, _ = programs()
+        compiled = train.lower(shared, averages, program, features, memory[0], given).compile()
+    assert f'f64[{MEMORY},{FILTERS}]' in compiled.as_text()
+    assert not re.findall(rf'f64\[{MEMORY},{FILTERS}\]\S* copy\(', compiled.as_text())
+
+
 # ---- the tape -------------------------------------------------------------------------------------------------------
 
 
@@ -236,3 +251,13 @@ def test_what_only_reads_zeros_is_left_out():
         tape.HEAD,
     ]
     assert program.adapters_read.tolist() == [0, 0, 0, 0]
+
+
+def test_a_memory_that_is_too_small_is_refused():
+    """The program would read and write other rows and say nothing."""
+    genotype = SPACE.named('arch0')
+    needed = int(tape_of(genotype).rows)
+    sizes = {'auxiliary': 'cell', 'heads': HEADS}
+    assert tape.compile_tape(genotype, SHAPE.batch, SHAPE.rows, memory=needed, **sizes).rows == needed
+    with pytest.raises(InputError, match=rf'^a decoder needs {needed} rows of memory; there are {needed - 1}: \[8, 0'):
+        tape.compile_tape(genotype, SHAPE.batch, SHAPE.rows, memory=needed - 1, **sizes)

@@ -56,6 +56,9 @@ def test_names_of_the_space_are_not_taken_and_cells_not_replaced():
         found_cells.keep(space, 'mine', space.named('aspp'))
     with pytest.raises(InputError, match=r"^the space itself names a cell 'aspp'; its names: dpc_top1, aspp, conv1x1$"):
         found_cells.keep(space, 'aspp', CELL)
+    for name in ('named', 'winner'):
+        with pytest.raises(InputError, match=rf"^a cell cannot be named '{name}'; these words mean something else"):
+            found_cells.keep(space, name, CELL)
     for name in ('../x', 'a b', '', '1st'):
         with pytest.raises(InputError, match=r'^a cell cannot be named .*; allowed: letters, digits'):
             found_cells.keep(space, name, CELL)

@@ -1,7 +1,8 @@
 """What an instruction computes on one map, forward and backward: plain functions that know of no tape.
 
-A *mix* is the linear part of an operator; a unit is a mix, a batch norm and a ReLU. Gradients are written out: inside a
-loop, what JAX derives for the kernel of a convolution takes a CPU 1.9 s instead of 0.05 (64x64x48, 3x3, batch 8).
+A *mix* is the linear part of an operator; a unit is a mix, a batch norm and a ReLU. Gradients are written out: what JAX
+derives for the kernel of a 3x3 convolution took a core 54 ms, the columns below 20 (64x64x48, batch 8). A is the
+filters of all maps.
 """
 
 import functools

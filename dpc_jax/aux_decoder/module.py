@@ -5,8 +5,9 @@
       -> blocks that no block reads, resized to the finest and concatenated -> 1x1 convolution -> 3x3 to the classes
     in training, at blocks: another cell, 3x3 to the classes
 
-All convolutions but those to the classes are without bias, and followed by batch norm and ReLU. Initial values and
-batch norms are PyTorch's, in which the authors' networks were trained.
+All convolutions but those to the classes are without bias, and followed by batch norm and ReLU (of a separable operator
+the 1x1 part is). Initial values and batch norms are PyTorch's, in which the authors' networks were trained.
+A is the filters of all maps.
 """
 
 import functools
@@ -140,7 +141,10 @@ class Decoder(Context):
         dropout_key: jax.Array | None,
         pooled_size: Size | None,
     ) -> ContextOutput:
-        """`maps` are those of the encoder by stride; heads are computed in training (and where weights are made)."""
+        """`maps` are those of the encoder by stride; heads are computed in training (and where weights are made).
+
+        A training with frozen batch norms is known by its `dropout_key`, though nothing here drops anything.
+        """
         unit = functools.partial(ConvUnit, self.filters, kernel_init=uniform_init, decay=self.decay, epsilon=BN_EPSILON)
         cell = functools.partial(Cell, self.genotype, self.repeats, self.decay)
         adapted = [unit(name=f'adapter{stride}')(maps[stride], train) for stride in STRIDES]
@@ -157,7 +161,7 @@ class Decoder(Context):
         ends = [blocks[number] for number in aux_cells.loose(self.genotype)]
         joined = jnp.concatenate([ops.resize_half_pixel(x, _finest(ends)) for x in ends], -1)
         heads = {}
-        if train or self.is_initializing():
+        if train or dropout_key is not None or self.is_initializing():
             for name in self.auxiliary_weights:
                 x = blocks[int(name.removeprefix('block')) - 1]
                 heads[name] = cell(name=f'{name}_auxiliary')(x, train) if self.auxiliary == 'cell' else x

@@ -1,7 +1,8 @@
 """The menu of contexts: `make(config)` gives what stands on the backbone's maps, by `config.context.name`.
 
 Each file of the folder exposes `make(config, *, decay)`: a `dpc_jax.context.Context` made from the whole config,
-whose batch norms have that decay, or None for no context at all. InputError names what is wrong in the config.
+whose batch norms have that decay, or None for no context at all; and `BN_DECAY`, where its own is not DeepLab's.
+InputError names what is wrong in the config.
 """
 
 import importlib
@@ -18,12 +19,18 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
 
 
-def make(config: ml_collections.ConfigDict, *, decay: float = ops.BN_DECAY) -> Context | None:
-    """What stands on the backbone's maps; None leaves the features as they are."""
+def make(config: ml_collections.ConfigDict, *, decay: float | None = None) -> Context | None:
+    """What stands on the backbone's maps; None leaves the features as they are.
+
+    `decay` is that of moving averages; by default the file's `BN_DECAY`, or the one of the official DeepLab.
+    """
     context = config.context
     checks.one_of('context.name', context.name, names())
     checks.at_least(1, context__filters=context.filters)
     checks.below_one('context.dropout_rate', context.dropout_rate)
     checks.one_of('context.pooling', context.pooling, ops.POOLINGS)
-    made: Context | None = importlib.import_module(f'{__name__}.{context.name}').make(config, decay=decay)
+    module = importlib.import_module(f'{__name__}.{context.name}')
+    if decay is None:
+        decay = getattr(module, 'BN_DECAY', ops.BN_DECAY)
+    made: Context | None = module.make(config, decay=decay)
     return made

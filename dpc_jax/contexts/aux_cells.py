@@ -9,6 +9,7 @@ import ml_collections
 
 from dpc_jax import backbones, checks, found_cells
 from dpc_jax.aux_decoder import AUXILIARIES, AUXILIARY_WEIGHT, Decoder
+from dpc_jax.aux_decoder import BN_DECAY as BN_DECAY
 from dpc_jax.base import Genotype, InputError
 from dpc_jax.spaces import aux_cells
 

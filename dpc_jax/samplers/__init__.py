@@ -64,24 +64,35 @@ def generator(seed: int, trial: FrozenTrial) -> np.random.Generator:
 Draws = Callable[[np.random.Generator, optuna.Study], Iterator[Genotype]]
 
 
-class SpaceSampler(optuna.samplers.BaseSampler):
-    """A sampler that draws whole genotypes, each new to the study as long as a new one is found in `TRIES` draws.
+class GenotypeSampler(optuna.samplers.BaseSampler):
+    """What samplers of whole genotypes share; a strategy defines `sample_relative`."""
 
-    `draws(random, study)` yields genotypes `[K]` without end.
-    """
-
-    def __init__(
-        self,
-        space: SearchSpace,
-        seed: int,
-        draws: Draws,
-    ) -> None:
-        self._space, self._seed, self._draws = space, seed, draws
+    def __init__(self, space: SearchSpace, seed: int) -> None:
+        self._space, self._seed = space, seed
         self._distributions = distributions(space)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The space, whatever was tried before."""
         return self._distributions
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """A uniform value for a parameter that is not of the space."""
+        seed = int(generator(self._seed, trial).integers(2**31))
+        sampler = optuna.samplers.RandomSampler(seed=seed)
+        return sampler.sample_independent(study, trial, param_name, param_distribution)
+
+
+class SpaceSampler(GenotypeSampler):
+    """A sampler that draws whole genotypes, each new to the study as long as a new one is found in `TRIES` draws.
+
+    `draws(random, study)` yields genotypes `[K]` without end.
+    """
+
+    def __init__(self, space: SearchSpace, seed: int, draws: Draws) -> None:
+        super().__init__(space, seed)
+        self._draws = draws
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -92,14 +103,6 @@ class SpaceSampler(optuna.samplers.BaseSampler):
             if self._space.canonical_key(genotype) not in known:
                 break
         return dict(self._space.to_params(genotype))
-
-    def sample_independent(
-        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        """A uniform value for a parameter that is not of the space."""
-        seed = int(generator(self._seed, trial).integers(2**31))
-        sampler = optuna.samplers.RandomSampler(seed=seed)
-        return sampler.sample_independent(study, trial, param_name, param_distribution)
 
 
 def check_objectives(sampler: optuna.samplers.BaseSampler, space: SearchSpace, count: int) -> None:

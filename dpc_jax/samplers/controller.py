@@ -12,9 +12,11 @@ them have finished. The reward is the score; of a candidate that failed it is 0.
 
 import base64
 import hashlib
+import itertools
 import json
 import math
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -27,9 +29,9 @@ from optuna.trial import FrozenTrial, TrialState
 from dpc_jax import controller
 from dpc_jax.base import InputError
 from dpc_jax.controller import Controller, Settings
-from dpc_jax.samplers import TRIES, generator
+from dpc_jax.samplers import TRIES, GenotypeSampler, generator
 from dpc_jax.spaces import SearchSpace
-from dpc_jax.study import distributions, history
+from dpc_jax.study import history
 
 LOG_PROB = 'controller:log_prob'
 SHOWN = 'controller:shown'  # entropy and baseline before the proposal
@@ -79,13 +81,13 @@ def heads_of(choices: Any) -> tuple[int, ...]:
     return tuple(found)
 
 
-class ControllerSampler(optuna.samplers.BaseSampler):
+class ControllerSampler(GenotypeSampler):
     """See the head of the file."""
 
     def __init__(self, space: SearchSpace, seed: int, settings: Settings, checkpoint: int) -> None:
-        self._space, self._seed, self._settings, self._every = space, seed, settings, checkpoint
+        super().__init__(space, seed)
+        self._settings, self._every = settings, checkpoint
         self._choices = {name: tuple(values) for name, values in space.choices().items()}
-        self._distributions = distributions(space)
         self._study = ''  # whose controller is held
         self._held = self._fresh()
         self._next = 0  # number of the first trial that it has not learned from
@@ -93,45 +95,30 @@ class ControllerSampler(optuna.samplers.BaseSampler):
     def _fresh(self) -> Controller:
         return controller.init(jax.random.key(self._seed), self._settings)
 
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """The space, whatever was tried before."""
-        return self._distributions
-
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """One genotype as parameters; its log-probability is kept with the trial."""
         state = self._learned(study, trial.number)
         known = history(study, self._space, trial.number)
-        random = generator(self._seed, trial)
-        chosen: tuple[dict[str, Any], float, float] | None = None
-        for _ in range(TRIES // DRAWS):
-            key = jax.random.key(int(random.integers(2**31)))
-            drawn = controller.draw(key, state.policy, settings=self._settings, count=DRAWS)
-            for tokens, *numbers in zip(*map(np.asarray, drawn), strict=True):
-                params = {name: values[t] for (name, values), t in zip(self._choices.items(), tokens, strict=True)}
-                chosen = (params, float(numbers[0]), float(numbers[1]))
-                if self._space.canonical_key(self._space.from_params(params)) not in known:
-                    return self._kept(study, trial, chosen, state)
-        assert chosen is not None
-        return self._kept(study, trial, chosen, state)
-
-    def _kept(
-        self, study: optuna.Study, trial: FrozenTrial, chosen: tuple[dict[str, Any], float, float], state: Controller
-    ) -> dict[str, Any]:
-        params, log_prob, entropy = chosen
+        for drawn in itertools.islice(self._drawn(state, trial), TRIES):
+            if self._space.canonical_key(self._space.from_params(drawn[0])) not in known:
+                break
+        params, log_prob, entropy = drawn
         shown = {'entropy': entropy, 'baseline': float(state.baseline), 'learned': int(state.learned)}
         for name, value in ((LOG_PROB, log_prob), (SHOWN, shown)):
             study._storage.set_trial_system_attr(trial._trial_id, name, value)
         return params
 
-    def sample_independent(
-        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        """A uniform value for a parameter that is not of the space."""
-        seed = int(generator(self._seed, trial).integers(2**31))
-        sampler = optuna.samplers.RandomSampler(seed=seed)
-        return sampler.sample_independent(study, trial, param_name, param_distribution)
+    def _drawn(self, state: Controller, trial: FrozenTrial) -> Iterator[tuple[dict[str, Any], float, float]]:
+        """Candidates without end: parameters, log-probability, entropy of the policy."""
+        random = generator(self._seed, trial)
+        while True:
+            key = jax.random.key(int(random.integers(2**31)))
+            drawn = controller.draw(key, state.policy, settings=self._settings, count=DRAWS)
+            for tokens, log_prob, entropy in zip(*map(np.asarray, drawn), strict=True):
+                chosen = zip(self._choices.items(), tokens, strict=True)
+                yield {name: values[token] for (name, values), token in chosen}, float(log_prob), float(entropy)
 
     # ---- learning --------------------------------------------------------------------------------------------------
 
