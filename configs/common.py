@@ -53,6 +53,7 @@ def search_config() -> ml_collections.ConfigDict:
         }
     )
     config.search.objectives = ('miou',)  # ('miou', 'macs'): few multiply-adds too, with optuna.NSGAIISampler
+    config.search.score = 'miou'  # or geometric_mean, geometric_mean_without_background (dpc_jax/metrics.py)
     config.search.pruner = ''  # optuna.MedianPruner, ...
     config.search.pruner_settings = ml_collections.ConfigDict()
     config.search.references = ('aspp', 'dpc_top1', 'conv1x1')
@@ -66,6 +67,30 @@ def search_config() -> ml_collections.ConfigDict:
     return config
 
 
+def aux_search_config() -> ml_collections.ConfigDict:
+    """A search for decoders of auxiliary cells, with the values of arXiv:1810.10804 and its release."""
+    config = search_config()
+    config.space = ml_collections.ConfigDict({'name': 'aux_cells'})
+    config.backbone.name = 'mobilenet_v2_refinenet'
+    config.backbone.output_stride = 32
+    config.cell = ml_collections.ConfigDict()
+    config.cell.filters = 48  # of all maps of the decoder
+    config.cell.auxiliary = 'cell'  # what stands at a block in training: cell | conv | none
+    config.cell.auxiliary_inner = False  # True: not at the last block
+    config.cell.auxiliary_weight = 0.15
+    config.cache.crop_size = (257, 257)
+    config.cache.scales = (0.7, 0.85, 1.0, 1.2, 1.4)
+    config.cache.views = 1
+    config.proxy.update({'optimizer': 'adam', 'learning_rate': 0.003, 'power': 0.0, 'clip_norm': 3.0})
+    config.proxy.update({'weight_decay': 1e-5, 'bn_decay': 0.9, 'polyak': 0.9, 'loss_stride': 4})
+    config.proxy.update({'batch_size': 64, 'steps': 310, 'polyak_every': 62})  # five epochs of 4000 samples
+    config.proxy.chunk = 1
+    config.search.score = 'geometric_mean_without_background'
+    config.search.references = ('arch0', 'arch1', 'arch2')
+    config.search.study = 'aux'
+    return config
+
+
 def proxy_config() -> ml_collections.ConfigDict:
     """How a cell is trained and scored on cached features."""
     config = ml_collections.ConfigDict()
@@ -74,7 +99,12 @@ def proxy_config() -> ml_collections.ConfigDict:
     config.learning_rate = 0.01
     config.power = 0.9
     config.momentum = 0.9
+    config.optimizer = 'sgd'  # or adam
+    config.clip_norm = 0.0  # of the whole gradient; 0: it is not clipped
     config.weight_decay = 4e-5
+    config.polyak = 0.0  # > 0: every so many steps the parameters become their average of this decay
+    config.polyak_every = 1
+    config.distillation = 0.0  # weight of the squared difference to the logits of config.teacher
     config.bn_decay = 0.9997
     config.loss_stride = 4  # labels are read at every 4th pixel; 1 is the official full resolution
     config.evaluations = 1  # scores on val during a run: the points of a curve, where a pruner may stop it
@@ -264,7 +294,8 @@ def shrink(config: ml_collections.ConfigDict) -> None:
     """Makes any search run in seconds, through the same code: three candidates of two branches, four steps."""
     config.rerank.random = 1
     shrink_recipe(config.rerank)
-    config.space.num_branches = 2
+    if 'num_branches' in config.space:
+        config.space.num_branches = 2
     config.cell.filters = 4
     config.backbone.width = 0.1
     config.backbone.pretrain.steps = 2
@@ -276,7 +307,7 @@ def shrink(config: ml_collections.ConfigDict) -> None:
     config.proxy.chunk = 1
     config.search.num_candidates = 3
     config.search.population = 2
-    config.search.references = ('conv1x1',)
+    config.search.references = config.search.references[-1:]
     config.search.sampler_settings.evolution.update({'population': 2, 'sample': 1})
 
 

@@ -3,49 +3,41 @@
 All that can be refused is refused by `check` before the first minute of work.
 """
 
-import dataclasses
 import functools
 import json
-import logging
 import pathlib
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 import optuna
-from jaxtyping import Array, Float
 
 from dpc_jax import (
-    backbones,
     checks,
     datasets,
     feature_cache,
-    files,
     found_cells,
+    frozen,
     fused,
     heads,
     ladder,
     memory,
+    metrics,
     preprocess,
-    pretrain,
     provenance,
     sharding,
     spaces,
     strategy,
     weights,
 )
-from dpc_jax.base import InputError, PyTree
-from dpc_jax.datasets import Dataset
-from dpc_jax.feature_cache import Backbone, CacheSettings, FeatureCache
+from dpc_jax.base import InputError
+from dpc_jax.feature_cache import FeatureCache
+from dpc_jax.frozen import Datasets
 from dpc_jax.ladder import Halve
 from dpc_jax.population import PopulationEvaluator, fastest_chunk
-from dpc_jax.pretrain import PretrainSettings
-from dpc_jax.progress import track
 from dpc_jax.proxy import ProxySettings, Source
 from dpc_jax.spaces import Space
 from dpc_jax.streaming import StreamedData
@@ -73,11 +65,15 @@ FREE_FIELDS = (
 """Fields that may change between two runs of one study. Data and weights are compared by content instead of by path;
 chunk and kernels change scores by rounding only, where the features lie changes none."""
 
-ADDED_FIELDS = {'proxy.precision': 'float32', 'proxy.stops_at': (), 'search.objectives': ('miou',)}
+ADDED_FIELDS = {
+    **{'proxy.precision': 'float32', 'proxy.stops_at': (), 'search.objectives': ('miou',), 'search.score': 'miou'},
+    **{'proxy.optimizer': 'sgd', 'proxy.clip_norm': 0.0, 'proxy.polyak': 0.0, 'proxy.polyak_every': 1},
+    **{'proxy.distillation': 0.0},
+}
 """Fields that older studies lack, each with the value that stands for what they did (on a CPU bit for bit)."""
 
-Datasets = tuple[Dataset, Dataset]
-"""Train and val."""
+COMPUTED_FIELDS = ('maps', 'classes')
+"""What older studies lack because it follows from the rest."""
 
 
 def load_datasets(config: ml_collections.ConfigDict) -> Datasets:
@@ -89,9 +85,9 @@ def load_datasets(config: ml_collections.ConfigDict) -> Datasets:
 def check(config: ml_collections.ConfigDict) -> None:
     """Makes everything that costs nothing, so that a bad value is refused before any work; InputError."""
     space = make_space(config)
-    make_backbone(config)
-    pretrain_settings(config)
-    crop_size = cache_settings(config).crop_size
+    frozen.make_backbone(config)
+    frozen.pretrain_settings(config)
+    crop_size = frozen.cache_settings(config).crop_size
     feature_cache.check_crop(crop_size, heads.make(config, num_classes=2).strides)
     loss_stride = config.proxy.loss_stride
     if loss_stride < 1 or any((side - 1) % loss_stride for side in crop_size):
@@ -103,6 +99,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     fused.for_device(config.proxy.kernels, jax.devices()[0])
     checks.one_of('proxy.stream', config.proxy.stream, memory.STREAMS)
     strategy.check(config, space, rungs.halvings)
+    checks.one_of('search.score', config.search.score, tuple(metrics.SCORES))
     for name in config.search.references:
         found_cells.named(space, name)
     for field in ('num_candidates', 'population'):
@@ -127,95 +124,6 @@ def make_pruner(config: ml_collections.ConfigDict, rung: str = PROXY) -> optuna.
     return strategy.make_pruner(config, halvings if rung == PROXY else (), settings.stops())
 
 
-# ---- backbone and features ------------------------------------------------------------------------------------------
-
-
-def make_backbone(config: ml_collections.ConfigDict) -> nn.Module:
-    """The Flax module; one that is trained on the spot has batch norms that keep up."""
-    decay = {} if config.backbone.weights else {'bn_decay': pretrain.BN_DECAY}
-    backbone = config.backbone
-    return backbones.make(backbone.name, output_stride=backbone.output_stride, width=backbone.width, **decay)
-
-
-def backbone_variables(config: ml_collections.ConfigDict, workdir: pathlib.Path, train: Dataset) -> PyTree:
-    """Weights from the file that the config names, else trained here and kept in `workdir` for the next start."""
-    model = make_backbone(config)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 65, 65, 3)))
-    load = functools.partial(weights.load_backbone, shapes, scope=model.official_scope)
-    if config.backbone.weights:
-        variables, loaded = load(config.backbone.weights)
-        print(loaded)
-        return variables
-    path = backbone_path(config, workdir, train)
-    if path.exists():
-        try:
-            return load(path)[0]
-        except InputError as fault:
-            logging.warning('%s; training it anew', fault)
-    settings = pretrain_settings(config)
-    trained, loss = pretrain.train_backbone(jax.random.key(settings.seed), model, train, settings, track=track)
-    weights.save_backbone(trained, path, scope=model.official_scope)
-    print(f'backbone trained: loss {loss:.3f} over the last tenth of {settings.steps} steps; kept in {path}')
-    return load(path)[0]
-
-
-def backbone_path(config: ml_collections.ConfigDict, workdir: pathlib.Path, train: Dataset) -> pathlib.Path:
-    """The file of the backbone's weights: the config's, or where those that are trained here are kept."""
-    if config.backbone.weights:
-        return pathlib.Path(config.backbone.weights).expanduser().resolve()
-    made_of = {
-        'train': train.fingerprint(),
-        'backbone': [config.backbone.name, config.backbone.width, config.backbone.output_stride],
-        'pretrain': dataclasses.asdict(pretrain_settings(config)),
-    }
-    return workdir.resolve() / f'backbone-{provenance.settings_hash(made_of)}.npz'
-
-
-def pretrain_settings(config: ml_collections.ConfigDict) -> PretrainSettings:
-    """How a backbone without published weights is trained."""
-    fields = dict(config.backbone.pretrain)
-    crop_size = checks.pair(fields.pop('crop_size'), 'backbone.pretrain.crop_size')
-    return PretrainSettings(**fields, crop_size=crop_size, seed=config.seed)
-
-
-def cache_settings(config: ml_collections.ConfigDict) -> CacheSettings:
-    """What is drawn from the data for the cache."""
-    if any(not isinstance(scale, int | float) for scale in config.cache.scales):
-        raise InputError(f'cache.scales is {config.cache.scales}; it must be numbers')
-    return CacheSettings(
-        crop_size=checks.pair(config.cache.crop_size, 'cache.crop_size'),
-        views=config.cache.views,
-        scales=tuple(config.cache.scales),
-        flip_probability=config.cache.flip_probability,
-        seed=config.seed,
-        batch_size=config.cache.batch_size,
-    )
-
-
-def build_cache(
-    config: ml_collections.ConfigDict, workdir: pathlib.Path, sets: Datasets, variables: PyTree
-) -> FeatureCache:
-    """Runs the frozen backbone over both splits, or opens what an earlier start has built."""
-    model, strides = make_backbone(config), heads.make(config, num_classes=2).strides
-
-    @jax.jit
-    def features(images: Float[Array, 'B H W 3']) -> dict[int, Float[Array, 'B _ _ _']]:
-        endpoints: Any = model.apply(variables, images)
-        return {stride: endpoints[model.by_stride[stride]] for stride in strides}
-
-    leaves = jax.tree.leaves(jax.tree.map(np.asarray, variables))
-    description = {
-        'name': config.backbone.name,
-        'width': config.backbone.width,
-        'weights': files.digest(leaf.tobytes() for leaf in leaves),
-    }
-    directory = pathlib.Path(config.cache.directory or workdir / 'cache').expanduser()
-    run: Backbone = features
-    return feature_cache.load_or_build(
-        directory, sets, run, description, cache_settings(config), output_strides=strides, track=track
-    )
-
-
 # ---- proxy ----------------------------------------------------------------------------------------------------------
 
 
@@ -234,7 +142,12 @@ def proxy_settings(
         learning_rate=proxy.learning_rate,
         power=proxy.power,
         momentum=proxy.momentum,
+        optimizer=proxy.optimizer,
+        clip_norm=proxy.clip_norm,
         weight_decay=proxy.weight_decay,
+        polyak=proxy.polyak,
+        polyak_every=proxy.polyak_every,
+        distillation=proxy.distillation,
         evaluations=proxy.evaluations,
         stops_at=tuple(sorted({*proxy.stops_at, *(halving.step for halving in halvings)})),
         eval_batch_size=proxy.eval_batch_size,
@@ -274,6 +187,7 @@ def make_evaluator(
         chunk=chunk,
         at_once=config.proxy.at_once,
         steps_per_call=config.proxy.steps_per_call,
+        score=metrics.SCORES[config.search.score],
     )
 
 
@@ -281,7 +195,8 @@ def choose_chunk(config: ml_collections.ConfigDict, data: Source, num_classes: i
     """The fastest chunk on this device by a short measurement, which is printed."""
     make = functools.partial(make_evaluator, config, data, num_classes, steps=config.proxy.steps)
     sample = functools.partial(make_space(config).sample, jax.random.key(config.seed))
-    fitting = [size for size in CHUNKS if size * jax.device_count() <= config.search.population]
+    largest = heads.make(config, num_classes).largest_chunk or CHUNKS[-1]
+    fitting = [size for size in CHUNKS if size * jax.device_count() <= config.search.population and size <= largest]
     chunk, seconds = fastest_chunk(lambda size: make(chunk=size), fitting or CHUNKS[:1], sample)
     measured = ', '.join(f'{size}: {1000 * value:.0f}' for size, value in seconds.items())
     print(f'chunk {chunk} is the fastest here (ms per candidate-step by chunk: {measured})')
@@ -300,12 +215,15 @@ def study_settings(config: ml_collections.ConfigDict, sets: Datasets) -> dict[st
     settings['search']['ladder'] = [rung for rung in settings['search']['ladder'] if rung[0] != 'full']
     file = config.backbone.weights
     size = preprocess.next_crop(sets[1][0].label.shape, config.backbone.output_stride)
-    made = jax.eval_shape(make_backbone(config).init_with_output, jax.random.key(0), jnp.zeros((1, *size, 3)))
+    model = frozen.make_backbone(config)
+    made = jax.eval_shape(model.init_with_output, jax.random.key(0), jnp.zeros((1, *size, 3)))
     endpoints: dict[str, jax.ShapeDtypeStruct] = made[0]
     _, height, width, channels = endpoints['features'].shape
     return {
         **settings,
         'features': {'size': (height, width), 'channels': channels},  # of a whole val image
+        'maps': {str(stride): endpoints[name].shape[1:] for stride, name in model.by_stride.items()},
+        'classes': sets[0].num_classes,
         'content': {
             'train': sets[0].fingerprint(),
             'val': sets[1].fingerprint(),
@@ -337,7 +255,9 @@ def open_study(
         sampler=strategy.make_sampler(config, space),
         pruner=make_pruner(config, rung),
         settings=settings,
-        added=ADDED_FIELDS | strategy.idle_settings(config),
+        added=ADDED_FIELDS
+        | strategy.idle_settings(config)
+        | {name: settings.get(name) for name in ('maps', 'classes')},
         costs=strategy.costs(config, space, settings),
         run=RunInfo(
             seed=config.seed if seed is None else seed,

@@ -15,12 +15,13 @@ import jax
 import ml_collections
 from rich.console import Console
 
-from dpc_jax import assembly, datasets, files, provenance, rerank, sharding
+from dpc_jax import assembly, datasets, files, frozen, provenance, rerank, sharding
 from dpc_jax import ladder as ladders
-from dpc_jax.assembly import PROXY, Datasets
+from dpc_jax.assembly import PROXY
 from dpc_jax.base import Genotype, InputError, Rung, Size, unstack
 from dpc_jax.climbing import climb
 from dpc_jax.feature_cache import FeatureCache
+from dpc_jax.frozen import Datasets
 from dpc_jax.memory import Chunk, PatientEvaluator
 from dpc_jax.population import PopulationEvaluator
 from dpc_jax.proxy import Source
@@ -115,7 +116,7 @@ class Bench:
     def whole_rung(self, train: Train, seed: int) -> Rung:
         """The rung that trains whole networks by `config.rerank` under a seed; `train` is the journey of a training."""
         rerank.check(self.config, self.space)
-        weights, folder = assembly.backbone_path(self.config, self.workdir, self.sets[0]), self.workdir / 'full'
+        weights, folder = frozen.backbone_path(self.config, self.workdir, self.sets[0]), self.workdir / 'full'
         evaluate = WholeNetworks(self.config, self.space, folder, weights, seed, train)
         name = 'full' if seed == self.config.seed else f'full-seed{seed}'
         return Rung('full', evaluate, 0, seed=seed, study=name, recipe=rerank.recipe_of(self.config))
@@ -232,8 +233,8 @@ def prepare(config: ml_collections.ConfigDict, workdir: pathlib.Path | str) -> B
     # Opened before the long work, so that a workdir of another config is refused at once.
     with assembly.open_study(config, workdir, settings, rung='proxy') as study:
         check_data(() if not started or study.candidates() else sets)
-        variables = assembly.backbone_variables(config, workdir, sets[0])
-        cache = assembly.build_cache(config, workdir, sets, variables)
+        variables = frozen.backbone_variables(config, workdir, sets[0])
+        cache = frozen.build_cache(config, workdir, sets, variables)
         data = assembly.proxy_data(config, cache)
         # What was measured is kept: another chunk would round scores otherwise.
         measure = functools.partial(assembly.choose_chunk, config, data, sets[0].num_classes)

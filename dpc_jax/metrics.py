@@ -4,6 +4,7 @@ Pixels are counted in integers and divided once: float32 stops counting at 16.8 
 1.05 thousand million pixels (int32 holds twice that).
 """
 
+import functools
 from collections.abc import Callable, Mapping
 
 import jax.numpy as jnp
@@ -86,6 +87,34 @@ def weighted_iou(confusion: Int[np.ndarray, '*P L L']) -> Float[np.ndarray, '*P'
     total = np.nansum(class_iou(confusion) * labelled, -1)
     return np.where(labelled.any(-1), total / np.maximum(labelled.sum(-1), 1), np.nan)
 
+
+def geometric_mean(confusion: Int[np.ndarray, '*P L L'], *, background: bool = True) -> Float[np.ndarray, '*P']:
+    """The reward of arXiv:1810.10804 (release): geometric mean of mean IoU, mean accuracy and weighted IoU.
+
+    Classes that neither labels nor predictions have are left out; one that is predicted and has no label counts as 0.
+    Without `background` class 0 is left out of the means, though its pixels still are false positives of others. NaN
+    where no class is left.
+    """
+    confusion = np.asarray(confusion, np.int64)
+    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
+    labelled = confusion.sum(-1)
+    union = labelled + confusion.sum(-2) - hits
+    kept = union > 0
+    if not background:
+        kept[..., 0] = False
+    iou, accuracy = (hits / np.maximum(below, 1) for below in (union, labelled))
+    weight = np.where(kept, labelled, 0)
+    means = [np.where(kept, values, 0).sum(-1) / np.maximum(kept.sum(-1), 1) for values in (iou, accuracy)]
+    weighted = (iou * weight).sum(-1) / np.maximum(weight.sum(-1), 1)
+    return np.where(kept.any(-1), np.cbrt(means[0] * means[1] * weighted), np.nan)
+
+
+SCORES: Mapping[str, Score] = {
+    'miou': mean_iou,
+    'geometric_mean': geometric_mean,
+    'geometric_mean_without_background': functools.partial(geometric_mean, background=False),
+}
+"""What a search may rank by."""
 
 EXTRAS: Mapping[str, Score] = {
     'pixel_accuracy': pixel_accuracy,

@@ -143,7 +143,9 @@ def upsample_logits(
     `axes` are those of `y`. One matrix product per axis, classes in front of both: its gradient is a product again,
     where that of a gather is a scatter.
     """
-    sides = (y.shape[axes.index(axis)] for axis in 'hw')
+    sides = (y.shape[axes.index('h')], y.shape[axes.index('w')])
+    if sides == tuple(size):
+        return y.transpose(*map(axes.index, 'blhw'))
     rows, columns = (jnp.asarray(resize_matrix(*pair), y.dtype) for pair in zip(sides, size, strict=True))
     y = jnp.einsum(f'{axes},Ww->blhW', y, columns, precision=precision)
     return jnp.einsum('blhW,Hh->blHW', y, rows, precision=precision)

@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import Mesh, Sharding
 from jaxtyping import Array, Bool, Float, Int
 
-from dpc_jax import fused, metrics, proxy, seats, sharding
+from dpc_jax import fused, heads, metrics, proxy, seats, sharding
 from dpc_jax.base import Genotype, InputError, KeepGoing, ProxyResult, PyTree, population_size
 from dpc_jax.chunks import over_population
 from dpc_jax.proxy import Block, CandidateState, Plan, ProxySettings, Source
@@ -178,11 +178,20 @@ class PopulationEvaluator:
 
         It is compiled, which the first call then need not do, and not run. Arguments, results and what lies between.
         """
+        codes = self.encode(genotypes, train=True)
         with contextlib.closing(self.blocks((0, steps))) as blocks:
-            lowered = self.programs.train.lower(alive, candidates, genotypes, *next(blocks))  # type: ignore[attr-defined]
+            lowered = self.programs.train.lower(alive, candidates, codes, *next(blocks))  # type: ignore[attr-defined]
         memory = lowered.compile().memory_analysis()
         total: int = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
         return total
+
+    def encode(self, genotypes: Genotype, *, train: bool) -> PyTree:
+        """What the programs of training and of scoring get in place of genotypes [P, ...]."""
+        data, settings = self.data, self.settings
+        features, batch = (data.val_features, settings.eval_batch_size)
+        if train:
+            features, batch = data.train_features, settings.batch_size
+        return settings.head.encode(genotypes, heads.shapes_of(features, batch), train=train)
 
     def train(
         self, alive: Bool[np.ndarray, ' P'], candidates: CandidateState, genotypes: Genotype, span: tuple[int, int]
@@ -201,8 +210,9 @@ class PopulationEvaluator:
     ) -> tuple[CandidateState, Float[np.ndarray, ' P']]:
         """Trains on these blocks; gives the mean loss over their steps."""
         total, steps = np.zeros(self.population, np.float32), 0
+        codes = self.encode(genotypes, train=True)
         for block in blocks:
-            candidates, loss = self.programs.train(alive, candidates, genotypes, *block)
+            candidates, loss = self.programs.train(alive, candidates, codes, *block)
             start, stop = map(int, block.span)
             total, steps = total + np.asarray(loss) * (stop - start), steps + stop - start
             del block  # before the next is asked for
@@ -214,9 +224,10 @@ class PopulationEvaluator:
         """Pixels of val by (label, prediction)."""
         classes = self.settings.head.num_classes
         total = np.zeros((self.population, classes, classes), np.int64)
+        codes = self.encode(genotypes, train=False)
         with contextlib.closing(self.data.val_blocks(self.settings, self.steps_per_call)) as blocks:
             for images, count in blocks:
-                total += np.asarray(self.programs.confusion(alive, candidates, genotypes, images, count))
+                total += np.asarray(self.programs.confusion(alive, candidates, codes, images, count))
                 del images
         return total
 

@@ -19,11 +19,12 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from dpc_jax import checks, fused, losses, metrics, ops
+from dpc_jax import checks, fused, heads, losses, metrics, ops
 from dpc_jax.base import IGNORE_LABEL, Genotype, InputError, PyTree
-from dpc_jax.heads import Features, Head
+from dpc_jax.heads import TEACHER, Features, Head, HeadOutputs
 
 DTYPES = ('float32', 'bfloat16')
+OPTIMIZERS = ('sgd', 'adam')
 PRECISIONS = ('float32', 'tensorfloat32', 'bfloat16')
 """What the factors of a float32 product may be rounded to, as `jax.default_matmul_precision` calls it.
 
@@ -38,6 +39,8 @@ class ProxySettings:
 
     Defaults are the paper's (§4.1): 30K steps of batch 8, poly learning rate 0.01, momentum 0.9, weight decay 4e-5,
     BN decay 0.9997. A shorter proxy needs a faster decay, or the moving averages do not reach the statistics.
+    Auxiliary cells (arXiv:1810.10804) are trained by Adam with gradients of a norm of at most `clip_norm`, and every
+    `polyak_every` steps the parameters become their average of decay `polyak`.
     """
 
     head: Head
@@ -46,7 +49,12 @@ class ProxySettings:
     learning_rate: float = 0.01
     power: float = 0.9
     momentum: float = 0.9
+    optimizer: str = 'sgd'
+    clip_norm: float = 0.0  # 0: none
     weight_decay: float = 4e-5
+    polyak: float = 0.0  # 0: none
+    polyak_every: int = 1
+    distillation: float = 0.0  # weight of the squared difference to the teacher's logits
     evaluations: int = 1  # scores on val during a run, evenly spread; the last is the score
     stops_at: tuple[int, ...] = ()  # further steps after which a score is taken
     eval_batch_size: int = 4
@@ -55,7 +63,8 @@ class ProxySettings:
     kernels: fused.Kernels = 'auto'  # who does the work of a training step
 
     def __post_init__(self) -> None:
-        checks.fields_at_least(1, self, ('steps', 'batch_size', 'evaluations', 'eval_batch_size'), 'proxy')
+        counts = ('steps', 'batch_size', 'evaluations', 'eval_batch_size', 'polyak_every')
+        checks.fields_at_least(1, self, counts, 'proxy')
         if self.evaluations > self.steps:
             raise InputError(f'proxy.evaluations is {self.evaluations}; it may be at most proxy.steps ({self.steps})')
         if not all(0 < step < self.steps for step in self.stops_at):
@@ -64,7 +73,9 @@ class ProxySettings:
                 ' proxy.steps'
             )
         checks.below_one('proxy.momentum', self.momentum)
-        checks.fields_at_least(0, self, ('power', 'weight_decay'), 'proxy')
+        checks.below_one('proxy.polyak', self.polyak)
+        checks.fields_at_least(0, self, ('power', 'weight_decay', 'clip_norm', 'distillation'), 'proxy')
+        checks.one_of('proxy.optimizer', self.optimizer, OPTIMIZERS)
         if not self.learning_rate > 0:
             raise InputError(f'proxy.learning_rate is {self.learning_rate}; it must be greater than 0')
         checks.one_of('proxy.dtype', self.dtype, DTYPES)
@@ -89,6 +100,7 @@ class CandidateState(NamedTuple):
     params: PyTree  # of the head
     stats: PyTree  # its moving averages
     opt_state: optax.OptState
+    average: PyTree  # of the parameters, or () where none is kept
     finite: Bool[Array, '']  # False from the first non-finite loss, or parameters that are not, on
 
 
@@ -120,6 +132,10 @@ class Source(Protocol):
     @property
     def train_labels(self) -> Any:
         """At the loss stride."""
+
+    @property
+    def val_features(self) -> Mapping[int, Any]:
+        """Of all images, at least with their shapes."""
 
     def blocks(self, plan: Plan, edges: Sequence[int], steps_per_call: int) -> Generator[Block]:
         """The blocks of the spans between these steps, none of which is longer than `steps_per_call`."""
@@ -162,56 +178,67 @@ class ProxyData(NamedTuple):
 
 
 def optimizer(settings: ProxySettings) -> optax.GradientTransformation:
-    """Momentum SGD, poly learning rate, weight decay on the tensors that the head names (official train_utils)."""
+    """Weight decay on the tensors that the head names, and a poly learning rate, with momentum (official train_utils).
+
+    Adam has its decay added to the gradient, too, as PyTorch's has: after the clipping.
+    """
     schedule = optax.polynomial_schedule(settings.learning_rate, 0.0, settings.power, settings.steps)
-    return optax.chain(
-        optax.add_decayed_weights(settings.weight_decay, mask=settings.head.decayed),
-        optax.sgd(schedule, momentum=settings.momentum),
-    )
+    steps = optax.adam(schedule) if settings.optimizer == 'adam' else optax.sgd(schedule, momentum=settings.momentum)
+    clip = [optax.clip_by_global_norm(settings.clip_norm)] if settings.clip_norm else []
+    return optax.chain(*clip, optax.add_decayed_weights(settings.weight_decay, mask=settings.head.decayed), steps)
 
 
 def init(key: jax.Array, genotype: Genotype, channels: Mapping[int, int], settings: ProxySettings) -> CandidateState:
     """A fresh candidate (unbatched); `channels` are C by output stride."""
     params, stats = settings.head.init(key, genotype, channels)
-    return CandidateState(params, stats, optimizer(settings).init(params), jnp.array(True))
+    average = params if settings.polyak else ()
+    return CandidateState(params, stats, optimizer(settings).init(params), average, jnp.array(True))
 
 
 def train_step(
     key: jax.Array,
     candidate: CandidateState,
-    genotype: Genotype,
+    code: PyTree,
     features: Features,
     labels: Int[Array, 'B H W'],
+    scratch: PyTree,
     *,
     settings: ProxySettings,
     used: PyTree = None,
-) -> tuple[CandidateState, Float[Array, '']]:
-    """One step on one minibatch (unbatched); gives the loss too, auxiliary outputs included."""
+) -> tuple[CandidateState, Float[Array, ''], PyTree]:
+    """One step on one minibatch (unbatched); gives the loss too, auxiliary outputs included, and the scratch."""
     head = settings.head
     loss_at_labels = functools.partial(resized_cross_entropy, labels=labels, kernels=settings.kernels)
 
-    def loss_of(params: PyTree) -> tuple[jax.Array, PyTree]:
-        outputs, moved = head.apply(
-            params,
-            candidate.stats,
-            genotype,
-            features,
-            train=True,
-            dropout_key=key,
-            used=used,
-            kernels=settings.kernels,
-        )
+    def loss_of(outputs: HeadOutputs) -> Float[Array, '']:
         loss = loss_at_labels(outputs.logits)
         for name, weight in head.auxiliary_weights.items():
             loss = loss + weight * loss_at_labels(outputs.auxiliary[name])
-        return loss, moved
+        if settings.distillation:
+            loss = loss + settings.distillation * difference(outputs.logits, features[TEACHER])
+        return loss
 
+    more = {'dropout_key': key, 'used': used, 'kernels': settings.kernels}
     with jax.default_matmul_precision(settings.precision):
-        (loss, stats), grads = jax.value_and_grad(loss_of, has_aux=True)(candidate.params)
-    grads = jax.tree.map(lambda factor, grad: factor * grad, head.multipliers(candidate.params), grads)
-    updates, opt_state = optimizer(settings).update(grads, candidate.opt_state, candidate.params)
+        found = head.learn(candidate.params, candidate.stats, code, features, loss_of, scratch, **more)
+    grads = jax.tree.map(lambda factor, grad: factor * grad, head.multipliers(candidate.params), found.grads)
+    with jax.numpy_dtype_promotion('standard'):  # optax's Adam raises a float to an integer count
+        updates, opt_state = optimizer(settings).update(grads, candidate.opt_state, candidate.params)
     params = optax.apply_updates(candidate.params, updates)
-    return CandidateState(params, stats, opt_state, candidate.finite & jnp.isfinite(loss)), loss
+    finite = candidate.finite & jnp.isfinite(found.loss)
+    moved = CandidateState(params, found.stats, opt_state, candidate.average, finite)
+    return moved, found.loss, found.scratch
+
+
+def averaged(candidate: CandidateState, step: Int[Array, ''], settings: ProxySettings) -> CandidateState:
+    """After a step: the average moves, and every so often the parameters become it (release; Polyak)."""
+    if not settings.polyak:
+        return candidate
+    mix = functools.partial(jax.tree.map, lambda old, new: settings.polyak * old + (1 - settings.polyak) * new)
+    average = mix(candidate.average, candidate.params)
+    due = (step + 1) % settings.polyak_every == 0
+    params = jax.tree.map(lambda new, old: jnp.where(due, new, old), average, candidate.params)
+    return candidate._replace(params=params, average=average)
 
 
 def resized_cross_entropy(
@@ -228,9 +255,15 @@ def resized_cross_entropy(
     return loss
 
 
+def difference(logits: Float[Array, 'B L _ _'], teacher: Float[Array, 'B h w L']) -> Float[Array, '']:
+    """Mean squared difference to a teacher's logits, at their size (release of arXiv:1810.10804)."""
+    resized = ops.upsample_logits(logits, (teacher.shape[1], teacher.shape[2]), axes='blhw')
+    return jnp.square(resized - teacher.transpose(0, 3, 1, 2)).mean()
+
+
 def train(
     candidate: CandidateState,
-    genotype: Genotype,
+    code: PyTree,
     used: PyTree,
     images: Images,
     plan: Plan,
@@ -239,15 +272,19 @@ def train(
     settings: ProxySettings,
 ) -> tuple[CandidateState, Float[Array, '']]:
     """Steps `span[0]` to `span[1]` (unbatched); gives their mean loss. The span is data, so one program serves all."""
+    Carry = tuple[CandidateState, jax.Array, PyTree]
 
-    def step(index: Int[Array, ''], carry: tuple[CandidateState, jax.Array]) -> tuple[CandidateState, jax.Array]:
-        candidate, total = carry
+    def step(index: Int[Array, ''], carry: Carry) -> Carry:
+        candidate, total, scratch = carry
         features, labels = read(images, plan.order[index - plan.first], settings.dtype)
         key_step = jax.random.fold_in(plan.key_dropout, index)
-        candidate, loss = train_step(key_step, candidate, genotype, features, labels, settings=settings, used=used)
-        return candidate, total + loss
+        candidate, loss, scratch = train_step(
+            key_step, candidate, code, features, labels, scratch, settings=settings, used=used
+        )
+        return averaged(candidate, index, settings), total + loss, scratch
 
-    candidate, total = lax.fori_loop(span[0], span[1], step, (candidate, jnp.float32(0)))
+    scratch = settings.head.scratch(heads.shapes_of(images.features, plan.order.shape[1]))
+    candidate, total, _ = lax.fori_loop(span[0], span[1], step, (candidate, jnp.float32(0), scratch))
     # The last step's loss does not show whether its update left the parameters finite.
     leaves = jax.tree.leaves((candidate.params, candidate.stats))
     sound = jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
@@ -257,7 +294,7 @@ def train(
 
 def confusion(
     candidate: CandidateState,
-    genotype: Genotype,
+    code: PyTree,
     used: PyTree,
     images: Images,
     count: Int[Array, ''],
@@ -274,9 +311,7 @@ def confusion(
         features, labels = read(images, jnp.minimum(wanted, count - 1), settings.dtype)
         labels = jnp.where((wanted < count)[:, None, None], labels, IGNORE_LABEL)
         with jax.default_matmul_precision(settings.precision):
-            outputs, _ = settings.head.apply(
-                candidate.params, candidate.stats, genotype, features, train=False, used=used
-            )
+            outputs, _ = settings.head.apply(candidate.params, candidate.stats, code, features, train=False, used=used)
             logits = ops.upsample_logits(outputs.logits, size, axes='blhw')
         return total + metrics.confusion_matrix(metrics.predict(logits), labels, num_classes)
 

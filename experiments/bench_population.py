@@ -246,7 +246,7 @@ def print_estimate(size: Size) -> None:
     def step(candidates: PyTree, genotypes: Genotype, features: jax.Array, labels: jax.Array, used: PyTree) -> PyTree:
         def one(candidate: PyTree, genotype: Genotype) -> PyTree:
             maps = {STRIDE: features}
-            return proxy.train_step(jax.random.key(0), candidate, genotype, maps, labels, settings=work, used=used)
+            return proxy.train_step(jax.random.key(0), candidate, genotype, maps, labels, (), settings=work, used=used)
 
         return jax.vmap(one)(candidates, genotypes)
 

@@ -40,7 +40,7 @@ FLOORS = (
     (
         *('feature_cache', 'pretrain', 'input_pipeline', 'evaluation', 'training'),
         *('proxy', 'streaming', 'seats', 'chunks', 'population', 'memory', 'figures', 'export'),
-        *('ladder', 'strategy', 'assembly'),
+        *('ladder', 'strategy', 'frozen', 'assembly'),
     ),
     # Journeys.
     ('cell_files', 'scores', 'climbing', 'rerank', 'bench', 'journeys', 'api'),

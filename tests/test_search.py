@@ -12,7 +12,7 @@ import optuna
 import pytest
 
 from configs import scenes_search
-from dpc_jax import assembly, bench, climbing
+from dpc_jax import assembly, bench, climbing, frozen
 from dpc_jax.base import InputError, ProxyResult, Rung, stack
 from dpc_jax.journeys import search
 from dpc_jax.population import PopulationEvaluator
@@ -103,7 +103,7 @@ def test_a_search_writes_its_report(first, workdir):
 def test_scores_are_those_of_the_evaluator_alone(first, workdir):
     config = toy()
     sets = assembly.load_datasets(config)
-    cache = assembly.build_cache(config, workdir, sets, assembly.backbone_variables(config, workdir, sets[0]))
+    cache = frozen.build_cache(config, workdir, sets, frozen.backbone_variables(config, workdir, sets[0]))
     data = assembly.proxy_data(config, cache)
     evaluator = assembly.make_evaluator(config, data, sets[0].num_classes, steps=4, chunk=1)
     alone = [evaluator(stack([c.genotype])).scores[0] for c in first]

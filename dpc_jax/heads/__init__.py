@@ -10,8 +10,8 @@ All methods work on one candidate, unbatched; `population` batches them.
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import ml_collections
@@ -21,7 +21,14 @@ from dpc_jax import checks, fused
 from dpc_jax.base import Genotype, PyTree
 
 Features = Mapping[int, Float[Array, 'B _ _ _']]
-"""Output stride -> the backbone's features there; h, w and C are of each stride."""
+"""Output stride -> the backbone's features there; h, w and C are of each stride. `TEACHER` may be among them."""
+
+TEACHER = 0
+"""The key of a teacher's logits among features: no stride. They have the size of the maps of stride 4."""
+
+
+Shapes = Mapping[int, tuple[int, ...]]
+"""Output stride -> (B, h, w, C) of the features there."""
 
 
 class HeadOutputs(NamedTuple):
@@ -31,9 +38,26 @@ class HeadOutputs(NamedTuple):
     auxiliary: Mapping[str, Float[Array, 'B L _ _']]  # take part in the loss alone, by `Head.auxiliary_weights`
 
 
+Loss = Callable[[HeadOutputs], Float[Array, '']]
+"""The loss of one minibatch."""
+
+
+class Learned(NamedTuple):
+    """What a training step learns from a minibatch."""
+
+    loss: Float[Array, '']
+    stats: PyTree  # new moving averages
+    grads: PyTree  # of the parameters
+    scratch: PyTree  # for the next step
+
+
 @runtime_checkable
 class Head(Protocol):
-    """What the proxy asks of a head. It is hashable and compared by value: a program is compiled once for each."""
+    """What the proxy asks of a head. It is hashable and compared by value: a program is compiled once for each.
+
+    Programs get what `encode` makes of a genotype. A head whose gradients JAX derives says nothing of `encode`,
+    `scratch` and `learn`: `Derived` does.
+    """
 
     @property
     def num_classes(self) -> int:
@@ -47,6 +71,10 @@ class Head(Protocol):
     def auxiliary_weights(self) -> Mapping[str, float]:
         """Weight in the loss of each auxiliary output; empty where there is none."""
 
+    @property
+    def largest_chunk(self) -> int | None:
+        """Candidates within one vmap, at most; None where any number makes sense."""
+
     def init(self, key: jax.Array, genotype: Genotype, channels: Mapping[int, int]) -> tuple[PyTree, PyTree]:
         """Fresh parameters and moving averages, of one shape for every genotype; `channels` are C by stride."""
 
@@ -54,7 +82,7 @@ class Head(Protocol):
         self,
         params: PyTree,
         stats: PyTree,
-        genotype: Genotype,
+        code: PyTree,
         features: Features,
         *,
         train: bool,
@@ -62,12 +90,36 @@ class Head(Protocol):
         used: PyTree = None,
         kernels: fused.Kernels = 'auto',
     ) -> tuple[HeadOutputs, PyTree]:
-        """Class scores, and the new moving averages. `used` is what `uses` says of a population.
+        """Class scores, and the new moving averages. `used` is what `uses` says of a population of codes.
 
         A head that has kernels for a GPU obeys `kernels`; others have no choice.
         """
 
-    def uses(self, genotypes: Genotype) -> PyTree:
+    def encode(self, genotypes: Genotype, shapes: Shapes, *, train: bool) -> PyTree:
+        """What programs get in place of these genotypes [P, ...]: made on the host, for features of these shapes.
+
+        InputError for a genotype that this head has no room for.
+        """
+
+    def scratch(self, shapes: Shapes) -> PyTree:
+        """Memory that one training step hands to the next; what lies in it changes no result."""
+
+    def learn(
+        self,
+        params: PyTree,
+        stats: PyTree,
+        code: PyTree,
+        features: Features,
+        loss_of: Loss,
+        scratch: PyTree,
+        *,
+        dropout_key: jax.Array | None = None,
+        used: PyTree = None,
+        kernels: fused.Kernels = 'auto',
+    ) -> Learned:
+        """The loss of the outputs in training, and its gradients; `code` is what `encode` made of the genotype."""
+
+    def uses(self, codes: PyTree) -> PyTree:
         """The parts of the head that any of these (a population or one) needs; changes the time and nothing else."""
 
     def decayed(self, params: PyTree) -> PyTree:
@@ -75,6 +127,50 @@ class Head(Protocol):
 
     def multipliers(self, params: PyTree) -> PyTree:
         """Factor on the gradient of each tensor."""
+
+
+def shapes_of(features: Mapping[int, Any], batch: int) -> Shapes:
+    """The shapes of so many images of an array of each stride."""
+    return {stride: (batch, *array.shape[1:]) for stride, array in features.items()}
+
+
+class Derived:
+    """A head whose gradients JAX derives from `apply`, with the genotype itself as its code."""
+
+    largest_chunk: int | None = None
+
+    def encode(self, genotypes: Genotype, shapes: Shapes, *, train: bool) -> PyTree:
+        """The genotypes."""
+        del shapes, train
+        return genotypes
+
+    def scratch(self, shapes: Shapes) -> PyTree:
+        """None is needed."""
+        del shapes
+        return ()
+
+    def learn(
+        self: Head,
+        params: PyTree,
+        stats: PyTree,
+        code: PyTree,
+        features: Features,
+        loss_of: Loss,
+        scratch: PyTree,
+        *,
+        dropout_key: jax.Array | None = None,
+        used: PyTree = None,
+        kernels: fused.Kernels = 'auto',
+    ) -> Learned:
+        """See `Head.learn`."""
+
+        def total(params: PyTree) -> tuple[jax.Array, PyTree]:
+            more = {'dropout_key': dropout_key, 'used': used, 'kernels': kernels}
+            outputs, moved = self.apply(params, stats, code, features, train=True, **more)
+            return loss_of(outputs), moved
+
+        (loss, moved), grads = jax.value_and_grad(total, has_aux=True)(params)
+        return Learned(loss, moved, grads, scratch)
 
 
 def names() -> tuple[str, ...]:

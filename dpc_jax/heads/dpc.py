@@ -13,7 +13,7 @@ from dpc_jax import cell, checks, fused, ops
 from dpc_jax.base import PyTree
 from dpc_jax.cell import CellParams, CellSettings, CellStats, Uses
 from dpc_jax.decoder import LOGITS_STDDEV
-from dpc_jax.heads import Features, HeadOutputs
+from dpc_jax.heads import Derived, Features, HeadOutputs
 from dpc_jax.spaces.dpc import Genotype
 
 BIAS_GRADIENT_FACTOR = 2.0  # official train_utils.get_model_gradient_multipliers: biases learn twice as fast
@@ -28,7 +28,7 @@ class HeadParams(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Head:
+class Head(Derived):
     """See `heads.Head`; `cell.output_stride` is the one stride that it reads."""
 
     num_classes: int

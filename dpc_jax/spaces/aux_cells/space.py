@@ -178,16 +178,16 @@ class Space:
 
     def cost(self, genotype: Genotype, settings: Mapping[str, Any]) -> dict[str, int]:
         """'params' and 'macs' of the decoder with adapters and classifier and without auxiliary heads, of one image."""
-        features, cell = settings.get('features', {}), settings.get('cell', {})
-        if not ({'sizes', 'channels'} <= features.keys() and 'filters' in cell):
+        maps, cell = settings.get('maps') or {}, settings.get('cell', {})
+        if not {*map(str, STRIDES)} <= maps.keys() or 'filters' not in cell or 'classes' not in settings:
             return {}
-        sizes = {int(stride): (int(size[0]), int(size[1])) for stride, size in features['sizes'].items()}
+        shapes = [tuple(map(int, maps[str(stride)])) for stride in STRIDES]
         counts = count(
             genotype,
-            sizes=tuple(sizes[stride] for stride in STRIDES),
-            channels=tuple(int(features['channels'][str(stride)]) for stride in STRIDES),
+            sizes=tuple((height, width) for height, width, _ in shapes),
+            channels=tuple(channels for *_, channels in shapes),
             filters=cell['filters'],
-            classes=features['classes'],
+            classes=settings['classes'],
             repeats=cell.get('repeats', 1),
         )
         return {'params': counts.params, 'macs': counts.macs}

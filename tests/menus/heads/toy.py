@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from dpc_jax import ops
-from dpc_jax.heads import HeadOutputs
+from dpc_jax.heads import Derived, HeadOutputs
 
 FINE, COARSE = 8, 16
 READS = ((1.0, 0.0), (0.0, 1.0), (1.0, 1.0))
@@ -29,7 +29,7 @@ class Stats(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Head:
+class Head(Derived):
     """See `dpc_jax.heads.Head`."""
 
     num_classes: int
