@@ -85,6 +85,7 @@ def aux_search_config() -> ml_collections.ConfigDict:
     config.proxy.update({'weight_decay': 1e-5, 'bn_decay': 0.9, 'polyak': 0.9, 'loss_stride': 4})
     config.proxy.update({'batch_size': 64, 'steps': 310, 'polyak_every': 62})  # five epochs of 4000 samples
     config.proxy.chunk = 1
+    config.tuning = tuning_config()
     config.search.score = 'geometric_mean_without_background'
     config.search.references = ('arch0', 'arch1', 'arch2')
     config.search.study = 'aux'
@@ -117,6 +118,28 @@ def proxy_config() -> ml_collections.ConfigDict:
     config.at_once = 0  # candidates in one call of a program; 0: chunk times devices
     config.steps_per_call = 20  # steps between which Ctrl-C can stop, and for which images are streamed at once
     config.stream = 'auto'  # features stay on disk where they do not fit the device; or never | always
+    return config
+
+
+def tuning_config() -> ml_collections.ConfigDict:
+    """The second stage of a candidate: it is trained on images, with its encoder (release of arXiv:1810.10804).
+
+    What stands between the stages is `search.pruner`: '' promotes all, 'running_mean' is the paper's gate.
+    """
+    config = ml_collections.ConfigDict()
+    config.steps = 0  # 0: there is no second stage; the paper's is one epoch, 297
+    config.top = 0  # so many of the candidates that are evaluated together go on, at most; 0: all
+    config.batch_size = 32
+    config.crop_size = (353, 353)
+    config.views = 1
+    config.scales = (0.7, 0.85, 1.0, 1.2, 1.4)
+    config.learning_rate = 0.003
+    config.encoder_learning_rate = 0.001
+    config.encoder_momentum = 0.9
+    config.weight_decay = 1e-5
+    config.clip_norm = 3.0  # of each part
+    config.polyak = 0.99  # the parameters become their average at the end
+    config.eval_batch_size = 4
     return config
 
 

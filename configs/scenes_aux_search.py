@@ -8,6 +8,10 @@ are trained on them, all by one compiled program, and ranked by the paper's rewa
   python run.py --config=configs/scenes_aux_search.py --workdir=runs/scenes_aux
   python run.py --config=configs/scenes_aux_search.py:toy --workdir=runs/aux_toy   (seconds; its scores mean nothing)
 
+With `:tuned` the promising decoders are then trained together with their encoder, as in the paper's second stage:
+
+  python run.py --config=configs/scenes_aux_search.py:tuned --workdir=runs/scenes_aux_tuned
+
 The paper's strategy, which takes more decoders than these to learn anything: --config.search.sampler=controller
 """
 
@@ -17,8 +21,8 @@ from configs import common
 
 
 def get_config(arg: str = '') -> ml_collections.ConfigDict:
-    """The search; `arg` may be 'toy'."""
-    words = common.words(arg, 'toy')
+    """The search; `arg` may be 'toy', 'tuned' or both."""
+    words = common.words(arg, 'toy', 'tuned')
     config = common.aux_search_config()
     config.dataset = common.scenes()
     config.dataset.size = (129, 193)
@@ -34,8 +38,15 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     config.search.num_candidates = 24
     config.search.sampler_settings.near_best.incumbents = 5
     config.search.sampler_settings.evolution.update({'population': 8, 'sample': 3})  # of 24 candidates
+    config.tuning.batch_size = 8
+    config.tuning.crop_size = (129, 193)
+    config.tuning.scales = (1.0,)
+    if 'tuned' in words:
+        config.tuning.steps = 40  # an epoch
+        config.search.pruner = 'running_mean'
     if 'toy' in words:
         common.shrink(config)
+        config.tuning.update({'batch_size': 2, 'crop_size': (65, 97), 'steps': 2 * ('tuned' in words)})
         config.dataset.update({'size': (65, 97), 'num_train': 6, 'num_val': 3})
         config.cache.crop_size = (65, 97)
     return config

@@ -34,10 +34,11 @@ from dpc_jax import (
     weights,
 )
 from dpc_jax.base import InputError
+from dpc_jax.fastest_chunk import fastest_chunk
 from dpc_jax.feature_cache import FeatureCache
 from dpc_jax.frozen import Datasets
 from dpc_jax.ladder import Halve
-from dpc_jax.population import PopulationEvaluator, fastest_chunk
+from dpc_jax.population import PopulationEvaluator
 from dpc_jax.proxy import ProxySettings, Source
 from dpc_jax.spaces import Space
 from dpc_jax.streaming import StreamedData

@@ -15,7 +15,7 @@ import jax
 import ml_collections
 from rich.console import Console
 
-from dpc_jax import assembly, datasets, files, frozen, provenance, rerank, sharding
+from dpc_jax import assembly, datasets, files, frozen, provenance, rerank, second_stage, sharding
 from dpc_jax import ladder as ladders
 from dpc_jax.assembly import PROXY
 from dpc_jax.base import Genotype, InputError, Rung, Size, unstack
@@ -27,6 +27,7 @@ from dpc_jax.population import PopulationEvaluator
 from dpc_jax.proxy import Source
 from dpc_jax.rerank import Train, WholeNetworks
 from dpc_jax.scores import CellScore, CellScores, list_cells, list_seeds
+from dpc_jax.second_stage import Second
 from dpc_jax.spaces import Space
 from dpc_jax.study import Candidate, Progress, Study
 
@@ -49,6 +50,7 @@ class Bench:
     data: Source
     sizes: Mapping[int, Size]  # of the largest maps, train and val, by output stride
     chunk: Chunk  # candidates within one vmap; shrinks where memory does not hold it
+    second: Second | None = None  # of the second stage, where the config wants one
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -79,8 +81,10 @@ class Bench:
         )
 
     def patient_evaluator(self, *, steps: int = 0, seed: int | None = None) -> PatientEvaluator:
-        """The same, which goes on with half the chunk where memory does not hold it."""
-        return PatientEvaluator(self.evaluator(steps=steps, seed=seed), self.chunk)
+        """The same, perhaps with a second stage; it goes on with half the chunk where memory does not hold it."""
+        first = self.evaluator(steps=steps, seed=seed)
+        evaluator = second_stage.staged(self.config, first, self.second) if self.second else first
+        return PatientEvaluator(evaluator, self.chunk)
 
     @property
     def num_classes(self) -> int:
@@ -223,6 +227,7 @@ def prepare(config: ml_collections.ConfigDict, workdir: pathlib.Path | str) -> B
     workdir = pathlib.Path(workdir).expanduser()
     sharding.check_devices()
     assembly.check(config)
+    second_stage.check(config)
     space, sets = assembly.make_space(config), assembly.load_datasets(config)
     if ladders.of(config).full:
         rerank.check(config, space)
@@ -236,6 +241,7 @@ def prepare(config: ml_collections.ConfigDict, workdir: pathlib.Path | str) -> B
         variables = frozen.backbone_variables(config, workdir, sets[0])
         cache = frozen.build_cache(config, workdir, sets, variables)
         data = assembly.proxy_data(config, cache)
+        second = second_stage.prepare(config, workdir, sets, variables)
         # What was measured is kept: another chunk would round scores otherwise.
         measure = functools.partial(assembly.choose_chunk, config, data, sets[0].num_classes)
         chunk = config.proxy.chunk or study.once(CHUNK.format(provenance.device()), measure)
@@ -245,7 +251,7 @@ def prepare(config: ml_collections.ConfigDict, workdir: pathlib.Path | str) -> B
                 ' trained elsewhere or differs; copy backbone-*.npz from the workdir that began it'
             )
     keep = functools.partial(_keep_chunk, config, workdir, settings)
-    return Bench(config, workdir, space, sets, settings, data, map_sizes(cache), Chunk(chunk, keep))
+    return Bench(config, workdir, space, sets, settings, data, map_sizes(cache), Chunk(chunk, keep), second)
 
 
 def map_sizes(cache: FeatureCache) -> dict[int, Size]:

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from dpc_jax import backbones, checks, feature_cache, files, heads, pretrain, provenance, weights
 from dpc_jax.base import InputError, PyTree
 from dpc_jax.datasets import Dataset
+from dpc_jax.end_to_end import IMAGES
 from dpc_jax.feature_cache import Backbone, CacheSettings, FeatureCache
 from dpc_jax.pretrain import PretrainSettings
 from dpc_jax.progress import track
@@ -107,4 +108,31 @@ def build_cache(
     run: Backbone = features
     return feature_cache.load_or_build(
         directory, sets, run, description, cache_settings(config), output_strides=strides, track=track
+    )
+
+
+def build_images(config: ml_collections.ConfigDict, workdir: pathlib.Path, sets: Datasets) -> FeatureCache:
+    """Crops of train and whole images of val for the second stage: a cache whose features are the images."""
+    directory = pathlib.Path(config.cache.directory or workdir / 'cache').expanduser()
+    return feature_cache.load_or_build(
+        directory,
+        sets,
+        lambda images: {IMAGES: images},
+        {'name': 'images'},
+        image_settings(config),
+        output_strides=(IMAGES,),
+        track=track,
+    )
+
+
+def image_settings(config: ml_collections.ConfigDict) -> CacheSettings:
+    """What is drawn from the data for the second stage."""
+    tuning = config.tuning
+    return CacheSettings(
+        crop_size=checks.pair(tuning.crop_size, 'tuning.crop_size'),
+        views=tuning.views,
+        scales=tuple(tuning.scales),
+        flip_probability=config.cache.flip_probability,
+        seed=config.seed,
+        batch_size=config.cache.batch_size,
     )

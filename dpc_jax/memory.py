@@ -10,6 +10,7 @@ from dpc_jax.base import Genotype, InputError, KeepGoing, ProxyResult
 from dpc_jax.population import OutOfMemoryError, PopulationEvaluator, device_memory
 from dpc_jax.proxy import Source
 from dpc_jax.streaming import StreamedData
+from dpc_jax.two_stages import TwoStages
 
 STREAMS = ('auto', 'never', 'always')
 DATA_SHARE = 0.75
@@ -76,7 +77,7 @@ class PatientEvaluator:
     It takes as many candidates at once as before, in more chunks one after the other.
     """
 
-    def __init__(self, evaluator: PopulationEvaluator, chunk: Chunk) -> None:
+    def __init__(self, evaluator: PopulationEvaluator | TwoStages, chunk: Chunk) -> None:
         self._evaluator, self._chunk = evaluator, chunk
         self.population = evaluator.population
 
@@ -88,7 +89,7 @@ class PatientEvaluator:
         """
         while True:
             if self._chunk.size < self._evaluator.chunk:
-                self._evaluator = dataclasses.replace(self._evaluator, chunk=self._chunk.size, at_once=self.population)
+                self._evaluator = self._evaluator.with_chunk(self._chunk.size, self.population)
             try:
                 return self._evaluator(genotypes, keep_going)
             except OutOfMemoryError:

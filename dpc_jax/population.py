@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import itertools
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import jax
@@ -70,6 +70,46 @@ def mover(where: Sharding) -> Callable[[CandidateState, Int[np.ndarray, ' P']], 
     return move
 
 
+class Trained(NamedTuple):
+    """What was found out, and the candidates in their seats."""
+
+    result: ProxyResult
+    candidates: CandidateState  # by seat
+    seats: Seats
+    alive: Bool[np.ndarray, ' n']  # of the candidates that were asked for: those that may go on
+
+
+class _Found(NamedTuple):
+    """What is found out about each candidate, filled in evaluation by evaluation. See `ProxyResult`."""
+
+    curves: Float[np.ndarray, 'n E']
+    losses: Float[np.ndarray, 'n E']
+    confusions: Int[np.ndarray, 'n E L L']
+    finite: Bool[np.ndarray, ' n']
+    steps: Int[np.ndarray, ' n']
+
+    @classmethod
+    def empty(cls, count: int, settings: ProxySettings) -> '_Found':
+        points, classes = len(settings.stops()), settings.head.num_classes
+        nothing = np.full((count, points), np.nan, np.float32)
+        confusions = np.zeros((count, points, classes, classes), np.int64)
+        return cls(nothing, nothing.copy(), confusions, np.ones(count, bool), np.zeros(count, np.int32))
+
+    def result(self, settings: ProxySettings, extras: Mapping[str, metrics.Score], seconds: float) -> ProxyResult:
+        last = (np.arange(len(self.steps)), np.searchsorted(settings.stops(), self.steps))
+        return ProxyResult(
+            scores=self.curves[last],
+            curves=self.curves,
+            losses=self.losses,
+            finite=self.finite,
+            pruned=self.finite & (self.steps < settings.steps),
+            steps=self.steps,
+            seconds=seconds,
+            confusions=self.confusions,
+            extras={name: np.where(self.finite, of(self.confusions[last]), np.nan) for name, of in extras.items()},
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class PopulationEvaluator:
     """An `Evaluator`: trains and scores up to `population` candidates in one call of each program."""
@@ -101,6 +141,10 @@ class PopulationEvaluator:
         """Candidates in one call of a program: `at_once`, rounded up to whole units."""
         return max(1, -(-self.at_once // self.unit)) * self.unit
 
+    def with_chunk(self, chunk: int, at_once: int) -> 'PopulationEvaluator':
+        """The same with another chunk."""
+        return dataclasses.replace(self, chunk=chunk, at_once=at_once)
+
     @property
     def shape(self) -> seats.Shape:
         """Devices, chunks of each, candidates of a chunk."""
@@ -119,47 +163,55 @@ class PopulationEvaluator:
         Raises:
           OutOfMemoryError: the device's memory is not enough; no candidate is at fault.
         """
-        with _memory_of(self.chunk, self.settings):
-            return self._evaluate(genotypes, keep_going)
+        return self.trained(genotypes, keep_going).result
 
-    def _evaluate(self, genotypes: Genotype, keep_going: KeepGoing | None) -> ProxyResult:
+    def trained(
+        self,
+        genotypes: Genotype,
+        keep_going: KeepGoing | None = None,
+        start: 'Trained | None' = None,
+        *,
+        ask_at_end: bool = False,
+    ) -> 'Trained':
+        """The same, with the candidates as they are then.
+
+        Args:
+          start: those that another evaluator has trained; by default they are drawn.
+          ask_at_end: whether `keep_going` is asked after the last evaluation, too: something comes after it.
+        """
+        with memory_of(self.chunk, self.settings):
+            return self._trained(genotypes, keep_going, start, ask_at_end)
+
+    def _trained(
+        self, genotypes: Genotype, keep_going: KeepGoing | None, start: 'Trained | None', ask_at_end: bool
+    ) -> 'Trained':
         started = time.perf_counter()
-        count, stops = population_size(genotypes), self.settings.stops()
+        found = _Found.empty(population_size(genotypes), self.settings)
+        count, stops = len(found.finite), self.settings.stops()
         if not 0 < count <= self.population:
             raise ValueError(f'{count} candidates; this evaluator takes 1 to {self.population} at once')
-        curves, losses_ = (np.full((count, len(stops)), np.nan, np.float32) for _ in range(2))
-        num_classes = self.settings.head.num_classes
-        confusions = np.zeros((count, len(stops), num_classes, num_classes), np.int64)
-        alive, finite, steps = np.ones(count, bool), np.ones(count, bool), np.zeros(count, np.int32)
-        seated = seats.seat(np.arange(count), self.shape)
-        candidates = self.programs.init(seated.taken, _pick(genotypes, seated), self.plan.key_init)
+        alive = np.ones(count, bool)
+        if start is None:
+            seated = seats.seat(np.arange(count), self.shape)
+            candidates = self.programs.init(seated.taken, _pick(genotypes, seated), self.plan.key_init)
+        else:
+            alive, seated, candidates = start.alive.copy(), start.seats, start.candidates
         for evaluation, span in enumerate(itertools.pairwise([0, *stops])):
             cells, places = _pick(genotypes, seated), seated.places
             candidates, loss = self.train(seated.taken, candidates, cells, span)
             counts = self.confusions(seated.taken, candidates, cells)[places]
             here = seated.who[places]
-            finite[here], steps[here] = np.asarray(candidates.finite)[places], span[1]
-            losses_[here, evaluation], confusions[here, evaluation] = loss[places], counts
-            curves[here, evaluation] = np.where(finite[here], self.score(counts), np.nan)
-            alive &= finite
-            if keep_going is not None and span[1] < self.settings.steps:
-                alive &= keep_going(evaluation, curves[:, evaluation])
+            found.finite[here], found.steps[here] = np.asarray(candidates.finite)[places], span[1]
+            found.losses[here, evaluation], found.confusions[here, evaluation] = loss[places], counts
+            found.curves[here, evaluation] = np.where(found.finite[here], self.score(counts), np.nan)
+            alive &= found.finite
+            if keep_going is not None and (ask_at_end or span[1] < self.settings.steps):
+                alive &= keep_going(evaluation, found.curves[:, evaluation])
             if not alive.any():
                 break
             seated, candidates = self._reseat(seated, alive, candidates)
-        last = (np.arange(count), np.searchsorted(stops, steps))
-        extras = {name: np.where(finite, extra(confusions[last]), np.nan) for name, extra in self.extras.items()}
-        return ProxyResult(
-            scores=curves[last],
-            curves=curves,
-            losses=losses_,
-            finite=finite,
-            pruned=finite & (steps < self.settings.steps),
-            steps=steps,
-            seconds=time.perf_counter() - started,
-            confusions=confusions,
-            extras=extras,
-        )
+        result = found.result(self.settings, self.extras, time.perf_counter() - started)
+        return Trained(result, candidates, seated, alive)
 
     def _reseat(
         self, seated: Seats, alive: Bool[np.ndarray, ' n'], candidates: CandidateState
@@ -240,7 +292,7 @@ def device_memory(mesh: Mesh) -> int | None:
 
 
 @contextlib.contextmanager
-def _memory_of(chunk: int, settings: ProxySettings) -> Iterator[None]:
+def memory_of(chunk: int, settings: ProxySettings) -> Iterator[None]:
     """Says what to make smaller where the device's memory is not enough."""
     try:
         yield
@@ -262,63 +314,6 @@ def _memory_of(chunk: int, settings: ProxySettings) -> Iterator[None]:
 def _pick(genotypes: Genotype, seated: Seats) -> Genotype:
     """The genotype in each place."""
     return jax.tree.map(lambda genes: np.asarray(genes, np.int32)[seated.who], genotypes)
-
-
-WORTH_A_LARGER_CHUNK = 0.9
-"""Share of the time of the chunk before that a larger one may take to be chosen instead."""
-
-
-def fastest_chunk(
-    make: Callable[[int], PopulationEvaluator],
-    sizes: Sequence[int],
-    sample: Callable[[int], Genotype],
-    *,
-    steps: int = 4,
-) -> tuple[int, dict[int, float]]:
-    """Measures the seconds per candidate-step of each chunk size and gives the fastest, with what was measured.
-
-    Tries the sizes in ascending order, up to the first that is not a tenth faster than the one before (the members of a
-    larger chunk all do what any of them needs, so what is gained on the sample may be lost on other cells) or that
-    memory does not hold. A size whose compiled program says that it needs more than the device has is not started.
-    `sample(P)` gives the population [P, K] to measure with.
-
-    Raises:
-      OutOfMemoryError: memory does not hold the smallest size.
-    """
-    seconds: dict[int, float] = {}
-    best = sizes[0]
-    for size in sizes:
-        try:
-            seconds[size] = _seconds_per_step(make(size), sample, steps)
-        except OutOfMemoryError:
-            if not seconds:
-                raise
-            break
-        if size != best and seconds[size] > WORTH_A_LARGER_CHUNK * seconds[best]:
-            break
-        best = size
-    return best, seconds
-
-
-def _seconds_per_step(evaluator: PopulationEvaluator, sample: Callable[[int], Genotype], steps: int) -> float:
-    genotypes, alive = sample(evaluator.population), np.ones(evaluator.population, bool)
-    rounds = []
-    with _memory_of(evaluator.chunk, evaluator.settings):
-        candidates = evaluator.programs.init(alive, genotypes, evaluator.plan.key_init)
-        there = device_memory(evaluator.mesh)
-        if there is not None and (needed := evaluator.needed_memory(alive, candidates, genotypes, steps)) > there:
-            raise OutOfMemoryError(
-                f'proxy.chunk {evaluator.chunk} needs {needed / 2**30:.1f} GiB by its compiled program; the device has'
-                f' {there / 2**30:.1f} GiB'
-            )
-        # Made before the clock runs: in a search they come while the device computes.
-        with contextlib.closing(evaluator.blocks((0, steps))) as made:
-            blocks = list(made)
-        for _ in range(4):  # the first compiles; of the others the fastest is the least disturbed
-            started = time.perf_counter()
-            candidates, _ = evaluator.train_on(blocks, alive, candidates, genotypes)
-            rounds.append(time.perf_counter() - started)
-    return min(rounds[1:]) / (steps * evaluator.population)
 
 
 def compilations(program: Callable[..., PyTree]) -> int:

@@ -6,7 +6,6 @@ All candidates see the same minibatches and draw the same initial values and dro
 once for a chunk and a score is a function of genotype, seed and settings alone.
 """
 
-import dataclasses
 import functools
 import itertools
 from collections.abc import Generator, Mapping, Sequence
@@ -19,72 +18,10 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from dpc_jax import checks, fused, heads, losses, metrics, ops
-from dpc_jax.base import IGNORE_LABEL, Genotype, InputError, PyTree
-from dpc_jax.heads import TEACHER, Features, Head, HeadOutputs
-
-DTYPES = ('float32', 'bfloat16')
-OPTIMIZERS = ('sgd', 'adam')
-PRECISIONS = ('float32', 'tensorfloat32', 'bfloat16')
-"""What the factors of a float32 product may be rounded to, as `jax.default_matmul_precision` calls it.
-
-'float32' is the static cell's: nothing is rounded, so both views stay the same function on a GPU or TPU too. On a CPU
-and with `dtype` bfloat16 it makes no difference.
-"""
-
-
-@dataclasses.dataclass(frozen=True)
-class ProxySettings:
-    """What a score depends on besides genotype, seed and features.
-
-    Defaults are the paper's (§4.1): 30K steps of batch 8, poly learning rate 0.01, momentum 0.9, weight decay 4e-5,
-    BN decay 0.9997. A shorter proxy needs a faster decay, or the moving averages do not reach the statistics.
-    Auxiliary cells (arXiv:1810.10804) are trained by Adam with gradients of a norm of at most `clip_norm`, and every
-    `polyak_every` steps the parameters become their average of decay `polyak`.
-    """
-
-    head: Head
-    steps: int = 30_000
-    batch_size: int = 8
-    learning_rate: float = 0.01
-    power: float = 0.9
-    momentum: float = 0.9
-    optimizer: str = 'sgd'
-    clip_norm: float = 0.0  # 0: none
-    weight_decay: float = 4e-5
-    polyak: float = 0.0  # 0: none
-    polyak_every: int = 1
-    distillation: float = 0.0  # weight of the squared difference to the teacher's logits
-    evaluations: int = 1  # scores on val during a run, evenly spread; the last is the score
-    stops_at: tuple[int, ...] = ()  # further steps after which a score is taken
-    eval_batch_size: int = 4
-    dtype: str = 'float32'
-    precision: str = 'float32'  # of matrix products, see `PRECISIONS`
-    kernels: fused.Kernels = 'auto'  # who does the work of a training step
-
-    def __post_init__(self) -> None:
-        counts = ('steps', 'batch_size', 'evaluations', 'eval_batch_size', 'polyak_every')
-        checks.fields_at_least(1, self, counts, 'proxy')
-        if self.evaluations > self.steps:
-            raise InputError(f'proxy.evaluations is {self.evaluations}; it may be at most proxy.steps ({self.steps})')
-        if not all(0 < step < self.steps for step in self.stops_at):
-            raise InputError(
-                f'proxy.stops_at is {self.stops_at}; each of its steps must be from 1 to {self.steps - 1}, below'
-                ' proxy.steps'
-            )
-        checks.below_one('proxy.momentum', self.momentum)
-        checks.below_one('proxy.polyak', self.polyak)
-        checks.fields_at_least(0, self, ('power', 'weight_decay', 'clip_norm', 'distillation'), 'proxy')
-        checks.one_of('proxy.optimizer', self.optimizer, OPTIMIZERS)
-        if not self.learning_rate > 0:
-            raise InputError(f'proxy.learning_rate is {self.learning_rate}; it must be greater than 0')
-        checks.one_of('proxy.dtype', self.dtype, DTYPES)
-        checks.one_of('proxy.precision', self.precision, PRECISIONS)
-
-    def stops(self) -> list[int]:
-        """The step after which each evaluation takes place, ascending; the last is `steps`."""
-        even = {self.steps * (i + 1) // self.evaluations for i in range(self.evaluations)}
-        return sorted(even | set(self.stops_at))
+from dpc_jax import fused, heads, losses, metrics, ops
+from dpc_jax.base import IGNORE_LABEL, Genotype, PyTree
+from dpc_jax.heads import TEACHER, Features, HeadOutputs
+from dpc_jax.proxy_settings import ProxySettings as ProxySettings
 
 
 class Images(NamedTuple):
@@ -177,22 +114,11 @@ class ProxyData(NamedTuple):
 # ---- one candidate --------------------------------------------------------------------------------------------------
 
 
-def optimizer(settings: ProxySettings) -> optax.GradientTransformation:
-    """Weight decay on the tensors that the head names, and a poly learning rate, with momentum (official train_utils).
-
-    Adam has its decay added to the gradient, too, as PyTorch's has: after the clipping.
-    """
-    schedule = optax.polynomial_schedule(settings.learning_rate, 0.0, settings.power, settings.steps)
-    steps = optax.adam(schedule) if settings.optimizer == 'adam' else optax.sgd(schedule, momentum=settings.momentum)
-    clip = [optax.clip_by_global_norm(settings.clip_norm)] if settings.clip_norm else []
-    return optax.chain(*clip, optax.add_decayed_weights(settings.weight_decay, mask=settings.head.decayed), steps)
-
-
 def init(key: jax.Array, genotype: Genotype, channels: Mapping[int, int], settings: ProxySettings) -> CandidateState:
     """A fresh candidate (unbatched); `channels` are C by output stride."""
     params, stats = settings.head.init(key, genotype, channels)
     average = params if settings.polyak else ()
-    return CandidateState(params, stats, optimizer(settings).init(params), average, jnp.array(True))
+    return CandidateState(params, stats, settings.rule().init(params), average, jnp.array(True))
 
 
 def train_step(
@@ -223,7 +149,7 @@ def train_step(
         found = head.learn(candidate.params, candidate.stats, code, features, loss_of, scratch, **more)
     grads = jax.tree.map(lambda factor, grad: factor * grad, head.multipliers(candidate.params), found.grads)
     with jax.numpy_dtype_promotion('standard'):  # optax's Adam raises a float to an integer count
-        updates, opt_state = optimizer(settings).update(grads, candidate.opt_state, candidate.params)
+        updates, opt_state = settings.rule().update(grads, candidate.opt_state, candidate.params)
     params = optax.apply_updates(candidate.params, updates)
     finite = candidate.finite & jnp.isfinite(found.loss)
     moved = CandidateState(params, found.stats, opt_state, candidate.average, finite)

@@ -11,8 +11,11 @@ from dpc_jax import samplers
 from dpc_jax.base import Genotype, InputError
 from dpc_jax.ladder import Halve
 from dpc_jax.spaces import Space
-from dpc_jax.study import Halving
+from dpc_jax.study import Halving, RunningMean
 from dpc_jax.study import make_pruner as pruner_of
+
+GATE = 'running_mean'
+"""The pruner that stands between the two stages of a candidate (`study.gate`)."""
 
 SCORE, COSTS = 'miou', ('macs', 'params')
 """The objectives of a search: what every study maximises, and what it may minimise besides."""
@@ -49,6 +52,8 @@ def make_pruner(
     """
     if halvings:
         return Halving({stops.index(halving.step): halving.share for halving in halvings})
+    if config.search.pruner == GATE:
+        return RunningMean(len(stops) - 1, config.seed)
     return pruner_of(config.search.pruner, config.search.pruner_settings.to_dict())
 
 

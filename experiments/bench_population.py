@@ -29,6 +29,7 @@ from absl import app, flags
 
 from dpc_jax import cell, checks, command_line, population, proxy
 from dpc_jax.base import FEATURES, InputError, PyTree, Size, population_size, unstack
+from dpc_jax.fastest_chunk import fastest_chunk
 from dpc_jax.heads import dpc as dpc_head
 from dpc_jax.spaces import dpc
 from dpc_jax.spaces.dpc import Genotype, Space
@@ -128,7 +129,7 @@ def time_population(data: proxy.ProxyData, genotypes: Genotype) -> tuple[Timing,
         return population.PopulationEvaluator(settings(), data, seed=0, chunk=chunk, steps_per_call=STEPS.value)
 
     sizes = [size for size in chunks() if size * jax.device_count() <= population_size(genotypes)]
-    chunk, measured = population.fastest_chunk(make, sizes or [1], sample)
+    chunk, measured = fastest_chunk(make, sizes or [1], sample)
     evaluator = dataclasses.replace(
         make(chunk), at_once=_round_up(population_size(genotypes), chunk * jax.device_count())
     )

@@ -128,8 +128,8 @@ def programs():
     def training(params, stats, program, features, memory, given):
         state = machine.forward(params, stats, program, features, memory, shape=SHAPE, train=True)
         moved = machine.moved(stats, state, program, DECAY)
-        grads, memory = machine.backward(params, program, features, state, given, shape=SHAPE)
-        return state['logits'], moved, grads, memory
+        grads, memory, of_maps = machine.backward(params, program, features, state, given, shape=SHAPE)
+        return state['logits'], moved, grads, memory, of_maps
 
     def inference(params, stats, program, features, memory):
         state = machine.forward(params, stats, program, features, memory, shape=SHAPE, train=False)
@@ -164,13 +164,16 @@ def test_the_machine_is_the_module(which, memory):
         features = {level: maps[stride] for level, stride in enumerate(STRIDES)}
         shared, averages = superset(params, stats, genotype)
         train, infer = programs()
-        logits, moved, grads, memory[0] = train(shared, averages, program, features, memory[0], given)
+        logits, moved, grads, memory[0], of_maps = train(shared, averages, program, features, memory[0], given)
 
-        def loss(params):
+        def loss(params, maps):
             found, moved = static_logits(decoder, params, stats, maps, True)
             return sum((found[number] * given[number]).sum() for number in found), (found, moved)
 
-        (_, (expected, expected_moved)), expected_grads = jax.value_and_grad(loss, has_aux=True)(params)
+        derive = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
+        (_, (expected, expected_moved)), (expected_grads, wanted_maps) = derive(params, maps)
+        for level, stride in enumerate(STRIDES):
+            close(of_maps[level], wanted_maps[stride])
         for number, value in expected.items():
             close(logits[number], value)
         wanted, wanted_averages = superset(expected_grads, expected_moved, genotype)

@@ -39,8 +39,8 @@ FLOORS = (
     # Makers.
     (
         *('feature_cache', 'pretrain', 'input_pipeline', 'evaluation', 'training'),
-        *('proxy', 'streaming', 'seats', 'chunks', 'population', 'memory', 'figures', 'export'),
-        *('ladder', 'strategy', 'frozen', 'assembly'),
+        *('proxy_settings', 'proxy', 'streaming', 'seats', 'chunks', 'population', 'fastest_chunk', 'end_to_end'),
+        *('two_stages', 'memory', 'figures', 'export', 'ladder', 'strategy', 'frozen', 'assembly', 'second_stage'),
     ),
     # Journeys.
     ('cell_files', 'scores', 'climbing', 'rerank', 'bench', 'journeys', 'api'),
@@ -49,7 +49,7 @@ MENUS = ('spaces', 'heads', 'contexts', 'backbones', 'datasets', 'samplers', 'jo
 ROOMS = {
     'weights': ('tf_bundle', 'tf_import', 'checkpoint'),
     'study': (
-        *('workers', 'patience', 'journal', 'storage', 'index', 'batch', 'halving', 'rows', 'progress'),
+        *('workers', 'patience', 'journal', 'storage', 'index', 'batch', 'halving', 'gate', 'rows', 'progress'),
         *('study', 'archive'),
     ),
     'evaluation': ('scorer', 'report', 'results', 'config'),

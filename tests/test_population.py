@@ -12,9 +12,10 @@ import pytest
 from dpc_jax import population, sharding
 from dpc_jax.base import InputError
 from dpc_jax.cell import CellSettings
+from dpc_jax.fastest_chunk import fastest_chunk
 from dpc_jax.heads.dpc import Head
 from dpc_jax.memory import Chunk, PatientEvaluator
-from dpc_jax.population import OutOfMemoryError, PopulationEvaluator, fastest_chunk
+from dpc_jax.population import OutOfMemoryError, PopulationEvaluator
 from dpc_jax.proxy import ProxyData, ProxySettings
 from dpc_jax.spaces import dpc
 from dpc_jax.spaces.dpc import Genotype

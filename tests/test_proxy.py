@@ -246,7 +246,7 @@ def params_of(value: float) -> HeadParams:
 
 def test_the_learning_rate_follows_the_polynomial_to_zero():
     settings = dataclasses.replace(SETTINGS, steps=10, momentum=0.0, weight_decay=0.0, power=0.7, learning_rate=0.3)
-    optimizer, params = proxy.optimizer(settings), params_of(1.0)
+    optimizer, params = settings.rule(), params_of(1.0)
     state, rates = optimizer.init(params), []
     for _ in range(11):
         updates, state = optimizer.update(params_of(1.0), state, params)
@@ -255,7 +255,7 @@ def test_the_learning_rate_follows_the_polynomial_to_zero():
 
 
 def test_weight_decay_reaches_the_pointwise_kernels_and_no_other_parameter():
-    optimizer, params = proxy.optimizer(SETTINGS), params_of(2.0)
+    optimizer, params = SETTINGS.rule(), params_of(2.0)
     updates, _ = optimizer.update(params_of(0.0), optimizer.init(params), params)
     moved = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(updates)}
     decayed = {'.cell.pointwise.kernel', '.cell.projection.kernel', '.logits_kernel'}

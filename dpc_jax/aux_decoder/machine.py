@@ -216,8 +216,11 @@ def backward(
     given: Float[Array, '4 B h w L'],
     *,
     shape: Shape,
-) -> tuple[Params, Memory]:
-    """Gradients of all weights from `given`, that of `logits`, after `forward` in training; and the memory."""
+) -> tuple[Params, Memory, dict[int, Float[Array, 'B _ _ _']]]:
+    """Gradients from `given`, that of `logits`, after `forward` in training: of all weights, and of the features.
+
+    The memory stands between them.
+    """
     access = Access(params, shape)
     names = [name for name in Params._fields if name != 'adapters']
     state = {
@@ -226,7 +229,7 @@ def backward(
     }
     state = run(jnp.asarray(program.backward), program.lengths[1], state, _backward_table(access, given))
     grads: dict[str, Any] = {name: state[f'grad_{name}'] for name in names}
-    adapters = []
+    adapters, maps = [], {}
     for level, kernel in enumerate(params.adapters):
         slot, x = ADAPTERS + level, features[level]
         grad = raw(state['memory'], program.adapter_grads[level], shape, level)
@@ -234,6 +237,7 @@ def backward(
         norm = Norm(state['mean'][slot], state['inv'][slot], params.scale[slot], params.bias[slot])
         inner, scale, bias = kernels.norm_back(x @ kernel, grad, norm)
         adapters.append(x.reshape(-1, x.shape[-1]).T @ inner.reshape(-1, inner.shape[-1]))
+        maps[level] = inner @ kernel.T
         grads['scale'] = grads['scale'].at[slot].set(scale)
         grads['bias'] = grads['bias'].at[slot].set(bias)
-    return Params(adapters=tuple(adapters), **grads), state['memory']
+    return Params(adapters=tuple(adapters), **grads), state['memory'], maps

@@ -74,7 +74,7 @@ def span(start: Any, length: int) -> Int[Array, ' n']:
 def precision(dtype: Any) -> jax.lax.Precision:
     """How the factors of a product are read: bfloat16 as it is, float32 rounded only if JAX is asked to.
 
-    See `proxy.PRECISIONS`; a factor that may be rounded to bfloat16 is rounded to TensorFloat-32.
+    See `proxy_settings.PRECISIONS`; a factor that may be rounded to bfloat16 is rounded to TensorFloat-32.
     """
     rounded = jax.config.jax_default_matmul_precision in ('tensorfloat32', 'bfloat16')  # type: ignore[attr-defined]
     narrow = rounded or dtype == jnp.bfloat16

@@ -49,6 +49,7 @@ class Learned(NamedTuple):
     stats: PyTree  # new moving averages
     grads: PyTree  # of the parameters
     scratch: PyTree  # for the next step
+    features: Mapping[int, Array] | None  # their gradients, of heads that can be trained end to end
 
 
 @runtime_checkable
@@ -70,6 +71,10 @@ class Head(Protocol):
     @property
     def auxiliary_weights(self) -> Mapping[str, float]:
         """Weight in the loss of each auxiliary output; empty where there is none."""
+
+    @property
+    def end_to_end(self) -> bool:
+        """Whether `learn` gives gradients of the features, so that the encoder can be trained, too."""
 
     @property
     def largest_chunk(self) -> int | None:
@@ -138,6 +143,7 @@ class Derived:
     """A head whose gradients JAX derives from `apply`, with the genotype itself as its code."""
 
     largest_chunk: int | None = None
+    end_to_end = False
 
     def encode(self, genotypes: Genotype, shapes: Shapes, *, train: bool) -> PyTree:
         """The genotypes."""
@@ -170,7 +176,7 @@ class Derived:
             return loss_of(outputs), moved
 
         (loss, moved), grads = jax.value_and_grad(total, has_aux=True)(params)
-        return Learned(loss, moved, grads, scratch)
+        return Learned(loss, moved, grads, scratch, None)
 
 
 def names() -> tuple[str, ...]:

@@ -50,6 +50,7 @@ class Head:
     decay: float = BN_DECAY
 
     strides = STRIDES
+    end_to_end = True
     largest_chunk = 1  # within a vmap every candidate would wait for every instruction of every other
 
     def __post_init__(self) -> None:
@@ -176,8 +177,8 @@ class Head:
         state = aux_decoder.forward(params, stats, code, maps, scratch, shape=shape, train=True)
         loss, given = jax.value_and_grad(lambda logits: loss_of(self._outputs(logits, train=True)))(state['logits'])
         moved = aux_decoder.moved(stats, state, code, self.decay)
-        grads, memory = aux_decoder.backward(params, code, maps, state, given, shape=shape)
-        return Learned(loss, moved, grads, memory)
+        grads, memory, of_maps = aux_decoder.backward(params, code, maps, state, given, shape=shape)
+        return Learned(loss, moved, grads, memory, {STRIDES[level]: grad for level, grad in of_maps.items()})
 
     def _outputs(self, logits: Float[Array, '4 B h w L'], *, train: bool) -> HeadOutputs:
         logits = logits.transpose(0, 1, 4, 2, 3)

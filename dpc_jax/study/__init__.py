@@ -2,6 +2,7 @@
 
 from dpc_jax.study.archive import read, rungs
 from dpc_jax.study.batch import REDRAW, distributions, make_pruner
+from dpc_jax.study.gate import RunningMean
 from dpc_jax.study.halving import Halving
 from dpc_jax.study.index import History, candidate_key, history, losses
 from dpc_jax.study.progress import Progress
@@ -16,6 +17,7 @@ __all__ = [
     'Progress',
     'Proposal',
     'RunInfo',
+    'RunningMean',
     'Study',
     'candidate_key',
     'distributions',
