@@ -2,6 +2,7 @@
 
   python experiments/bench_population.py                 (N = 8, 21x21x320, D = 256: two cores)
   python experiments/bench_population.py --size=49x49 --classes=19 --dtype=bfloat16 --candidates=64  (the paper's shape)
+  XLA_FLAGS=--xla_force_host_platform_device_count=2 python experiments/bench_population.py --space=aux_cells --torch
 
 Compared on the same random cells and the same work, one training step on a minibatch of N images:
 
@@ -33,9 +34,12 @@ from dpc_jax.fastest_chunk import fastest_chunk
 from dpc_jax.heads import dpc as dpc_head
 from dpc_jax.spaces import dpc
 from dpc_jax.spaces.dpc import Genotype, Space
-from experiments import common, h100_estimate, population_floor
+from experiments import bench_aux_cells, common, h100_estimate, population_floor
 
-SIZE = flags.DEFINE_string('size', '21x21', 'Feature map, height x width.')
+SPACE = flags.DEFINE_enum(
+    'space', 'dpc', ['dpc', 'aux_cells'], 'Whose candidates; see bench_aux_cells.py of the latter.'
+)
+SIZE = flags.DEFINE_string('size', '21x21', 'Feature map, height x width; of stride 4 for aux_cells (64x64).')
 IMAGES = flags.DEFINE_integer('images', 8, 'N, images in a minibatch.')
 CHANNELS = flags.DEFINE_integer('channels', 320, 'C, channels of the features.')
 FILTERS = flags.DEFINE_integer('filters', 256, 'D, filters of the cell.')
@@ -279,6 +283,18 @@ def largest_chunk(found: h100_estimate.Estimate, chunk: int) -> str:
     return f'about {most} candidates fit {memory:.0f} GB if the data took no room'
 
 
+def aux_work(size: Size) -> bench_aux_cells.Work:
+    """What the flags ask for; those that are not given have the values of the paper's search."""
+    size = size if SIZE.present else (64, 64)
+    return bench_aux_cells.Work(IMAGES.value, size, _or(FILTERS, 48), _or(CLASSES, 21), _or(STEPS, 2))
+
+
+def _or(flag: flags.FlagHolder[int], value: int) -> int:
+    """What the flag says, if it is given."""
+    given: int = flag.value if flag.present else value
+    return given
+
+
 def main(argv: Sequence[str]) -> None:
     """Measures and prints."""
     del argv
@@ -288,6 +304,9 @@ def main(argv: Sequence[str]) -> None:
     if TORCH.value and importlib.util.find_spec('torch') is None:
         raise InputError('--torch needs PyTorch, which is no requirement of this project; pip install torch')
     height, width = map(int, sides)
+    if SPACE.value == 'aux_cells':
+        print(bench_aux_cells.run(aux_work((height, width)), _or(CANDIDATES, 12), torch=TORCH.value))
+        return
     chunks()
     if ESTIMATE.value:
         print_estimate((height, width))

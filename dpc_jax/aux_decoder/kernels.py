@@ -10,8 +10,9 @@ import itertools
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from dpc_jax import ops
 from dpc_jax.aux_decoder.module import BN_EPSILON
@@ -21,6 +22,7 @@ from dpc_jax.spaces.aux_cells import OPS
 
 Maps = Float[Array, 'B h w A']
 
+LOOPED = 2**17  # numbers of a map: the gradient of a depthwise kernel is a loop up to these
 ROWS_AT_ONCE = 256  # of the columns of a dense kernel's gradient: 256 * 9 * 48 numbers are 0.4 MB
 
 
@@ -121,9 +123,7 @@ def dense_kernel_grad(x: Float[Array, 'B h w C'], grad: Float[Array, 'B h w D'],
     """The gradient of the kernel of `dense`: columns of all taps, so few rows at a time that they stay in the cache."""
     (batch, height, width, channels), filters = x.shape, grad.shape[-1]
     taps = _taps((height, width), 3, rate)
-    rows = max(1, min(height, ROWS_AT_ONCE // width))
-    while height % rows:
-        rows -= 1
+    rows = _divisor(height, ROWS_AT_ONCE // width)
     padded = _padded(x, rate)
 
     def add(part: Array, total: Float[Array, 'n D']) -> Float[Array, 'n D']:
@@ -155,13 +155,30 @@ def depthwise(x: Maps, kernel: Float[Array, 'k k A'], rate: int) -> Maps:
 
 
 def depthwise_kernel_grad(x: Maps, grad: Maps, side: int, rate: int) -> Float[Array, 'k k A']:
-    """The gradient of the kernel of `depthwise`."""
-    height, width = _size(x)
-    padded, kernel = _padded(x, rate * (side // 2)), jnp.zeros((side, side, x.shape[-1]), x.dtype)
-    for i, j in _taps((height, width), side, rate):
-        read = padded[:, i * rate : i * rate + height, j * rate : j * rate + width]
-        kernel = kernel.at[i, j].set(ops.sum_of_products(read, grad))
-    return kernel
+    """The gradient of the kernel of `depthwise`.
+
+    Written out for large maps, which is twice as fast there; for small ones a loop over the rows of the kernel, which
+    takes a third of the time to compile.
+    """
+    (height, width), taps = _size(x), _taps(_size(x), side, rate)
+    rows, columns = (sorted(set(places)) for places in zip(*taps, strict=True))
+    padded = _padded(x, rate * (side // 2))
+
+    def of_row(start: Int[Array, ''] | int) -> Float[Array, 'c A']:
+        band = lax.dynamic_slice_in_dim(padded, start, height, 1)
+        return jnp.stack([ops.sum_of_products(band[:, :, j * rate : j * rate + width], grad) for j in columns])
+
+    if x.size > LOOPED:
+        found = jnp.stack([of_row(row * rate) for row in rows])
+    else:
+        found = lax.map(of_row, rate * jnp.array(rows, jnp.int32))
+    kernel = jnp.zeros((side, side, x.shape[-1]), x.dtype)
+    return kernel.at[np.array(rows)[:, None], np.array(columns)[None, :]].set(found)
+
+
+def _divisor(count: int, most: int) -> int:
+    """The largest divisor of the count that is at most that, at least 1."""
+    return max(one for one in range(1, max(1, min(count, most)) + 1) if count % one == 0)
 
 
 # ---- norms ----------------------------------------------------------------------------------------------------------
