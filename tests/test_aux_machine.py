@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from dpc_jax import ops
-from dpc_jax.aux_decoder import Decoder, machine, tape
+from dpc_jax.aux_decoder import Decoder, tape
 from dpc_jax.aux_decoder.registers import Params, Shape, Stats
-from dpc_jax.base import InputError, unstack
+from dpc_jax.base import InputError, stack, unstack
 from dpc_jax.decoder import Logits
+from dpc_jax.heads.aux_cells import Head
 from dpc_jax.spaces import aux_cells
 from dpc_jax.spaces.aux_cells import OPS, STRIDES, Space
 
@@ -23,8 +24,10 @@ SPACE = Space()
 CHANNELS = (24, 32, 96, 320)
 FILTERS, CLASSES, DECAY = 6, 5, 0.9
 SHAPE = Shape(2, tuple((64 // stride, 64 // stride + 1) for stride in STRIDES), FILTERS, CLASSES)
-MEMORY = 120 * SHAPE.rows[0]
+MEMORY = tape.MOST_MAPS[True] * SHAPE.rows[0]
 HEADS = (0, 1, 2)
+HEAD = Head(CLASSES, FILTERS, decay=DECAY)
+SHAPES = {stride: (*SHAPE.maps(level)[:3], CHANNELS[level]) for level, stride in enumerate(STRIDES)}
 FURTHER = int(os.environ.get('DPC_FURTHER_GENOTYPES', '0'))  # 50 of them take some minutes
 RANDOM = 4 + FURTHER
 
@@ -37,6 +40,11 @@ def random_genotypes(count):
 
 def tape_of(genotype):
     return tape.compile_tape(genotype, SHAPE.batch, SHAPE.rows, auxiliary='cell', heads=HEADS, memory=MEMORY)
+
+
+def code_of(genotype, *, train):
+    """The tape that the head makes, as a program gets it."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), HEAD.encode(stack([genotype]), SHAPES, train=train))
 
 
 # ---- the module's weights in the one shape that all genotypes share -------------------------------------------------
@@ -125,17 +133,18 @@ def drawn(decoder, seed):
 def programs():
     """Training and inference, each compiled once for all genotypes."""
 
-    def training(params, stats, program, features, memory, given):
-        state = machine.forward(params, stats, program, features, memory, shape=SHAPE, train=True)
-        moved = machine.moved(stats, state, program, DECAY)
-        grads, memory, of_maps = machine.backward(params, program, features, state, given, shape=SHAPE)
-        return state['logits'], moved, grads, memory, of_maps
+    def training(params, stats, code, features, memory, given):
+        def loss_of(outputs):
+            logits = [*(outputs.auxiliary[f'block{block + 1}'] for block in HEADS), outputs.logits]
+            return (jnp.stack(logits) * given.transpose(0, 1, 4, 2, 3)).sum()
 
-    def inference(params, stats, program, features, memory):
-        state = machine.forward(params, stats, program, features, memory, shape=SHAPE, train=False)
-        return state['logits'][tape.MAIN], state['memory']
+        found = HEAD.learn(params, stats, code, features, loss_of, memory)
+        return found.loss, found.stats, found.grads, found.scratch, found.features
 
-    return jax.jit(training, donate_argnums=4), jax.jit(inference, donate_argnums=4)
+    def inference(params, stats, code, features):
+        return HEAD.apply(params, stats, code, features, train=False)[0].logits
+
+    return jax.jit(training, donate_argnums=4), jax.jit(inference)
 
 
 def close(actual, expected):
@@ -159,33 +168,31 @@ def test_the_machine_is_the_module(which, memory):
     decoder = Decoder.of(genotype, filters=FILTERS, repeats=1, decay=DECAY)
     with jax.enable_x64(True), jax.numpy_dtype_promotion('standard'):
         maps, params, stats, given = drawn(decoder, CASES.index(which))
-        program = jax.tree.map(jnp.asarray, tape_of(genotype))
-        assert int(program.rows) <= MEMORY
-        features = {level: maps[stride] for level, stride in enumerate(STRIDES)}
         shared, averages = superset(params, stats, genotype)
         train, infer = programs()
-        logits, moved, grads, memory[0], of_maps = train(shared, averages, program, features, memory[0], given)
+        code = code_of(genotype, train=True)
+        loss, moved, grads, memory[0], of_maps = train(shared, averages, code, maps, memory[0], given)
 
-        def loss(params, maps):
+        def expected(params, maps):
             found, moved = static_logits(decoder, params, stats, maps, True)
-            return sum((found[number] * given[number]).sum() for number in found), (found, moved)
+            return sum((found[number] * given[number]).sum() for number in found), moved
 
-        derive = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
-        (_, (expected, expected_moved)), (expected_grads, wanted_maps) = derive(params, maps)
-        for level, stride in enumerate(STRIDES):
-            close(of_maps[level], wanted_maps[stride])
-        for number, value in expected.items():
-            close(logits[number], value)
+        derive = jax.value_and_grad(expected, argnums=(0, 1), has_aux=True)
+        (expected_loss, expected_moved), (expected_grads, expected_maps) = derive(params, maps)
+        np.testing.assert_allclose(loss, expected_loss, rtol=1e-9)
+        for stride in STRIDES:
+            close(of_maps[stride], expected_maps[stride])
         wanted, wanted_averages = superset(expected_grads, expected_moved, genotype)
-        used = (program.counts > 0)[:, None]
+        used = (code.counts > 0)[:, None]
         for ours, theirs, before in zip(moved, wanted_averages, averages, strict=True):
             close(jnp.where(used, ours, 0), jnp.where(used, theirs, 0))
             assert bool(jnp.where(used, True, ours == before).all())
         wanted = wanted._replace(scale=jnp.where(used, wanted.scale, 0))
         for ours, theirs in zip(jax.tree.leaves(grads), jax.tree.leaves(wanted), strict=True):
             close(ours, theirs)
-        main, memory[0] = infer(shared, averages, program, features, memory[0])
-        close(main, static_logits(decoder, params, stats, maps, False)[0][tape.MAIN])
+        main = infer(shared, averages, code_of(genotype, train=False), maps)
+        wanted = static_logits(decoder, params, stats, maps, False)[0][tape.MAIN]
+        close(main.transpose(0, 2, 3, 1), wanted)
 
 
 def test_every_operator_is_compared_at_every_stride():
@@ -211,10 +218,9 @@ def test_the_memory_is_never_copied(memory):
         decoder = Decoder.of(SPACE.named('arch0'), filters=FILTERS, repeats=1, decay=DECAY)
         maps, params, stats, given = drawn(decoder, 0)
         shared, averages = superset(params, stats, SPACE.named('arch0'))
-        program = jax.tree.map(jnp.asarray, tape_of(SPACE.named('arch0')))
-        features = {level: maps[stride] for level, stride in enumerate(STRIDES)}
         train, _ = programs()
-        compiled = train.lower(shared, averages, program, features, memory[0], given).compile()
+        code = code_of(SPACE.named('arch0'), train=True)
+        compiled = train.lower(shared, averages, code, maps, memory[0], given).compile()
     assert f'f64[{MEMORY},{FILTERS}]' in compiled.as_text()
     assert not re.findall(rf'f64\[{MEMORY},{FILTERS}\]\S* copy\(', compiled.as_text())
 
@@ -264,3 +270,61 @@ def test_a_memory_that_is_too_small_is_refused():
     assert tape.compile_tape(genotype, SHAPE.batch, SHAPE.rows, memory=needed, **sizes).rows == needed
     with pytest.raises(InputError, match=rf'^a decoder needs {needed} rows of memory; there are {needed - 1}: \[8, 0'):
         tape.compile_tape(genotype, SHAPE.batch, SHAPE.rows, memory=needed - 1, **sizes)
+
+
+# ---- the head -------------------------------------------------------------------------------------------------------
+
+
+def test_initial_weights_are_those_of_pytorch_for_the_operators_of_the_genotype():
+    """Uniform in ± 1 / sqrt(fan in), which differs by kernel and by how many blocks are concatenated."""
+    channels = dict(zip(STRIDES, CHANNELS, strict=True))
+    wide, narrow = SPACE.named('arch0'), SPACE.named('arch1')  # op 8 is 5x5 and stands in slots 0, 3, 4 of arch0
+    for genotype in (wide, narrow):
+        params, stats = HEAD.init(jax.random.key(0), jax.tree.map(jnp.asarray, genotype), channels)
+        bounds = {
+            **{f'adapter{stride}': (params.adapters[level], channels[stride]) for level, stride in enumerate(STRIDES)},
+            'pointwise': (params.pointwise, FILTERS),
+            'dense': (params.dense, 9 * FILTERS),
+            'projection': (params.projection, len(aux_cells.loose(genotype)) * FILTERS),
+            'heads': (params.heads, 9 * FILTERS),
+            'head_bias': (params.head_bias, 9 * FILTERS),
+        }
+        for slot, one in enumerate(aux_cells.slots(genotype)):
+            bounds[f'depthwise{slot}'] = (params.depthwise[slot::7][: tape.CELLS], 25 if OPS[one.op].kernel == 5 else 9)
+        for name, (values, fan_in) in bounds.items():
+            largest = float(jnp.abs(values).max()) * np.sqrt(fan_in)
+            assert 0.8 < largest <= 1, name
+        assert float(params.scale.min()) == float(params.scale.max()) == float(stats.var.min()) == 1
+        assert not float(jnp.abs(params.bias).max()) + float(jnp.abs(stats.mean).max())
+
+
+@pytest.mark.parametrize(
+    ('head', 'weights'),
+    [
+        (Head(CLASSES), {'block1': 0.15, 'block2': 0.15, 'block3': 0.15}),
+        (Head(CLASSES, inner=True, weight=0.4), {'block1': 0.4, 'block2': 0.4}),
+        (Head(CLASSES, auxiliary='conv'), {'block1': 0.15, 'block2': 0.15, 'block3': 0.15}),
+        (Head(CLASSES, auxiliary='none'), {}),
+    ],
+)
+def test_auxiliary_outputs_are_those_that_the_tape_computes(head, weights):
+    assert head.auxiliary_weights == weights
+    code = head.encode(stack([SPACE.named('arch0')]), SHAPES, train=True)
+    heads = [int(one[-1]) for one in code.forward[0, : code.lengths[0, 0]] if one[1] == tape.HEAD]
+    assert sorted(heads) == [*range(len(weights)), tape.MAIN]
+    scored = head.encode(stack([SPACE.named('arch0')]), SHAPES, train=False)
+    assert [int(one[-1]) for one in scored.forward[0, : scored.lengths[0, 0]] if one[1] == tape.HEAD] == [tape.MAIN]
+    assert int(scored.lengths[0, 1]) == 0  # nothing is derived where nothing is learnt
+
+
+@pytest.mark.parametrize(
+    ('fields', 'line'),
+    [
+        ({'auxiliary': 'cells'}, "cell.auxiliary is 'cells'; allowed: cell, conv, none"),
+        ({'weight': -0.1}, 'cell.auxiliary_weight is -0.1; it must be at least 0'),
+        ({'filters': 0}, 'cell.filters is 0; it must be at least 1'),
+        ({'decay': 1.0}, 'proxy.bn_decay is 1.0; it must be in 0 <= x < 1'),
+    ],
+)
+def test_a_bad_head_is_one_line(fault, fields, line):
+    assert line in fault(lambda: Head(CLASSES, **fields))

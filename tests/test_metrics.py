@@ -152,3 +152,30 @@ def test_without_two_ranks_there_is_no_correlation(values):
     others = np.arange(len(values), dtype=float)
     assert math.isnan(metrics.spearman(values, others))
     assert math.isnan(metrics.spearman(others, values))
+
+
+# ---- rewards --------------------------------------------------------------------------------------------------------
+
+
+def test_the_geometric_mean_is_that_of_a_matrix_by_hand():
+    """Three classes that are there, a fourth that nothing has, and a fifth that is only predicted."""
+    confusion = np.array([[6, 1, 1, 0, 0], [2, 3, 0, 0, 0], [0, 0, 4, 0, 1], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0]])
+    iou = [6 / 10, 3 / 6, 4 / 6, 0 / 1]
+    accuracy = [6 / 8, 3 / 5, 4 / 5, 0]
+    weighted = (8 * iou[0] + 5 * iou[1] + 5 * iou[2]) / 18
+    expected = (sum(iou) / 4 * sum(accuracy) / 4 * weighted) ** (1 / 3)
+    np.testing.assert_allclose(metrics.geometric_mean(confusion), expected)
+    weighted = (5 * iou[1] + 5 * iou[2]) / 10
+    expected = (sum(iou[1:]) / 3 * sum(accuracy[1:]) / 3 * weighted) ** (1 / 3)
+    np.testing.assert_allclose(metrics.SCORES['geometric_mean_without_background'](confusion), expected)
+
+
+def test_rewards_of_many_are_those_of_each_and_of_nothing_nan():
+    confusions = np.random.default_rng(0).integers(0, 9, (3, 4, 4))
+    for score in metrics.SCORES.values():
+        np.testing.assert_allclose(score(confusions), [score(one) for one in confusions])
+    only_background = np.zeros((4, 4), int)
+    only_background[0, 0] = 5
+    assert metrics.geometric_mean(only_background) == 1
+    assert np.isnan(metrics.geometric_mean(only_background, background=False))
+    assert np.isnan(metrics.geometric_mean(np.zeros((4, 4), int)))
