@@ -29,7 +29,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     except SystemExit:  # after --help, for which absl exits with code 1
         sys.exit(0)
     except FAULTS as error:
-        fail(_explained(error, argv))
+        fail(explained(error, argv))
     return rest
 
 
@@ -39,7 +39,7 @@ def fail(error: Exception | str) -> NoReturn:
     sys.exit(2)
 
 
-def _explained(error: Exception, argv: Sequence[str]) -> str:
+def explained(error: Exception, argv: Sequence[str]) -> str:
     """What ml_collections and absl mean, without the traceback or the advice around it."""
     text = str(error.args[0] if error.args else error).strip()
     if 'string indices must be' in text or text.startswith('Attribute'):  # a field of a value that has none

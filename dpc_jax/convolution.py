@@ -189,11 +189,20 @@ class ConvUnit(nn.Module):
         """Batch statistics normalise, and move the averages, if `train`; else the averages normalise."""
         channels = x.shape[-1]
         fans = (1, channels) if self.filters is None else (channels, self.filters)
-        kernel = self.param('kernel', self.kernel_init, (*self.kernel_size, *fans)).astype(x.dtype)
-        convolve = depthwise if self.filters is None else dense
-        x = convolve(x, kernel, stride=self.stride, rate=self.rate, padding=self.padding)
+        x = self.convolve(x, self.param('kernel', self.kernel_init, (*self.kernel_size, *fans)))
         if self.normalize:
             x = ops.BatchNorm(self.decay, self.epsilon, name='BatchNorm')(x, use_running_average=not train)
+        return self.activate(x)
+
+    @nn.nowrap
+    def convolve(self, x: Float[Array, 'B h w C'], kernel: Float[Array, 'i j _ _']) -> Float[Array, 'B _ _ D']:
+        """The convolution alone, with that kernel."""
+        convolve = depthwise if self.filters is None else dense
+        return convolve(x, kernel.astype(x.dtype), stride=self.stride, rate=self.rate, padding=self.padding)
+
+    @nn.nowrap
+    def activate(self, x: Float[Array, 'B h w D']) -> Float[Array, 'B h w D']:
+        """The activation alone."""
         return x if self.activation is None else self.activation(x)
 
 

@@ -7,6 +7,7 @@ The conventions of the paper's Table 1 (arXiv:1809.04184): one multiply-add is o
 convolutions alone have any. Batch norms, means and resizes have none, and zeros that pad a map are multiplied too.
 """
 
+import functools
 import math
 import re
 from collections.abc import Callable, Iterable
@@ -56,7 +57,7 @@ def operations(module: nn.Module, *inputs: Any, **settings: Any) -> tuple[Operat
     """The convolutions of a call `module(*inputs, **settings)`, in the order in which they run; nothing is computed.
 
     `inputs` are arrays or `jax.ShapeDtypeStruct`, [B, ...] with any B; `settings` are not arrays. Without
-    `train=True` among them the call is inference.
+    `train=True` among them the call is inference, in which auxiliary heads are not computed.
     """
     found: list[Operation] = []
 
@@ -66,8 +67,10 @@ def operations(module: nn.Module, *inputs: Any, **settings: Any) -> tuple[Operat
             found.append(_operation(context.module, (y.shape[1], y.shape[2])))
         return y
 
+    # Not by `init`, which computes all that has weights, auxiliary heads too; a mutable call makes what it needs.
+    call = functools.partial(module.apply, {}, mutable=True, rngs={'params': jax.random.key(0)}, **settings)
     with nn.intercept_methods(note):
-        jax.eval_shape(lambda *arrays: module.init(jax.random.key(0), *arrays, **settings), *inputs)
+        jax.eval_shape(call, *inputs)
     return tuple(found)
 
 

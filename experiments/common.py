@@ -2,16 +2,18 @@
 
 import csv
 import io
+import os
 import pathlib
 from collections.abc import Mapping
 
+import jax
 import ml_collections
 import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 from ml_collections import config_flags
 
-from dpc_jax import bench, palette
+from dpc_jax import bench, palette, provenance
 from dpc_jax.base import Genotype, InputError
 from experiments.entry import one_line_errors as one_line_errors
 
@@ -22,10 +24,16 @@ Scores = dict[str, list[float]]
 """Name of a cell -> its score under each seed, mIoU in 0..1."""
 
 
-def check_whole_network(config: ml_collections.ConfigDict) -> None:
-    """InputError unless the config names a whole network."""
+def check_whole_network(config: ml_collections.ConfigDict, flag: str = '--config') -> None:
+    """InputError, which names the flag, unless the config is that of a whole network."""
     if 'decoder' not in config:
-        raise InputError('--config names no whole network; configs/camvid.py and configs/cityscapes.py do')
+        raise InputError(f'{flag} names no whole network; configs/camvid.py and configs/cityscapes.py do')
+
+
+def machine() -> str:
+    """The device, and the cores of a CPU."""
+    cores = f', {os.cpu_count()} cores' if jax.default_backend() == 'cpu' else ''
+    return f'{provenance.device()}{cores}'
 
 
 def config_and_workdir() -> tuple[ml_collections.ConfigDict, pathlib.Path]:

@@ -10,7 +10,6 @@ Everything is counted in inference, for one image. Prints Markdown; --out and --
 import itertools
 import json
 import math
-import os
 import pathlib
 import statistics
 import time
@@ -183,12 +182,6 @@ def plain(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> jax.Array:
     return jnp.full(leaf.shape, 1.0 if path[-1].key in ('scale', 'var') else 0.0)
 
 
-def machine() -> str:
-    """The device, and the cores of a CPU."""
-    cores = f', {os.cpu_count()} cores' if jax.default_backend() == 'cpu' else ''
-    return f'{provenance.device()}{cores}'
-
-
 # ---- Markdown -------------------------------------------------------------------------------------------------------
 
 
@@ -332,7 +325,7 @@ def report_of(size: Size) -> Row:
         'output_stride': OUTPUT_STRIDE.value,
         'num_classes': NUM_CLASSES.value,
         'repeats': REPEATS.value,
-        'machine': machine(),
+        'machine': common.machine(),
         'jax': jax.__version__,
         'commit': provenance.commit(),
         'modules': module_rows((ASPP, DPC, *further), size),

@@ -213,6 +213,7 @@ def test_the_yardstick_in_pytorch_is_the_cell_that_is_counted():
         ('bench_population', ('--operator=conv5x5',), "--operator is 'conv5x5'; allowed: "),
         ('bench_stream', ('--size=21',), "--size is '21'; it must be HEIGHTxWIDTH"),
         ('bench_stream', ('--span=0',), '--span is 0; it must be at least 1'),
+        ('latency', ('--sizes=512x512,640',), "--sizes is '640'; it must be HEIGHTxWIDTH in pixels"),
         ('estimate_training', (), '--config is needed: a config of a training, such as configs/cityscapes.py'),
         ('estimate_training', ('--config=configs/scenes_search.py',), '--config names no whole network'),
     ],

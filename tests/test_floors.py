@@ -31,6 +31,7 @@ FLOORS = (
         'contexts',
         'segmenter',
         'counting',
+        'folding',
         'networks',
         'inference',
         'study',
