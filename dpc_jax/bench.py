@@ -15,7 +15,7 @@ import jax
 import ml_collections
 from rich.console import Console
 
-from dpc_jax import assembly, datasets, files, frozen, provenance, rerank, sharding
+from dpc_jax import assembly, datasets, drawn_data, files, frozen, provenance, rerank, sharding
 from dpc_jax import ladder as ladders
 from dpc_jax.assembly import PROXY
 from dpc_jax.base import Genotype, InputError, Rung, Size, unstack
@@ -223,10 +223,12 @@ def prepare(config: ml_collections.ConfigDict, workdir: pathlib.Path | str) -> B
     workdir = pathlib.Path(workdir).expanduser()
     sharding.check_devices()
     assembly.check(config)
-    space, sets = assembly.make_space(config), assembly.load_datasets(config)
+    space = assembly.make_space(config)
     if ladders.of(config).full:
         rerank.check(config, space)
     started = workdir.is_dir() and any(workdir.iterdir())
+    config = with_data(config, workdir)
+    sets = assembly.load_datasets(config)
     check_data(() if started else sets)  # before anything is written
     settings = assembly.study_settings(config, sets)
     files.make_folder(workdir, 'workdir')
@@ -246,6 +248,16 @@ def prepare(config: ml_collections.ConfigDict, workdir: pathlib.Path | str) -> B
             )
     keep = functools.partial(_keep_chunk, config, workdir, settings)
     return Bench(config, workdir, space, sets, settings, data, map_sizes(cache), Chunk(chunk, keep))
+
+
+def with_data(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> ml_collections.ConfigDict:
+    """The config with the folder of its images, which are drawn where it asks for that (`dataset.generated`)."""
+    place = drawn_data.prepared(config.dataset, workdir)
+    if place is config.dataset:
+        return config
+    config = config.copy_and_resolve_references()
+    config.dataset = place
+    return config
 
 
 def map_sizes(cache: FeatureCache) -> dict[int, Size]:
