@@ -89,6 +89,8 @@ def aux_search_config() -> ml_collections.ConfigDict:
     config.search.references = ('arch0', 'arch1', 'arch2')
     config.search.study = 'aux'
     aux_recipe(config.rerank)
+    # Every context is asked for these; the decoder has neither, and here they do not come from `config.cell`.
+    config.rerank.context.update({'pooling': 'sliding', 'dropout_rate': 0.0})
     return config
 
 
@@ -291,7 +293,6 @@ def aux_recipe(config: ml_collections.ConfigDict) -> None:
     """
     decoder = {'optimizer': 'adam', 'learning_rate': 0.003, 'weight_decay': 1e-5}
     config.context.filters = 64
-    config.context.dropout_rate = 0.0  # which it does not have
     config.decoder.output_stride = 0
     config.train.parts.backbone = {'optimizer': 'sgd', 'learning_rate': 0.001, 'momentum': 0.9, 'weight_decay': 1e-5}
     for part in ('context', 'logits', 'auxiliary'):
