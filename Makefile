@@ -1,6 +1,8 @@
 # Every command makes what it needs first; what is there already is not made again (stamp files in .venv).
 
-WORKDIR = runs/scenes
+# What is searched, and where: configs/scenes_search.py in runs/scenes.
+CONFIG = configs/scenes_search.py
+WORKDIR = runs/$(patsubst %_search,%,$(basename $(notdir $(CONFIG))))
 # Processes that run tests, a file in each at a time; the longest file takes a fifth of the time of all.
 JOBS = 2
 
@@ -26,8 +28,8 @@ DEV_STAMP = .venv/installed-requirements-dev.txt
 help:  ## print this list (the default)
 	@sed -n 's/^\([a-z]*\): .*## \(.*\)/make \1\t\2/p' Makefile | expand -t 14
 
-search: $(RUNTIME_STAMP)  ## search cells on procedural street scenes; WORKDIR=... says where, ARGS=... adds flags
-	$(PLATFORM) $(BIN)/python run.py --config=configs/scenes_search.py --workdir=$(WORKDIR) $(ARGS)
+search: $(RUNTIME_STAMP)  ## search cells on procedural street scenes; CONFIG=..., WORKDIR=... change what and where, ARGS=... adds flags
+	$(PLATFORM) $(BIN)/python run.py --config=$(CONFIG) --workdir=$(WORKDIR) $(ARGS)
 
 test: $(DEV_STAMP)  ## the whole gate: format, lint, types, tests
 	$(BIN)/ruff format --check

@@ -89,6 +89,9 @@ def aux_search_config() -> ml_collections.ConfigDict:
     config.search.score = 'geometric_mean_without_background'
     config.search.references = ('arch0', 'arch1', 'arch2')
     config.search.study = 'aux'
+    aux_recipe(config.rerank)
+    # Every context is asked for these; the decoder has neither, and here they do not come from `config.cell`.
+    config.rerank.context.update({'pooling': 'sliding', 'dropout_rate': 0.0})
     return config
 
 
@@ -290,6 +293,35 @@ def train_config() -> ml_collections.ConfigDict:
     config.checkpoint_every = 1_000
     config.keep = 3  # checkpoints to go on from; the best weights are kept beside them
     return config
+
+
+def aux_network_config() -> ml_collections.ConfigDict:
+    """A whole network with a decoder of auxiliary cells, of the size of the final ones of arXiv:1810.10804."""
+    config = network_config()
+    config.backbone.output_stride = 32
+    config.context.name = 'aux_cells'
+    config.context.genotype = 'arch0'  # arch0 | arch1 | arch2, a found decoder, a file, or the text of one
+    config.context.repeats = 2  # of the unit within separable operators; 1 in the search
+    config.context.auxiliary = 'cell'  # what stands at a block in training alone: cell | conv | none
+    config.context.auxiliary_inner = False  # True: not at the last block
+    config.context.auxiliary_weight = 0.15
+    aux_recipe(config)
+    return config
+
+
+def aux_recipe(config: ml_collections.ConfigDict) -> None:
+    """How whole networks with auxiliary cells are trained: by the rules of the second stage of the release's search.
+
+    That stage has no schedule and clips gradients at 3; here the learning rates are poly and nothing is clipped.
+    """
+    decoder = {'optimizer': 'adam', 'learning_rate': 0.003, 'weight_decay': 1e-5}
+    config.context.filters = 64
+    config.decoder.output_stride = 0
+    config.train.parts.backbone = {'optimizer': 'sgd', 'learning_rate': 0.001, 'momentum': 0.9, 'weight_decay': 1e-5}
+    for part in ('context', 'logits', 'auxiliary'):
+        config.train.parts[part] = dict(decoder)
+    config.train.ema_decay = 0.99
+    config.train.scales = (0.7, 0.85, 1.0, 1.2, 1.4)  # drawn from the whole of 0.7 to 1.4 in the release
 
 
 def shrink_network(config: ml_collections.ConfigDict) -> None:

@@ -15,7 +15,7 @@ import jax
 import ml_collections
 from rich.console import Console
 
-from dpc_jax import assembly, datasets, files, frozen, provenance, rerank, second_stage, sharding
+from dpc_jax import assembly, datasets, drawn_data, files, frozen, provenance, rerank, second_stage, sharding
 from dpc_jax import ladder as ladders
 from dpc_jax.assembly import PROXY
 from dpc_jax.base import Genotype, InputError, Rung, Size, unstack
@@ -228,10 +228,12 @@ def prepare(config: ml_collections.ConfigDict, workdir: pathlib.Path | str) -> B
     sharding.check_devices()
     assembly.check(config)
     second_stage.check(config)
-    space, sets = assembly.make_space(config), assembly.load_datasets(config)
+    space = assembly.make_space(config)
     if ladders.of(config).full:
         rerank.check(config, space)
     started = workdir.is_dir() and any(workdir.iterdir())
+    config = with_data(config, workdir)
+    sets = assembly.load_datasets(config)
     check_data(() if started else sets)  # before anything is written
     settings = assembly.study_settings(config, sets)
     files.make_folder(workdir, 'workdir')
@@ -252,6 +254,16 @@ def prepare(config: ml_collections.ConfigDict, workdir: pathlib.Path | str) -> B
             )
     keep = functools.partial(_keep_chunk, config, workdir, settings)
     return Bench(config, workdir, space, sets, settings, data, map_sizes(cache), Chunk(chunk, keep), second)
+
+
+def with_data(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> ml_collections.ConfigDict:
+    """The config with the folder of its images, which are drawn where it asks for that (`dataset.generated`)."""
+    place = drawn_data.prepared(config.dataset, workdir)
+    if place is config.dataset:
+        return config
+    config = config.copy_and_resolve_references()
+    config.dataset = place
+    return config
 
 
 def map_sizes(cache: FeatureCache) -> dict[int, Size]:

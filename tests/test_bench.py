@@ -11,7 +11,8 @@ import jax
 import numpy as np
 import pytest
 
-from dpc_jax import bench, cell_files
+from configs import camvid_aux_search
+from dpc_jax import assembly, bench, cell_files
 from dpc_jax.base import InputError, stack, unstack
 from dpc_jax.journeys import search
 from dpc_jax.population import PopulationEvaluator
@@ -56,6 +57,15 @@ def evaluated(monkeypatch):
     calls_and_stop = (calls, counted)
     monkeypatch.setattr(PopulationEvaluator, '__call__', counted)
     return calls_and_stop
+
+
+def test_images_are_drawn_for_a_search_that_asks_for_them(tmp_path):
+    config = camvid_aux_search.get_config('toy')
+    drawn = bench.with_data(config, tmp_path)
+    train, val = assembly.load_datasets(drawn)
+    assert (len(train), len(val), config.dataset.root) == (4, 4, '')
+    assert bench.with_data(config, tmp_path).to_dict() == drawn.to_dict()  # once
+    assert bench.with_data(toy(), tmp_path).to_dict() == toy().to_dict()  # scenes need no files
 
 
 def cells(*pairs):

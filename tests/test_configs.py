@@ -11,19 +11,29 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs import common, scenes_search
-from dpc_jax import assembly, command_line, evaluation
+from dpc_jax import assembly, command_line, evaluation, rerank
 from dpc_jax.base import InputError
 from dpc_jax.training import config as train_config
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NAMES = sorted(path.stem for path in (ROOT / 'configs').glob('*.py') if path.stem not in ('__init__', 'common'))
 CHECKS = {'search': assembly.check, 'train': lambda config: train_config.check(config, num_devices=1)}
-COMMON = {'search': common.search_config, 'train': common.network_config}
+COMMON = {
+    ('search', 'dpc'): common.search_config,
+    ('train', 'dpc'): common.network_config,
+    ('search', 'aux_cells'): common.aux_search_config,
+    ('train', 'aux_cells'): common.aux_network_config,
+}
+PAPERS = {'dpc': '1809.04184', 'aux_cells': '1810.10804'}
 ARGS = [(name, arg) for name in NAMES for arg in ('', 'toy', *('stage2', 'stage2,toy')[: 2 * (name == 'pascal_voc')])]
 
 
 def config_of(name, arg=''):
     return importlib.import_module(f'configs.{name}').get_config(arg)
+
+
+def space_of(config):
+    return config.space.name if config.journey == 'search' else config.context.name
 
 
 def fields(config, prefix=''):
@@ -54,7 +64,7 @@ def refusal(config):
 @pytest.mark.parametrize('name', NAMES)
 def test_a_config_says_the_paper_and_the_command(name):
     text = ast.get_docstring(ast.parse((ROOT / f'configs/{name}.py').read_text()))
-    assert '1809.04184' in text
+    assert PAPERS[space_of(config_of(name))] in text
     assert f'python run.py --config=configs/{name}.py' in text
 
 
@@ -72,7 +82,7 @@ def test_a_config_has_the_common_fields_and_no_others(name, arg):
         return {field for field in fields(config) if not field.startswith('dataset.')}
 
     config = config_of(name, arg)
-    assert own(config) == own(COMMON[config.journey]())
+    assert own(config) == own(COMMON[config.journey, space_of(config)]())
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -98,6 +108,32 @@ def test_the_values_of_training_are_those_of_the_paper():
     first, second = config_of('pascal_voc'), config_of('pascal_voc', 'stage2')
     assert (first.train.steps, first.train.learning_rate, first.train.split) == (30_000, 0.007, 'train_aug')
     assert (second.train.batch_norm, second.backbone.output_stride, second.train.split) == ('frozen', 8, 'trainval')
+
+
+def test_the_values_of_auxiliary_cells_are_those_of_the_release():
+    """Nekrasov et al.: 4,000 samples, 5 epochs of batch 64, Adam, clipping, averages; width 48, then 64."""
+    search = config_of('voc_aux_search')
+    proxy, dataset = search.proxy, search.dataset
+    assert (dataset.train_list, dataset.train_images, search.cache.views) == ('train_aug', 4000, 1)
+    assert (proxy.batch_size, proxy.steps, proxy.polyak, proxy.polyak_every) == (64, 5 * (4000 // 64), 0.9, 4000 // 64)
+    assert (proxy.optimizer, proxy.learning_rate, proxy.weight_decay, proxy.clip_norm) == ('adam', 3e-3, 1e-5, 3.0)
+    assert (search.cache.crop_size, search.cell.filters, proxy.bn_decay) == ((257, 257), 48, 0.9)
+    assert (search.search.sampler, search.search.population) == ('controller', 1)
+    assert search.search.score == 'geometric_mean_without_background'
+    for config in (config_of('voc_aux'), config_of('camvid_aux'), config_of('voc_aux_search').rerank):
+        parts = config.train.parts
+        assert (parts.backbone.optimizer, parts.backbone.learning_rate) == ('sgd', 1e-3)
+        assert {(parts[part].optimizer, parts[part].learning_rate) for part in ('context', 'logits', 'auxiliary')} == {
+            ('adam', 3e-3)
+        }
+        assert (config.context.filters, config.decoder.output_stride) == (64, 0)
+
+
+@pytest.mark.parametrize('name', ['voc_aux_search', 'camvid_aux_search'])
+def test_the_best_decoders_can_be_trained_as_whole_networks(name):
+    config = config_of(name, 'toy')
+    config.search.ladder = (('full', 1),)
+    rerank.check(config, assembly.make_space(config))
 
 
 def test_there_are_configs_of_every_journey():

@@ -13,7 +13,7 @@ from dpc_jax.base import InputError, unstack
 from dpc_jax.controller import Settings
 from dpc_jax.spaces.aux_cells import Space as AuxSpace
 from dpc_jax.spaces.dpc import Space
-from dpc_jax.study.batch import distributions
+from dpc_jax.study.batch import SHOWN, distributions
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
 
@@ -196,9 +196,13 @@ def test_a_search_that_is_stopped_and_resumed_is_the_same_search(name):
     assert params(searched(space, 9, seed=1)) != params(whole)
     keys = [trial.user_attrs['key'] for trial in whole.trials]
     assert len(set(keys)) == 9
-    shown = [trial.system_attrs['controller:shown'] for trial in whole.trials]
+    shown = [trial.system_attrs[SHOWN] for trial in whole.trials]
     assert [row['learned'] for row in shown] == list(range(9))
     assert shown[1]['baseline'] == pytest.approx(whole.trials[0].value)
+    assert shown[0].keys() == {'learned', 'entropy'}  # there is no reward yet
+    told = [trial.value for trial in whole.trials[:8]]
+    assert shown[3]['reward'] == pytest.approx(np.mean(told[:3]))
+    assert shown[8]['reward'] == pytest.approx(np.mean(told[-4:]))  # of the ring alone
     values = space.choices().values()
     assert shown[0]['entropy'] == pytest.approx(sum(np.log(len(choice)) for choice in values), rel=0.02)
 
@@ -232,7 +236,7 @@ def test_failures_and_strangers():
     failing.set_user_attr('reference', '')
     study.tell(failing, state=optuna.trial.TrialState.FAIL)
     after = study.ask(distributions(space))
-    shown = study.trials[after.number].system_attrs['controller:shown']
+    shown = study.trials[after.number].system_attrs[SHOWN]
     assert shown['learned'] == 4  # the three of before, and the failure
     rewards = [trial.value for trial in study.trials[:3]]
     expected = rewards[0]
@@ -251,11 +255,11 @@ def test_it_learns_up_to_the_first_unfinished_candidate():
         trial.set_user_attr('reference', '')
     study.tell(done, 0.5)
     following = study.ask(distributions(space))
-    assert study.trials[following.number].system_attrs['controller:shown']['learned'] == 2
+    assert study.trials[following.number].system_attrs[SHOWN]['learned'] == 2
     study.tell(following, 0.5)
     study.tell(waiting, 0.5)
     last = study.ask(distributions(space))
-    assert study.trials[last.number].system_attrs['controller:shown']['learned'] >= 4
+    assert study.trials[last.number].system_attrs[SHOWN]['learned'] >= 4
 
 
 def test_genes_of_the_same_words_share_a_head():

@@ -65,6 +65,28 @@ def test_hard_classes_come_twice_in_splits_to_train_on(root):
         assert names(load(root, split, duplicate_hard=True)) == expected
 
 
+def test_a_search_may_train_on_images_drawn_from_another_list(root):
+    every = names(load(root, 'train_aug'))
+    assert names(load(root, train_list='train_aug')) == every != names(load(root))
+    fields = {'train_list': 'train_aug', 'train_images': len(every) - 1}
+    drawn = names(load(root, **fields))
+    assert len(drawn) == len(every) - 1
+    assert drawn == [name for name in every if name in drawn]  # in the order of the list
+    assert names(load(root, **fields)) == drawn
+    assert load(root, **fields).fingerprint() != load(root, train_list='train_aug').fingerprint()
+    for split in ('val', 'train_aug', 'trainval'):
+        assert names(load(root, split, **fields)) == names(load(root, split))
+
+
+def test_lists_and_numbers_of_images_that_cannot_be_are_refused(root, fault):
+    assert fault(lambda: load(root, train_list='val')) == (
+        "dataset.train_list is 'val'; allowed: train, train_aug, trainval"
+    )
+    for count in (3, -1):
+        said = fault(lambda count=count: load(root, train_images=count))
+        assert said == f'dataset.train_images is {count}; the list has 2, and 0 takes all'
+
+
 def test_colours_are_those_of_the_development_kit():
     # Everingham et al., VOCdevkit, VOClabelcolormap: some of the well-known ones.
     colours = {'background': (0, 0, 0), 'person': (192, 128, 128), 'cow': (64, 128, 0), 'tvmonitor': (0, 64, 128)}

@@ -228,6 +228,23 @@ def test_scalars_are_filed_under_the_number_of_the_candidate(tmp_path, plain):
     }
 
 
+def test_what_the_sampler_shows_is_filed_once_under_what_it_had_learned(tmp_path, plain):
+    def drawn(number, learned, **numbers):
+        return candidate(number, 0.5, shown={'learned': float(learned), **numbers})
+
+    first = [drawn(1, 0, entropy=4.0), drawn(2, 0, entropy=4.0), drawn(3, 2, entropy=3.5, reward=0.5)]
+    with Progress(6, logdir=tmp_path, console=plain) as progress:
+        progress.update([candidate(0, 0.5, reference='aspp')])  # nobody drew it
+        progress.update(first)
+    with Progress(6, 3, logdir=tmp_path, before=first, console=plain) as progress:
+        progress.update([drawn(4, 2, entropy=3.5, reward=0.5), drawn(5, 4, entropy=3.0, reward=0.75)])
+    found = {tag: points for tag, points in scalars(tmp_path).items() if tag.startswith('strategy/')}
+    assert found == {
+        'strategy/entropy': [(0, 4.0), (2, 3.5), (4, 3.0)],
+        'strategy/reward': [(2, 0.5), (4, 0.75)],
+    }
+
+
 def test_the_loss_is_the_last_that_was_finite(tmp_path, plain):
     with Progress(4, logdir=tmp_path, console=plain) as progress:
         progress.update([candidate(0, 0.5, losses=(1.5, 1.25, math.nan)), candidate(1, losses=(math.nan,))])

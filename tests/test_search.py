@@ -20,6 +20,7 @@ from dpc_jax.samplers import make as make_sampler
 from dpc_jax.spaces.dpc import Space
 from dpc_jax.streaming import StreamedData
 from dpc_jax.study import Progress, RunInfo, Study, make_pruner, ranking
+from tests.test_progress import scalars
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
 
@@ -349,6 +350,45 @@ def test_an_interrupt_loses_nothing_that_was_told(tmp_path):
     results = climb(tmp_path / 'halves', evaluator, at_once=1, generation=3)
     assert len(evaluator.sizes) == 7
     assert told(results) == told(uninterrupted)
+
+
+class Killed(Recorder):
+    """One that stops for good in the middle of its fourth call."""
+
+    def __call__(self, genotypes, keep_going=None):
+        if len(self.sizes) == 3:
+            raise KeyboardInterrupt
+        return super().__call__(genotypes, keep_going)
+
+
+def test_the_numbers_of_the_controller_are_shown_and_a_resume_writes_none_twice(first, workdir):
+    del first  # its backbone and its cache are shared
+
+    def searched(name, evaluator, sampler='controller'):
+        fields = {'search__sampler': sampler, 'search__population': 2, 'search__num_candidates': 6}
+        config = study_of(toy(**fields), name)
+        config.search.references = ()
+        search.run(config, workdir, make_rungs=lambda _: [Rung('proxy', evaluator, 6, study=name)])
+
+    def shown(name):
+        curves = scalars(workdir / 'events' / name)
+        return {tag: sorted(points) for tag, points in curves.items() if tag.startswith('strategy/')}
+
+    searched('whole', Recorder())
+    curves = shown('whole')
+    assert {tag: [step for step, _ in points] for tag, points in curves.items()} == {
+        'strategy/entropy': [0, 2, 4],  # each batch of two is drawn from what was learned before it
+        'strategy/baseline': [2, 4],
+        'strategy/reward': [2, 4],
+    }
+    assert len(scalars(workdir / 'events/whole')['candidate/score']) == 6
+    with pytest.raises(KeyboardInterrupt):
+        searched('killed', Killed())  # in the middle of the second batch, whose numbers are shown already
+    assert [step for step, _ in shown('killed')['strategy/entropy']] == [0, 2]
+    searched('killed', Recorder())
+    assert shown('killed') == curves
+    searched('silent', Recorder(), sampler='uniform')
+    assert shown('silent') == {}
 
 
 def make(folder):

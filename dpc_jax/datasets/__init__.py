@@ -246,8 +246,11 @@ def load(name: str, config: ml_collections.ConfigDict, split: str) -> Dataset:
     """
     check_split(name, split)
     if (pathlib.Path(config.get('root', '')).expanduser() / PACK_INFO).is_file():
-        if config.get('duplicate_hard', False):
-            raise InputError('dataset.duplicate_hard is True; a pack has every image once, give the folder itself')
+        for field in ('duplicate_hard', 'train_list', 'train_images'):
+            if config.get(field, None):
+                raise InputError(
+                    f'dataset.{field} is {config[field]}; a pack has every image once, give the folder itself'
+                )
         packed: Dataset = importlib.import_module(f'{__name__}.{PACKED}').load(name, config.root, split)
         return packed
     try:

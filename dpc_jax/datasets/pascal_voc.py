@@ -21,7 +21,7 @@ import ml_collections
 import numpy as np
 from jaxtyping import UInt8
 
-from dpc_jax import datasets
+from dpc_jax import checks, datasets
 from dpc_jax.base import InputError
 from dpc_jax.datasets import VOC_CLASSES, FilePairs, Pair
 
@@ -31,6 +31,9 @@ LISTS = 'ImageSets/Segmentation'
 LISTS_AUG = tuple(f'ImageSets/{name}.txt' for name in ('Segmentation/trainaug', 'Segmentation/train_aug'))
 LISTS_AUG += ('ImageSets/SegmentationAug/train_aug.txt',)
 SOURCE_AUG = 'https://github.com/DrSleep/tensorflow-deeplab-resnet (SegmentationClassAug.zip, dataset/train.txt)'
+
+TO_TRAIN_ON = ('train', 'train_aug', 'trainval')
+DRAW_SEED = 9314  # of the release of arXiv:1810.10804; its images are other ones, for PyTorch draws them
 
 HARD = ('bicycle', 'chair', 'diningtable', 'pottedplant', 'sofa')
 """Classes whose images count twice for the test submission (DeepLabv3, arXiv:1706.05587)."""
@@ -60,7 +63,13 @@ def load(config: ml_collections.ConfigDict, split: str) -> PascalVOC:
 
     config: `root` (str), the folder. `duplicate_hard` (bool, may be absent): images that show a class of `HARD` come
     twice in a split to train on, in succession; it reads all labels of the split once (2 ms each). val and test stay.
+    What a search calls train may be another list, `train_list` (str, may be absent), and of that so many images as
+    `train_images` says (int, may be absent; 0: all): drawn at random, the same on every call, in the order of the list.
     """
+    count = config.get('train_images', 0) if split == 'train' else 0
+    if split == 'train':
+        split = config.get('train_list', '') or split
+        checks.one_of('dataset.train_list', split, TO_TRAIN_ON)
     root = datasets.first_folder(datasets.open_root(config.root, 'pascal_voc'), ROOTS)
     images = datasets.first_folder(root, (IMAGES,))
     if split == 'train_aug':
@@ -69,6 +78,7 @@ def load(config: ml_collections.ConfigDict, split: str) -> PascalVOC:
     else:
         labels = () if split == 'test' else (root / LABELS,)
         pairs = datasets.pairs_of_list(root / LISTS / f'{split}.txt', images, labels)
+    pairs = _drawn(pairs, count)
     dataset = PascalVOC(split, pairs)
     if not config.get('duplicate_hard', False) or split in ('val', 'test'):
         return dataset
@@ -81,6 +91,14 @@ def _list_aug(root: pathlib.Path) -> pathlib.Path:
         others = ' or '.join(LISTS_AUG[1:])
         raise InputError(f'there is no list of the augmented set, {root / LISTS_AUG[0]} or {others}; see {SOURCE_AUG}')
     return found
+
+
+def _drawn(pairs: tuple[Pair, ...], count: int) -> tuple[Pair, ...]:
+    """So many of them, all if 0."""
+    if not 0 <= count <= len(pairs):
+        raise InputError(f'dataset.train_images is {count}; the list has {len(pairs)}, and 0 takes all')
+    chosen = np.random.default_rng(DRAW_SEED).permutation(len(pairs))[:count]
+    return tuple(pairs[index] for index in np.sort(chosen)) if count else pairs
 
 
 def _is_hard(dataset: PascalVOC, pair: Pair) -> bool:

@@ -68,7 +68,7 @@ def climb(prepared: Bench, study: Study, rung: Rung) -> list[Candidate]:
     logdir = prepared.workdir / 'events' / (rung.study or rung.name)
     # The screen is named, because the training of a whole network prints elsewhere meanwhile.
     screen = Console(file=sys.stdout)
-    with Progress(rung.keep, study.count(), leader, logdir, console=screen) as progress:
+    with Progress(rung.keep, study.count(), leader, logdir, before=finished, console=screen) as progress:
         climbing.climb(study, rung, progress, generation=prepared.config.search.population)
     return study.candidates()
 

@@ -2,7 +2,8 @@
 
 A file exposes `make(space, *, seed, **settings) -> optuna.samplers.BaseSampler`. Its draws are a function of the
 seed, the trial's number and the finished trials that the study shows, and of nothing else: so a search can be
-killed and resumed. `make` below picks a file by name, or any sampler of Optuna (`optuna.TPESampler`).
+killed and resumed. One that has numbers to show, for TensorBoard, keeps them with the trial that it draws, as a
+system attribute `study.SHOWN`. `make` below picks a file by name, or any sampler of Optuna (`optuna.TPESampler`).
 """
 
 import importlib

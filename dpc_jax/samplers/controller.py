@@ -7,6 +7,8 @@ them have finished. The reward is the score; of a candidate that failed it is 0.
 
 * References and cells that were not drawn by a controller teach it nothing.
 * A cell that is known is drawn again, as long as a new one is found (the release trains known ones anew).
+* With each proposal the study keeps what the controller was before it: `learned` (how many candidates it had learned
+  from), the entropy of the policy in nats, the baseline, and the mean reward of the last `buffer` candidates.
 * Every `checkpoint` candidates the controller itself is kept with the study, and a resume goes on from there.
 """
 
@@ -31,10 +33,9 @@ from dpc_jax.base import InputError
 from dpc_jax.controller import Controller, Settings
 from dpc_jax.samplers import TRIES, GenotypeSampler, generator
 from dpc_jax.spaces import SearchSpace
-from dpc_jax.study import history
+from dpc_jax.study import LEARNED, SHOWN, history
 
 LOG_PROB = 'controller:log_prob'
-SHOWN = 'controller:shown'  # entropy and baseline before the proposal
 CHECKPOINT = 'controller:{slot}:{part}'
 PART = 40_000  # characters of a part of a checkpoint: databases limit a text
 DRAWS = 16  # candidates that are drawn at once
@@ -105,8 +106,7 @@ class ControllerSampler(GenotypeSampler):
             if self._space.canonical_key(self._space.from_params(drawn[0])) not in known:
                 break
         params, log_prob, entropy = drawn
-        shown = {'entropy': entropy, 'baseline': float(state.baseline), 'learned': int(state.learned)}
-        for name, value in ((LOG_PROB, log_prob), (SHOWN, shown)):
+        for name, value in ((LOG_PROB, log_prob), (SHOWN, {**shown_of(state), 'entropy': entropy})):
             study._storage.set_trial_system_attr(trial._trial_id, name, value)
         return params
 
@@ -174,6 +174,15 @@ class ControllerSampler(GenotypeSampler):
         following, data = max(found)
         state = controller.from_bytes(zlib.decompress(base64.b85decode(data)), self._settings)
         return state, following
+
+
+def shown_of(state: Controller) -> dict[str, float]:
+    """Baseline and mean reward of the last candidates (those of the ring), as soon as it has learned from any."""
+    learned = int(state.learned)
+    if not learned:
+        return {LEARNED: 0.0}
+    rewards = np.asarray(state.rewards)[:learned]
+    return {LEARNED: float(learned), 'baseline': float(state.baseline), 'reward': float(rewards.mean())}
 
 
 def reward_of(trial: FrozenTrial) -> float:

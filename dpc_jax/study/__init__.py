@@ -1,7 +1,7 @@
 """The door of the study: candidates and their scores in an Optuna storage (`study.study` says what it promises)."""
 
 from dpc_jax.study.archive import read, rungs
-from dpc_jax.study.batch import REDRAW, distributions, make_pruner
+from dpc_jax.study.batch import LEARNED, REDRAW, SHOWN, distributions, make_pruner
 from dpc_jax.study.gate import RunningMean
 from dpc_jax.study.halving import Halving
 from dpc_jax.study.index import History, candidate_key, history, losses
@@ -10,7 +10,9 @@ from dpc_jax.study.rows import Candidate, Proposal, RunInfo, ranking
 from dpc_jax.study.study import Study
 
 __all__ = [
+    'LEARNED',
     'REDRAW',
+    'SHOWN',
     'Candidate',
     'Halving',
     'History',

@@ -31,6 +31,15 @@ REDRAW = 'dpc_jax:redraw'
 
 A sampler whose draws depend on seed and trial number takes it into account (`samplers.generator` does)."""
 
+SHOWN = 'dpc_jax:shown'
+"""System attribute of a trial: numbers that the sampler has to show, by name, as they were before it drew the trial.
+
+They need `LEARNED` among them. A sampler that has nothing to show leaves the attribute out (`study.progress`)."""
+
+LEARNED = 'learned'
+"""Among the numbers that a sampler shows: how many finished candidates it had learned from. The others are a function
+of these candidates, so trials that were drawn from the same knowledge show the same."""
+
 DRAFT = -1
 """Trial id of a proposal that is being drawn and is not in the storage yet."""
 

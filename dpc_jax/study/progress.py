@@ -3,11 +3,12 @@
 import math
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 
 from dpc_jax.progress import Clock, Reported, duration
+from dpc_jax.study.batch import LEARNED
 from dpc_jax.study.rows import Candidate
 
 
@@ -22,6 +23,12 @@ class Progress(Reported):
         candidate/loss, candidate/seconds       last mean training loss; seconds that it took
         reference/<name>                        mIoU of a reference
 
+    What the sampler shows (`study.batch.SHOWN`) has the number of finished candidates that it had learned from as its
+    step. Candidates that were drawn from the same knowledge show it once, those of `before` included, which an earlier
+    start has finished:
+
+        strategy/<name>                         e.g. entropy, baseline and reward of the controller
+
     `console` is that of standard output unless given; `clock` counts seconds.
     """
 
@@ -32,12 +39,14 @@ class Progress(Reported):
         best: Candidate | None = None,
         logdir: pathlib.Path | str | None = None,
         *,
+        before: Sequence[Candidate] = (),
         console: Console | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
         self.total, self.done, self.best = total, done, best
         self.failed = 0
         self._before = done
+        self._shown = {candidate.shown[LEARNED] for candidate in before if candidate.shown}
         super().__init__('candidates', None if logdir is None else pathlib.Path(logdir), console, clock)
 
     def update(self, candidates: Sequence[Candidate]) -> None:
@@ -47,9 +56,18 @@ class Progress(Reported):
                 self._take(candidate)
             if self._events is not None:
                 self._events.add(candidate.number, _scalars(candidate, self.best))
+                self._show(candidate.shown)
         if self._events is not None:
             self._events.flush()
         self._screen.show()
+
+    def _show(self, shown: Mapping[str, float]) -> None:
+        """Adds what the sampler shows, unless the same was added before."""
+        if self._events is None or not shown or shown[LEARNED] in self._shown:
+            return
+        self._shown.add(shown[LEARNED])
+        numbers = {f'strategy/{name}': value for name, value in shown.items() if name != LEARNED}
+        self._events.add(int(shown[LEARNED]), numbers)
 
     def resume(self, candidates: Sequence[Candidate]) -> None:
         """Takes in candidates that an earlier start has finished: they count as done and do not enter the rate."""

@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from dpc_jax.base import Genotype
 from dpc_jax.spaces import SearchSpace
+from dpc_jax.study.batch import SHOWN
 from dpc_jax.study.index import is_done, members
 
 STATES = {'complete': TrialState.COMPLETE, 'pruned': TrialState.PRUNED, 'failed': TrialState.FAIL}
@@ -112,6 +113,7 @@ class Candidate:
     confusions: Sequence[Confusion] = ()  # pixels by (label, prediction) at each point of the curve, as tuples
     extras: Mapping[str, float] = dataclasses.field(default_factory=dict)  # other scores by name, at the last point
     same_as: int | None = None  # number of the candidate whose evaluation this is, being the same function
+    shown: Mapping[str, float] = dataclasses.field(default_factory=dict)  # numbers of the sampler that drew it
 
 
 def ranking(candidates: Iterable[Candidate]) -> list[Candidate]:
@@ -179,7 +181,7 @@ def candidate_of(trial: FrozenTrial, space: SearchSpace) -> Candidate:
         outcome[field] = tuple(math.nan if value is None else float(value) for value in outcome[field])
     outcome['score'] = math.nan if outcome['score'] is None else float(outcome['score'])
     outcome['confusions'] = Confusions(outcome.get('confusions', ()))  # older studies have none
-    return Candidate(**proposal_of(trial, space)._asdict(), **outcome)
+    return Candidate(**proposal_of(trial, space)._asdict(), **outcome, shown=dict(trial.system_attrs.get(SHOWN, {})))
 
 
 def packed(confusion: Int[np.ndarray, 'L L']) -> str:

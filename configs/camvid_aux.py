@@ -1,0 +1,28 @@
+"""Whole networks with decoders of auxiliary cells on CamVid, which fits a laptop (Nekrasov et al., arXiv:1810.10804).
+
+MobileNet-v2 from ImageNet weights with a found decoder of width 64, as configs/voc_aux.py has it, by the short training
+of configs/camvid.py: 240 steps of batch 8. The auxiliary heads take part in training alone. Nothing is published for
+CamVid; the rules of encoder and decoder are those of the second stage of the release's search. Not timed here.
+
+  python run.py --config=configs/camvid_aux.py --workdir=runs/camvid_arch0 --config.dataset.root=/data/camvid \\
+    --config.train.init.checkpoint=/data/mobilenet_v2.npz
+  python run.py --config=configs/camvid_aux.py:toy --workdir=runs/camvid_arch0_toy   (drawn images; mostly compilation)
+
+--config.context.genotype takes arch1, arch2, a decoder of configs/cells or a file; --config.seed is another draw. The
+flags of a long run are those of configs/camvid.py.
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config(arg: str = '') -> ml_collections.ConfigDict:
+    """The network; `arg` may be 'toy'."""
+    config = common.aux_network_config()
+    config.dataset.name = 'camvid'
+    common.camvid_recipe(config)
+    config.train.last_layer_gradient_multiplier = 1.0  # the parts have learning rates of their own
+    if common.words(arg, 'toy'):
+        common.shrink_network(config)
+    return config
