@@ -85,6 +85,8 @@ def aux_search_config() -> ml_collections.ConfigDict:
     config.proxy.update({'weight_decay': 1e-5, 'bn_decay': 0.9, 'polyak': 0.9, 'loss_stride': 4})
     config.proxy.update({'batch_size': 64, 'steps': 310, 'polyak_every': 62})  # five epochs of 4000 samples
     config.proxy.chunk = 1
+    config.proxy.distillation = 0.3
+    config.teacher = teacher_config()
     config.tuning = tuning_config()
     config.search.score = 'geometric_mean_without_background'
     config.search.references = ('arch0', 'arch1', 'arch2')
@@ -121,6 +123,14 @@ def proxy_config() -> ml_collections.ConfigDict:
     config.at_once = 0  # candidates in one call of a program; 0: chunk times devices
     config.steps_per_call = 20  # steps between which Ctrl-C can stop, and for which images are streamed at once
     config.stream = 'auto'  # features stay on disk where they do not fit the device; or never | always
+    return config
+
+
+def teacher_config() -> ml_collections.ConfigDict:
+    """The network whose logits candidates imitate, as that of a training is described."""
+    network, config = network_config(), ml_collections.ConfigDict()
+    config.checkpoint = ''  # folder that a training or experiments/import_checkpoint.py wrote; '': no teacher
+    config.backbone, config.context, config.decoder = network.backbone, network.context, network.decoder
     return config
 
 

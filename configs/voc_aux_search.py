@@ -1,6 +1,6 @@
 """Search for decoders of auxiliary cells on PASCAL VOC 2012 (Nekrasov et al., CVPR 2019, arXiv:1810.10804 §4).
 
-The first stage of the paper's search, by the values of its release: 4,000 images of train_aug, one view of each, on
+The paper's search, by the values of its release. First stage: 4,000 images of train_aug, one view of each, on
 which the encoder runs once; a decoder of width 48 is trained on its maps for 5 epochs of 62 steps of batch 64 (Adam,
 LR 0.003, weight decay 1e-5, gradients clipped at 3, the parameters averaged after each epoch), and the controller is
 told the geometric mean of three scores without the background. It learns after every single decoder.
@@ -13,9 +13,9 @@ What differs from the paper, and why:
   choose the decoder then, so what the winner has on val is no fair estimate: the test server's answer is;
 * the encoder of the release has been trained for segmentation of VOC, and its file is no longer published. By default
   one is trained here from nothing, which is much worse; ImageNet weights are those of `mobilenet_v2` (below);
-* no teacher (the weight of its loss is 0.3 in the release), for there are no weights of one;
-* no second stage, an epoch of encoder and decoder for those that pass a gate. Instead
-  --config.search.ladder="(('full', 10),)" trains the best as whole networks, as configs/voc_aux.py does;
+* no teacher unless --config.teacher.checkpoint names one, for there are no weights of theirs;
+* the second stage (an epoch of 297 steps of encoder and decoder for those that pass the gate) reads crops of the same
+  4,000 images, where the paper has all 9,523, and takes its loss at stride 4;
 * 2,000 decoders. How many the paper tried in its 8 GPU-days is not known; the release stops at 20,000.
 
 The paper's arch0, arch1 and arch2 are scored beside them. Features and labels take 4 GB. Not timed here.
@@ -41,6 +41,9 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     )
     config.backbone.pretrain.update({'steps': 20_000, 'crop_size': (257, 257)})
     config.proxy.eval_batch_size = 8
+    config.tuning.steps = 297
+    config.tuning.eval_batch_size = 8
+    config.search.pruner = 'running_mean'
     config.search.num_candidates = 2000
     config.search.population = 1  # the controller learns before every proposal
     config.search.sampler = 'controller'
@@ -48,6 +51,8 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     config.rerank.evaluate.crop_size = (513, 513)
     if common.words(arg, 'toy'):
         common.shrink(config)
+        config.tuning.update({'steps': 0, 'crop_size': (65, 65)})
+        config.search.pruner = ''
         config.dataset.update({'generated': 4, 'train_images': 6})
         config.backbone.pretrain.crop_size = (65, 65)
         config.cache.crop_size = (65, 65)

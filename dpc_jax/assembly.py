@@ -31,6 +31,7 @@ from dpc_jax import (
     sharding,
     spaces,
     strategy,
+    teacher,
     weights,
 )
 from dpc_jax.base import InputError
@@ -53,6 +54,7 @@ PROXY = 'proxy'
 
 FREE_FIELDS = (
     *('journey', 'rerank', 'dataset.root', 'backbone.weights', 'cache.directory', 'cache.batch_size'),
+    'teacher.checkpoint',
     *(
         'search.num_candidates',
         'search.storage',
@@ -148,7 +150,7 @@ def proxy_settings(
         weight_decay=proxy.weight_decay,
         polyak=proxy.polyak,
         polyak_every=proxy.polyak_every,
-        distillation=proxy.distillation,
+        distillation=teacher.weight(config),
         evaluations=proxy.evaluations,
         stops_at=tuple(sorted({*proxy.stops_at, *(halving.step for halving in halvings)})),
         eval_batch_size=proxy.eval_batch_size,
@@ -212,7 +214,7 @@ def study_settings(config: ml_collections.ConfigDict, sets: Datasets) -> dict[st
     settings = json.loads(config.to_json_best_effort())
     for field in FREE_FIELDS:
         *parents, last = field.split('.')
-        functools.reduce(dict.__getitem__, parents, settings).pop(last, None)
+        functools.reduce(lambda held, name: held.get(name, {}), parents, settings).pop(last, None)
     settings['search']['ladder'] = [rung for rung in settings['search']['ladder'] if rung[0] != 'full']
     file = config.backbone.weights
     size = preprocess.next_crop(sets[1][0].label.shape, config.backbone.output_stride)
@@ -229,6 +231,7 @@ def study_settings(config: ml_collections.ConfigDict, sets: Datasets) -> dict[st
             'train': sets[0].fingerprint(),
             'val': sets[1].fingerprint(),
             'weights': weights.fingerprint(file) if file else 'trained here',
+            **({'teacher': teacher.fingerprint(config)} if 'teacher' in config else {}),
         },
     }
 

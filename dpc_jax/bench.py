@@ -268,7 +268,7 @@ def with_data(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> ml_co
 
 def map_sizes(cache: FeatureCache) -> dict[int, Size]:
     """The larger of the sizes that maps of train and val have, by output stride."""
-    shapes = {stride: (maps.shape, cache.val.features[stride].shape) for stride, maps in cache.train.features.items()}
+    shapes = {stride: (cache.train.features[stride].shape, maps.shape) for stride, maps in cache.val.features.items()}
     return {stride: (max(a[1], b[1]), max(a[2], b[2])) for stride, (a, b) in shapes.items()}
 
 

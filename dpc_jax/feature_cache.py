@@ -29,11 +29,18 @@ from jaxtyping import Array, Float, UInt8
 from dpc_jax import checks, files, preprocess
 from dpc_jax.base import InputError, Size, Track
 from dpc_jax.datasets import Dataset
+from dpc_jax.heads import TEACHER
 
 FORMAT = 1  # of the folder; after a change older caches are not used
 
 Backbone = Callable[[Float[Array, 'B H W 3']], Mapping[int, Float[Array, 'B _ _ _']]]
 """Images in 0..255 -> features by output stride; a jitted function with its weights inside."""
+
+
+Logits = Callable[[Float[Array, 'B H W 3']], Float[Array, 'B _ _ L']]
+"""Images in 0..255 -> a teacher's logits; jitted, too."""
+
+TAUGHT = 'teacher'  # name of the array of its logits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +69,7 @@ class CacheSettings:
 class Split:
     """Cached images of one split; arrays are memory-mapped, read-only."""
 
-    features: Mapping[int, Float[np.ndarray, 'N h w C']]  # output stride -> bfloat16
+    features: Mapping[int, Float[np.ndarray, 'N _ _ _']]  # output stride -> bfloat16; `TEACHER` -> float16
     labels: UInt8[np.ndarray, 'N H W']
 
 
@@ -83,11 +90,13 @@ def load_or_build(
     settings: CacheSettings,
     *,
     output_strides: tuple[int, ...],
+    teacher: tuple[Logits, Mapping[str, Any]] | None = None,
     track: Track = lambda items, _, __: items,
 ) -> FeatureCache:
     """Opens the cache of exactly this train and val set, backbone and settings below `directory`, or builds it.
 
-    `description` says which backbone it is (name, width, hash of the weights): JSON values.
+    `description` says which backbone it is (name, width, hash of the weights): JSON values. Of a `teacher`, which has
+    a description, too, the logits of train are kept in float16, as the features of `TEACHER`.
 
     Raises:
       InputError: a crop that is not output stride * k + 1; a directory that cannot be written or is full; whatever
@@ -95,6 +104,9 @@ def load_or_build(
     """
     check_crop(settings.crop_size, output_strides)
     full = _describe(datasets, description, settings, output_strides)
+    logits = None
+    if teacher is not None:
+        logits, full['teacher'] = teacher[0], dict(teacher[1])
     key = files.digest([json.dumps(full, sort_keys=True).encode()])
     folder = directory / f'features-{key[:16]}'
     if find_fault(folder, full) is not None:
@@ -103,8 +115,8 @@ def load_or_build(
             if fault is not None and folder.exists():
                 logging.warning('feature cache %s is not used: %s; building it anew', folder, fault)
             if fault is not None:
-                _build(folder, full, datasets, backbone, settings, track=track)
-    return _open(folder, key, output_strides)
+                _build(folder, full, datasets, backbone, settings, logits, track=track)
+    return _open(folder, key, output_strides, taught=logits is not None)
 
 
 def check_crop(crop_size: Size, output_strides: tuple[int, ...]) -> None:
@@ -125,7 +137,8 @@ def find_fault(folder: pathlib.Path, description: Mapping[str, Any]) -> str | No
         return f'meta.json cannot be read ({type(error).__name__})'
     if found != description:
         return f'it was made of something else ({_difference(found, description)})'
-    names = {f'{name}.npy' for name in _arrays(description['backbone']['output_strides'])}
+    arrays = _arrays(description['backbone']['output_strides'], taught='teacher' in description)
+    names = {f'{name}.npy' for name in arrays}
     if set(listed) != names:
         return f'meta.json lists {", ".join(sorted(listed)) or "no file"} instead of {", ".join(sorted(names))}'
     for name, (size, checksum) in listed.items():
@@ -140,9 +153,9 @@ def find_fault(folder: pathlib.Path, description: Mapping[str, Any]) -> str | No
     return None
 
 
-def _arrays(output_strides: Iterable[int]) -> list[str]:
+def _arrays(output_strides: Iterable[int], *, taught: bool) -> list[str]:
     parts = [*(f'features_{stride}' for stride in output_strides), 'labels']
-    return [f'{split}_{part}' for split in ('train', 'val') for part in parts]
+    return [*(f'{split}_{part}' for split in ('train', 'val') for part in parts), *[f'train_{TAUGHT}'] * taught]
 
 
 def _describe(
@@ -200,6 +213,7 @@ def _build(
     datasets: tuple[Dataset, Dataset],
     backbone: Backbone,
     settings: CacheSettings,
+    logits: Logits | None,
     *,
     track: Track,
 ) -> None:
@@ -213,7 +227,7 @@ def _build(
     count, size = len(train) * settings.views, _val_size(val, strides)
     run = functools.partial(_run, backbone, strides, settings.batch_size)
     views = track(_train_views(train, settings), 'features of train', count)
-    _write(draft, 'train', _batches(views, settings.batch_size), run, count)
+    _write(draft, 'train', _batches(views, settings.batch_size), functools.partial(run, logits=logits), count)
     whole = track((preprocess.pad_to(example, size) for example in val), 'features of val', len(val))
     _write(draft, 'val', _batches(whole, settings.batch_size), run, len(val))
     with _writing(folder):
@@ -273,14 +287,24 @@ def _allocate(path: pathlib.Path, dtype: np.dtype, shape: tuple[int, ...]) -> np
 
 
 def _run(
-    backbone: Backbone, output_strides: tuple[int, ...], batch_size: int, batch: list[preprocess.Crop]
+    backbone: Backbone,
+    output_strides: tuple[int, ...],
+    batch_size: int,
+    batch: list[preprocess.Crop],
+    logits: Logits | None = None,
 ) -> dict[str, np.ndarray]:
     """Everything that is stored of a batch, by name; bfloat16 as the bits that .npy knows (uint16)."""
     # The last batch is filled up, so that the backbone is compiled once for a split.
     images = np.stack([crop.image for crop in batch] + [batch[0].image] * (batch_size - len(batch)))
     features = backbone(jnp.asarray(images))
     stored = {s: np.asarray(features[s], ml_dtypes.bfloat16)[: len(batch)].view(np.uint16) for s in output_strides}
-    return {**{f'features_{s}': bits for s, bits in stored.items()}, 'labels': np.stack([crop.label for crop in batch])}
+    found = {
+        **{f'features_{s}': bits for s, bits in stored.items()},
+        'labels': np.stack([crop.label for crop in batch]),
+    }
+    if logits is not None:
+        found[TAUGHT] = np.asarray(logits(jnp.asarray(images)), np.float16)[: len(batch)]
+    return found
 
 
 def _batches(items: Iterable[preprocess.Crop], size: int) -> Iterator[tuple[int, list[preprocess.Crop]]]:
@@ -294,7 +318,7 @@ def _batches(items: Iterable[preprocess.Crop], size: int) -> Iterator[tuple[int,
         yield start, batch
 
 
-def _open(folder: pathlib.Path, key: str, output_strides: tuple[int, ...]) -> FeatureCache:
+def _open(folder: pathlib.Path, key: str, output_strides: tuple[int, ...], *, taught: bool) -> FeatureCache:
     def read(name: str) -> np.ndarray:
         return np.load(folder / f'{name}.npy', mmap_mode='r')
 
@@ -302,4 +326,7 @@ def _open(folder: pathlib.Path, key: str, output_strides: tuple[int, ...]) -> Fe
         features = {s: read(f'{name}_features_{s}').view(ml_dtypes.bfloat16) for s in output_strides}
         return Split(features, read(f'{name}_labels'))
 
-    return FeatureCache(split('train'), split('val'), key)
+    train = split('train')
+    if taught:
+        train = dataclasses.replace(train, features={**train.features, TEACHER: read(f'train_{TAUGHT}')})
+    return FeatureCache(train, split('val'), key)

@@ -13,7 +13,7 @@ import ml_collections
 import numpy as np
 from jaxtyping import Array, Float
 
-from dpc_jax import backbones, checks, feature_cache, files, heads, pretrain, provenance, weights
+from dpc_jax import backbones, checks, feature_cache, files, heads, pretrain, provenance, teacher, weights
 from dpc_jax.base import InputError, PyTree
 from dpc_jax.datasets import Dataset
 from dpc_jax.end_to_end import IMAGES
@@ -107,7 +107,14 @@ def build_cache(
     directory = pathlib.Path(config.cache.directory or workdir / 'cache').expanduser()
     run: Backbone = features
     return feature_cache.load_or_build(
-        directory, sets, run, description, cache_settings(config), output_strides=strides, track=track
+        directory,
+        sets,
+        run,
+        description,
+        cache_settings(config),
+        output_strides=strides,
+        teacher=teacher.make(config, sets[0].num_classes),
+        track=track,
     )
 
 

@@ -41,7 +41,8 @@ FLOORS = (
     (
         *('feature_cache', 'pretrain', 'input_pipeline', 'evaluation', 'training'),
         *('proxy_settings', 'proxy', 'streaming', 'seats', 'chunks', 'population', 'fastest_chunk', 'end_to_end'),
-        *('two_stages', 'memory', 'figures', 'export', 'ladder', 'strategy', 'frozen', 'assembly', 'second_stage'),
+        *('two_stages', 'memory', 'figures', 'export', 'ladder', 'strategy', 'teacher', 'frozen', 'assembly'),
+        'second_stage',
     ),
     # Journeys.
     ('cell_files', 'scores', 'climbing', 'rerank', 'bench', 'journeys', 'api'),

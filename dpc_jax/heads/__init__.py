@@ -23,8 +23,8 @@ from dpc_jax.base import Genotype, PyTree
 Features = Mapping[int, Float[Array, 'B _ _ _']]
 """Output stride -> the backbone's features there; h, w and C are of each stride. `TEACHER` may be among them."""
 
-TEACHER = 0
-"""The key of a teacher's logits among features: no stride. They have the size of the maps of stride 4."""
+TEACHER, TEACHER_STRIDE = 0, 4
+"""The key of a teacher's logits among features, which is no stride, and the stride at which they are kept."""
 
 
 Shapes = Mapping[int, tuple[int, ...]]

@@ -1,0 +1,104 @@
+"""A teacher's logits lie in the cache beside the features of train, and candidates learn from them."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import common, scenes_search
+from dpc_jax import assembly, bench, frozen, networks, ops, teacher, weights
+from dpc_jax.heads import TEACHER
+
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
+
+def config_of(checkpoint='', **fields):
+    """A toy search of dense prediction cells, whose teacher has neither context nor decoder."""
+    config = scenes_search.get_config('toy')
+    config.teacher = common.teacher_config()
+    config.teacher.checkpoint = str(checkpoint)
+    config.teacher.backbone.width = 0.1
+    config.teacher.context.name = 'none'
+    config.teacher.decoder.output_stride = 0
+    config.proxy.distillation = 0.5
+    config.update_from_flattened_dict(fields)
+    return config
+
+
+def saved(config, folder, *, classes, seed=0):
+    network = networks.make(config.teacher, classes)
+    variables = networks.init_variables(jax.random.key(seed), network)
+    variables['params']['logits']['kernel'] *= 1e12  # what a network sees before it has learnt anything is faint
+    weights.save(folder, variables)
+    return network, variables
+
+
+@pytest.fixture(scope='module')
+def taught(tmp_path_factory):
+    """A prepared search, its cache, and the teacher."""
+    place = tmp_path_factory.mktemp('teacher')
+    config = config_of(place / 'weights')
+    sets = assembly.load_datasets(config)
+    network, variables = saved(config, place / 'weights', classes=sets[0].num_classes)
+    prepared = bench.prepare(config, place / 'work')
+    cache = frozen.build_cache(config, place / 'work', sets, frozen.backbone_variables(config, place / 'work', sets[0]))
+    return config, prepared, cache, (network, variables)
+
+
+def test_the_cache_has_its_logits_at_stride_4_of_train_alone(taught):
+    config, _, cache, (network, variables) = taught
+    sets = assembly.load_datasets(config)
+    views = list(frozen.feature_cache._train_views(sets[0], frozen.cache_settings(config)))
+    found = cache.train.features[TEACHER]
+    assert found.dtype == np.float16
+    assert found.shape == (len(views), 17, 25, sets[0].num_classes)
+    assert TEACHER not in cache.val.features
+    for row in (0, len(views) - 1):
+        logits = network.apply(variables, jnp.asarray(views[row].image)[None])
+        expected = ops.resize_bilinear(logits, (17, 25))[0]
+        np.testing.assert_allclose(found[row], expected, atol=2e-3 * float(jnp.abs(expected).max()))
+
+
+def test_candidates_learn_from_it(taught):
+    """With the same seeds and features the loss is another one, and only by its term."""
+    _, prepared, _, _ = taught
+    genotypes = prepared.space.sample(jax.random.key(0), 2)
+    evaluator = prepared.evaluator()
+    with_it = evaluator(genotypes)
+    settings = dataclasses.replace(evaluator.settings, distillation=0.0)
+    without = dataclasses.replace(evaluator, settings=settings)(genotypes)
+    assert evaluator.settings.distillation == 0.5
+    assert (with_it.losses > without.losses).all()
+
+
+def test_a_study_knows_its_teacher_by_its_weights(taught, tmp_path):
+    config, prepared, cache, _ = taught
+    moved = config_of(tmp_path / 'elsewhere')
+    sets = assembly.load_datasets(config)
+    saved(moved, tmp_path / 'elsewhere', classes=sets[0].num_classes)
+    assert assembly.study_settings(moved, sets) == prepared.settings
+    saved(moved, tmp_path / 'other', classes=sets[0].num_classes, seed=1)
+    other = assembly.study_settings(config_of(tmp_path / 'other'), sets)
+    assert other['content']['teacher'] != prepared.settings['content']['teacher']
+
+
+def test_without_one_its_term_is_off_and_that_is_said(capsys):
+    config = config_of()
+    assert teacher.make(config, 5) is None
+    assert capsys.readouterr().out == 'teacher.checkpoint is empty: candidates are trained without a teacher\n'
+    assert assembly.proxy_settings(config, 5, steps=4).distillation == 0
+    assert teacher.make(config_of(**{'proxy.distillation': 0.0}), 5) is None
+    assert not capsys.readouterr().out
+
+
+def test_a_teacher_of_other_classes_is_one_line(taught, fault):
+    line = fault(lambda: teacher.make(taught[0], 7))
+    assert line.startswith('teacher of 7 classes as config.teacher says: ')
+    assert 'logits' in line
+
+
+def test_a_teacher_that_is_not_there_is_one_line(tmp_path, fault):
+    config = config_of(tmp_path / 'nowhere')
+    assert "nowhere': no such folder" in fault(lambda: bench.prepare(config, tmp_path / 'work'))
