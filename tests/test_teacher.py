@@ -74,7 +74,7 @@ def test_candidates_learn_from_it(taught):
 
 
 def test_a_study_knows_its_teacher_by_its_weights(taught, tmp_path):
-    config, prepared, cache, _ = taught
+    config, prepared, _, _ = taught
     moved = config_of(tmp_path / 'elsewhere')
     sets = assembly.load_datasets(config)
     saved(moved, tmp_path / 'elsewhere', classes=sets[0].num_classes)
