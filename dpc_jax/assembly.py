@@ -88,10 +88,10 @@ def load_datasets(config: ml_collections.ConfigDict) -> Datasets:
 def check(config: ml_collections.ConfigDict) -> None:
     """Makes everything that costs nothing, so that a bad value is refused before any work; InputError."""
     space = make_space(config)
-    frozen.make_backbone(config)
     frozen.pretrain_settings(config)
-    crop_size = frozen.cache_settings(config).crop_size
-    feature_cache.check_crop(crop_size, heads.make(config, num_classes=2).strides)
+    crop_size, strides = frozen.cache_settings(config).crop_size, heads.make(config, num_classes=2).strides
+    frozen.check_strides(config, strides)
+    feature_cache.check_crop(crop_size, strides)
     loss_stride = config.proxy.loss_stride
     if loss_stride < 1 or any((side - 1) % loss_stride for side in crop_size):
         raise InputError(f'proxy.loss_stride is {loss_stride}; it must divide the crop {crop_size} less one pixel')

@@ -15,7 +15,7 @@ import jax
 import ml_collections
 from rich.console import Console
 
-from dpc_jax import assembly, datasets, drawn_data, files, frozen, provenance, rerank, second_stage, sharding
+from dpc_jax import assembly, datasets, drawn_data, files, frozen, metrics, provenance, rerank, second_stage, sharding
 from dpc_jax import ladder as ladders
 from dpc_jax.assembly import PROXY
 from dpc_jax.base import Genotype, InputError, Rung, Size, unstack
@@ -178,7 +178,8 @@ class Bench:
             study.keep_settings()
         # The screen is named, because the training of a whole network prints elsewhere meanwhile.
         logdir, screen = self.workdir / 'events' / name, Console(file=sys.stdout)
-        with Progress(len(wanted) * len(unique), logdir=logdir, console=screen) as progress:
+        label = metrics.label_of(self.settings)
+        with Progress(len(wanted) * len(unique), logdir=logdir, label=label, console=screen) as progress:
             for seed in wanted:
                 found |= {(candidate.key, seed): candidate for candidate in of_seed(unique, seed, progress)}
         keys = [self.space.canonical_key(genotype) for genotype in listed]

@@ -32,6 +32,17 @@ def make_backbone(config: ml_collections.ConfigDict) -> nn.Module:
     return backbones.make(backbone.name, output_stride=backbone.output_stride, width=backbone.width, **decay)
 
 
+def check_strides(config: ml_collections.ConfigDict, strides: tuple[int, ...]) -> None:
+    """InputError unless the backbone has a map at each stride that the head of the space reads."""
+    model: Any = make_backbone(config)
+    missing = [stride for stride in strides if stride not in model.by_stride]
+    if missing:
+        raise InputError(
+            f'backbone.output_stride is {config.backbone.output_stride}, so {config.backbone.name} has no map at'
+            f' stride {missing[0]}; the space {config.space.name} reads maps at {", ".join(map(str, strides))}'
+        )
+
+
 def backbone_variables(config: ml_collections.ConfigDict, workdir: pathlib.Path, train: Dataset) -> PyTree:
     """Weights from the file that the config names, else trained here and kept in `workdir` for the next start."""
     model = make_backbone(config)

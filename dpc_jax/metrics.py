@@ -6,6 +6,7 @@ Pixels are counted in integers and divided once: float32 stops counting at 16.8 
 
 import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -115,6 +116,19 @@ SCORES: Mapping[str, Score] = {
     'geometric_mean_without_background': functools.partial(geometric_mean, background=False),
 }
 """What a search may rank by."""
+
+LABELS: Mapping[str, str] = {
+    'miou': 'mIoU',
+    'geometric_mean': 'geometric mean',
+    'geometric_mean_without_background': 'geometric mean without background',
+}
+"""What the scores are called where people read them."""
+
+
+def label_of(settings: Mapping[str, Any]) -> str:
+    """What the scores of a study are called, by its (nested) settings; older ones rank by mIoU."""
+    return LABELS[settings.get('search', {}).get('score', 'miou')]
+
 
 EXTRAS: Mapping[str, Score] = {
     'pixel_accuracy': pixel_accuracy,

@@ -107,7 +107,7 @@ class WholeNetworks:
         found = [self._one(genotype) for genotype in unstack(genotypes)]
         confusions = np.stack([np.array(result.confusion, np.int64) for result in found])
         finite = np.array([not result.failure for result in found])
-        scores = np.where(finite, metrics.mean_iou(confusions), np.nan).astype(np.float32)
+        scores = np.where(finite, metrics.SCORES[self.config.search.score](confusions), np.nan).astype(np.float32)
         return ProxyResult(
             scores=scores,
             curves=scores[:, None],

@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
-from dpc_jax import assembly, frozen, heads, strategy
+from dpc_jax import assembly, frozen, heads
 from dpc_jax.base import InputError, PyTree
 from dpc_jax.end_to_end import EndToEnd, EndToEndSettings
 from dpc_jax.population import PopulationEvaluator
 from dpc_jax.proxy import Source
+from dpc_jax.study import GATE
 from dpc_jax.two_stages import TwoStages
 
 
@@ -31,10 +32,8 @@ def check(config: ml_collections.ConfigDict) -> None:
     if 'tuning' in config and config.tuning.steps < 0:
         raise InputError(f'tuning.steps is {config.tuning.steps}; it must be at least 0 (0: no second stage)')
     if not wanted(config):
-        if config.search.pruner == strategy.GATE:
-            raise InputError(
-                f"search.pruner is '{strategy.GATE}', which stands before a second stage: set tuning.steps"
-            )
+        if config.search.pruner == GATE:
+            raise InputError(f"search.pruner is '{GATE}', which stands before a second stage: set tuning.steps")
         return
     head = heads.make(config, num_classes=2)
     if not head.end_to_end:
@@ -62,7 +61,10 @@ def settings(config: ml_collections.ConfigDict, num_classes: int) -> EndToEndSet
     }
     names = ('batch_size', 'learning_rate', 'weight_decay', 'clip_norm', 'polyak', 'eval_batch_size')
     given = {name: tuning[name] for name in (*names, 'encoder_learning_rate', 'encoder_momentum')}
-    return EndToEndSettings(**{**shared, **own, **given})
+    try:
+        return EndToEndSettings(**{**shared, **own, **given})
+    except InputError as fault:  # what is the proxy's was accepted above
+        raise InputError(str(fault).replace('proxy.', 'tuning.')) from fault
 
 
 def prepare(

@@ -11,11 +11,8 @@ from dpc_jax import samplers
 from dpc_jax.base import Genotype, InputError
 from dpc_jax.ladder import Halve
 from dpc_jax.spaces import Space
-from dpc_jax.study import Halving, RunningMean
+from dpc_jax.study import GATE, Halving, RunningMean
 from dpc_jax.study import make_pruner as pruner_of
-
-GATE = 'running_mean'
-"""The pruner that stands between the two stages of a candidate (`study.gate`)."""
 
 SCORE, COSTS = 'miou', ('macs', 'params')
 """The objectives of a search: what every study maximises, and what it may minimise besides."""

@@ -323,7 +323,7 @@ def test_auxiliary_outputs_are_those_that_the_tape_computes(head, weights):
         ({'auxiliary': 'cells'}, "cell.auxiliary is 'cells'; allowed: cell, conv, none"),
         ({'weight': -0.1}, 'cell.auxiliary_weight is -0.1; it must be at least 0'),
         ({'filters': 0}, 'cell.filters is 0; it must be at least 1'),
-        ({'decay': 1.0}, 'proxy.bn_decay is 1.0; it must be in 0 <= x < 1'),
+        ({'decay': 1.0}, 'proxy.bn_decay is 1.0; it must be at least 0 and below 1'),
     ],
 )
 def test_a_bad_head_is_one_line(fault, fields, line):

@@ -395,3 +395,16 @@ def test_a_cell_is_drawn_on_axes():
     texts = [patch.get_label() for patch in axes.patches]
     assert 'released' in texts
     assert 'rate 18×15' in texts
+
+
+def test_another_score_has_its_name_in_every_text(tmp_path, monkeypatch):
+    """Where a search ranks by another score, nothing calls it mIoU."""
+    drawn = []
+    save = report._save
+    monkeypatch.setattr(report, '_save', lambda figure, path: drawn.append(figure) or save(figure, path))
+    settings = SETTINGS | {'search': {'score': 'geometric_mean'}}
+    first, *_ = written(STUDY, tmp_path, settings=settings)
+    texts = [text.get_text() for figure in drawn for text in figure.findobj(matplotlib.text.Text)]
+    texts.append(first.read_text())
+    assert sum('geometric mean' in shown for shown in texts) > 4
+    assert not any('mIoU' in shown for shown in texts)

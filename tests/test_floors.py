@@ -51,7 +51,7 @@ MENUS = ('spaces', 'heads', 'contexts', 'backbones', 'datasets', 'samplers', 'jo
 ROOMS = {
     'weights': ('tf_bundle', 'tf_import', 'checkpoint'),
     'study': (
-        *('workers', 'patience', 'journal', 'storage', 'index', 'batch', 'halving', 'gate', 'rows', 'progress'),
+        *('workers', 'patience', 'journal', 'storage', 'index', 'gate', 'batch', 'halving', 'rows', 'progress'),
         *('study', 'archive'),
     ),
     'evaluation': ('scorer', 'report', 'results', 'config'),

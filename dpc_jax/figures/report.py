@@ -13,8 +13,9 @@ from typing import Any
 import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
-from dpc_jax import files
+from dpc_jax import files, metrics
 from dpc_jax.base import Genotype
 from dpc_jax.figures import pictures
 from dpc_jax.figures import rungs as ladder
@@ -31,6 +32,7 @@ STYLE: list[str | dict[str, str]] = [
     {'svg.hashsalt': 'cell'},
 ]  # over the user's matplotlibrc; the salt makes names repeat
 CELLS_DRAWN = 4
+SCORE = metrics.LABELS['miou']
 
 
 def write_report(
@@ -44,11 +46,14 @@ def write_report(
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     table = rows(candidates, space=space, settings=settings)
+    label = metrics.label_of(settings)
     with matplotlib.style.context(STYLE):
         figures = _figures(candidates, space, settings)
+        for figure in figures.values():
+            _name_score(figure, label)
         images = [_save(figure, directory / name) for name, figure in figures.items()]
     ranking_path = files.write(directory / 'ranking.csv', to_csv(table))
-    text = markdown(candidates, table, space=space, settings=settings, images=list(figures))
+    text = markdown(candidates, table, space=space, settings=settings, images=list(figures)).replace(SCORE, label)
     paths = [files.write(directory / 'report.md', text), ranking_path, *images]
     for old in {*directory.glob('cell_*.svg'), *(directory / name for name in CAPTIONS)} - set(images):
         old.unlink(missing_ok=True)
@@ -102,6 +107,13 @@ def _cells(candidates: Sequence[Candidate], space: Space) -> dict[str, tuple[Gra
         file_name = re.sub(r'[^\w.-]', '_', name)
         add(f'reference_{file_name}', group[0].genotype, f'{name}: {percent(group[0]):.2f} % mIoU')
     return cells
+
+
+def _name_score(figure: Figure, label: str) -> None:
+    """Texts say mIoU; where a search ranks by another score, its name takes that place."""
+    for text in figure.findobj(Text):
+        if SCORE in text.get_text():
+            text.set_text(text.get_text().replace(SCORE, label))
 
 
 def _save(figure: Figure, path: pathlib.Path) -> pathlib.Path:

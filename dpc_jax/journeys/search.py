@@ -19,7 +19,7 @@ from typing import Any
 import ml_collections
 from rich.console import Console
 
-from dpc_jax import bench, climbing, figures, found_cells, journeys
+from dpc_jax import bench, climbing, figures, found_cells, journeys, metrics
 from dpc_jax.base import Genotype, Rung
 from dpc_jax.bench import Bench
 from dpc_jax.spaces import Space
@@ -68,7 +68,8 @@ def climb(prepared: Bench, study: Study, rung: Rung) -> list[Candidate]:
     logdir = prepared.workdir / 'events' / (rung.study or rung.name)
     # The screen is named, because the training of a whole network prints elsewhere meanwhile.
     screen = Console(file=sys.stdout)
-    with Progress(rung.keep, study.count(), leader, logdir, before=finished, console=screen) as progress:
+    shown: dict[str, Any] = {'before': finished, 'label': metrics.label_of(prepared.settings), 'console': screen}
+    with Progress(rung.keep, study.count(), leader, logdir, **shown) as progress:
         climbing.climb(study, rung, progress, generation=prepared.config.search.population)
     return study.candidates()
 
@@ -105,9 +106,10 @@ def write_report(
 ) -> None:
     """Tables and pictures into `workdir/report`; prints the head of the ranking and where the files are."""
     paths = figures.write_report(candidates, workdir / 'report', space=space, settings=settings)
+    label = metrics.label_of(settings)
     for place, candidate in enumerate(best(candidates, PRINTED), 1):
-        print(f'{place}. {100 * candidate.score:.2f} % mIoU  {candidate.key}')
+        print(f'{place}. {100 * candidate.score:.2f} % {label}  {candidate.key}')
     for candidate in candidates:
         if candidate.reference and candidate.state == 'complete':
-            print(f'-  {100 * candidate.score:.2f} % mIoU  {candidate.reference} (reference, {candidate.rung})')
+            print(f'-  {100 * candidate.score:.2f} % {label}  {candidate.reference} (reference, {candidate.rung})')
     print('\n'.join(str(path) for path in paths))

@@ -2,7 +2,7 @@
 
 from dpc_jax.study.archive import read, rungs
 from dpc_jax.study.batch import LEARNED, REDRAW, SHOWN, distributions, make_pruner
-from dpc_jax.study.gate import RunningMean
+from dpc_jax.study.gate import GATE, RunningMean
 from dpc_jax.study.halving import Halving
 from dpc_jax.study.index import History, candidate_key, history, losses
 from dpc_jax.study.progress import Progress
@@ -10,6 +10,7 @@ from dpc_jax.study.rows import Candidate, Proposal, RunInfo, ranking
 from dpc_jax.study.study import Study
 
 __all__ = [
+    'GATE',
     'LEARNED',
     'REDRAW',
     'SHOWN',

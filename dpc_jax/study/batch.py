@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from dpc_jax.base import Genotype, InputError
 from dpc_jax.spaces import SearchSpace
+from dpc_jax.study.gate import GATE
 from dpc_jax.study.index import History, Index
 from dpc_jax.study.index import members as members
 from dpc_jax.study.workers import Worker
@@ -55,7 +56,7 @@ def make_pruner(name: str, settings: Mapping[str, Any]) -> optuna.pruners.BasePr
         return optuna.pruners.NopPruner()
     allowed = [f'optuna.{kind}' for kind in optuna.pruners.__all__ if kind != 'BasePruner']
     if name not in allowed:
-        raise InputError(f"pruner '{name}' is not known; allowed: '', {', '.join(allowed)}")
+        raise InputError(f"pruner '{name}' is not known; allowed: '', {GATE}, {', '.join(allowed)}")
     try:
         return getattr(optuna.pruners, name.removeprefix('optuna.'))(**settings)
     except (TypeError, ValueError) as error:

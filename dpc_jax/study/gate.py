@@ -17,6 +17,9 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial
 
+GATE = 'running_mean'
+"""What a config calls this pruner."""
+
 FIRST_MEAN, DECAY = 0.01, 0.99
 FIRST_WIDTH = 0.9
 NARROWER = {100: 0.9, 200: 0.8, 300: 0.7, 400: 0.6}

@@ -19,9 +19,9 @@ class Progress(Reported):
     finished (`best` None where nothing has a score). References are logged and take no part in any of the counts.
     The scalars have the candidate's number as their step, so that a later start goes on where this one ends:
 
-        candidate/score, candidate/best_score   mIoU in 0..1; a candidate that failed has no score
+        candidate/score, candidate/best_score   in 0..1; a candidate that failed has no score
         candidate/loss, candidate/seconds       last mean training loss; seconds that it took
-        reference/<name>                        mIoU of a reference
+        reference/<name>                        score of a reference
 
     What the sampler shows (`study.batch.SHOWN`) has the number of finished candidates that it had learned from as its
     step. Candidates that were drawn from the same knowledge show it once, those of `before` included, which an earlier
@@ -29,7 +29,7 @@ class Progress(Reported):
 
         strategy/<name>                         e.g. entropy, baseline and reward of the controller
 
-    `console` is that of standard output unless given; `clock` counts seconds.
+    `label` is what scores are called. `console` is that of standard output unless given; `clock` counts seconds.
     """
 
     def __init__(
@@ -40,12 +40,13 @@ class Progress(Reported):
         logdir: pathlib.Path | str | None = None,
         *,
         before: Sequence[Candidate] = (),
+        label: str = 'mIoU',
         console: Console | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
         self.total, self.done, self.best = total, done, best
         self.failed = 0
-        self._before = done
+        self._before, self._label = done, label
         self._shown = {candidate.shown[LEARNED] for candidate in before if candidate.shown}
         super().__init__('candidates', None if logdir is None else pathlib.Path(logdir), console, clock)
 
@@ -96,7 +97,7 @@ class Progress(Reported):
 
     def note(self) -> str:
         """The best candidate so far."""
-        return '' if self.best is None else f'best {100 * self.best.score:.2f} % mIoU: {self.best.key}'
+        return '' if self.best is None else f'best {100 * self.best.score:.2f} % {self._label}: {self.best.key}'
 
 
 def _scalars(candidate: Candidate, best: Candidate | None) -> dict[str, float]:

@@ -1,0 +1,70 @@
+"""What a config says of a second stage, and what is wrong with it, before any work."""
+
+import pytest
+
+from configs import scenes_aux_search, scenes_search
+from dpc_jax import assembly, frozen, second_stage
+from dpc_jax.end_to_end import EndToEnd
+from dpc_jax.study import RunningMean
+
+
+def config_of(**fields):
+    config = scenes_aux_search.get_config('toy,tuned')
+    config.update_from_flattened_dict({name.replace('__', '.'): value for name, value in fields.items()})
+    return config
+
+
+def check(config):
+    assembly.check(config)
+    second_stage.check(config)
+
+
+@pytest.mark.parametrize(
+    ('fields', 'line'),
+    [
+        ({'tuning__steps': -1}, 'tuning.steps is -1; it must be at least 0 (0: no second stage)'),
+        ({'tuning__top': -2}, 'tuning.top is -2; it must be at least 0 (0: all)'),
+        ({'tuning__steps': 0}, "search.pruner is 'running_mean', which stands before a second stage: set tuning.steps"),
+        (
+            {'tuning__crop_size': (64, 97)},
+            'tuning.crop_size is (64, 97); each side less one must be a multiple of the loss stride 4',
+        ),
+        ({'tuning__batch_size': 0}, 'tuning.batch_size is 0; it must be at least 1'),
+        ({'tuning__polyak': 1.0}, 'tuning.polyak is 1.0; it must be at least 0 and below 1'),
+        (
+            {'backbone__output_stride': 16},
+            'backbone.output_stride is 16, so mobilenet_v2_refinenet has no map at stride 32; the space aux_cells reads'
+            ' maps at 4, 8, 16, 32',
+        ),
+        ({'search__score': 'iou'}, "search.score is 'iou'; allowed: miou, geometric_mean, "),
+        ({'proxy__optimizer': 'lamb'}, "proxy.optimizer is 'lamb'; allowed: sgd, adam"),
+        ({'proxy__dtype': 'bfloat16'}, "proxy.dtype is 'bfloat16'; allowed: float32"),
+        ({'cell__auxiliary': 'head'}, "cell.auxiliary is 'head'; allowed: cell, conv, none"),
+        ({'search__pruner': 'gate'}, "pruner 'gate' is not known; allowed: '', running_mean, optuna."),
+    ],
+)
+def test_what_is_wrong_is_one_line(fault, fields, line):
+    assert fault(lambda: check(config_of(**fields))).startswith(line)
+
+
+def test_a_space_whose_heads_are_not_trained_end_to_end_has_none(fault):
+    config = scenes_search.get_config('toy')
+    config.tuning = config_of().tuning
+    line = 'tuning.steps is 2, but the space dpc has no second stage on images; 0'
+    assert fault(lambda: check(config)) == line
+
+
+def test_the_gate_stands_after_the_last_step_on_features():
+    config = config_of()
+    check(config)
+    pruner = assembly.make_pruner(config)
+    assert isinstance(pruner, RunningMean)
+    assert pruner._point == len(assembly.proxy_settings(config, 2, steps=config.proxy.steps).stops()) - 1
+
+
+def test_what_tuning_does_not_say_is_as_on_features():
+    config = config_of(proxy__power=0.5, tuning__learning_rate=0.7)
+    found = second_stage.settings(config, 5)
+    assert found.head == EndToEnd(assembly.proxy_settings(config, 5, steps=4).head, frozen.make_backbone(config))
+    assert (found.power, found.learning_rate, found.steps, found.polyak_every) == (0.5, 0.7, 2, 2)
+    assert (found.distillation, found.evaluations, found.optimizer) == (0, 1, 'adam')
