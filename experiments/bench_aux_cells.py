@@ -8,7 +8,7 @@ loss at stride 4 with the auxiliary heads, Adam):
           memory layouts, where it is installed (--torch)
 
 Genotype by genotype, in turn, so that whatever else the machine does falls on both. On a CPU
-XLA_FLAGS=--xla_force_host_platform_device_count=2 makes two devices of two cores, as `make search` does for this space.
+XLA_FLAGS=--xla_force_host_platform_device_count=2 makes two devices of two cores.
 """
 
 import dataclasses
