@@ -9,10 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpc_jax import population, sharding
+from dpc_jax import fastest_chunk, population, sharding
 from dpc_jax.base import InputError
 from dpc_jax.cell import CellSettings
-from dpc_jax.fastest_chunk import fastest_chunk
 from dpc_jax.heads.dpc import Head
 from dpc_jax.memory import Chunk, PatientEvaluator
 from dpc_jax.population import OutOfMemoryError, PopulationEvaluator
@@ -400,13 +399,14 @@ class Timed(PopulationEvaluator):
 def choose(data, monkeypatch):
     """`choose({chunk: seconds or error})`, on one device."""
     clock = Clock()
-    monkeypatch.setattr(population, 'time', types.SimpleNamespace(perf_counter=clock))
+    monkeypatch.setattr(fastest_chunk, 'time', types.SimpleNamespace(perf_counter=clock))
     mesh = sharding.population_mesh(1)
 
     def run(cost, at_once=0):
         Timed.clock, Timed.cost, Timed.compiled = clock, cost, set()
         sample = functools.partial(dpc.Space(5).sample, jax.random.key(0))
-        return fastest_chunk(lambda chunk: Timed(SETTINGS, data, 0, chunk, at_once, mesh=mesh), list(cost), sample)
+        made = functools.partial(Timed, SETTINGS, data, 0, at_once=at_once, mesh=mesh)
+        return fastest_chunk.fastest_chunk(lambda chunk: made(chunk=chunk), list(cost), sample)
 
     return run
 
@@ -440,10 +440,10 @@ def test_memory_that_does_not_hold_the_smallest_chunk_is_one_line(choose):
 
 
 def test_a_chunk_whose_program_needs_more_than_there_is_is_not_started(choose, monkeypatch):
-    monkeypatch.setattr(population, 'device_memory', lambda mesh: 100)
+    monkeypatch.setattr(fastest_chunk, 'device_memory', lambda mesh: 100)
     monkeypatch.setattr(Timed, 'needed_memory', lambda self, *_: 30 * self.chunk)
     assert choose({1: 0.4, 2: 0.3, 4: AssertionError('started')})[0] == 2
-    monkeypatch.setattr(population, 'device_memory', lambda mesh: 10)
+    monkeypatch.setattr(fastest_chunk, 'device_memory', lambda mesh: 10)
     with pytest.raises(OutOfMemoryError, match=r'proxy.chunk 1 needs 0.0 GiB by its compiled program; the device has'):
         choose({1: AssertionError('started')})
 

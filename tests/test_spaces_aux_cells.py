@@ -237,15 +237,13 @@ def test_costs_are_those_of_the_paper(name, final, search, macs):
 
 
 def test_costs_come_from_the_settings_of_a_study():
-    features = {
-        'sizes': {str(stride): list(size) for stride, size in zip((4, 8, 16, 32), SIZES, strict=True)},
-        'channels': {str(stride): count for stride, count in zip((4, 8, 16, 32), CHANNELS, strict=True)},
-        'classes': 21,
-    }
-    settings = {'features': features, 'cell': {'filters': 48}}
+    shapes = zip((4, 8, 16, 32), SIZES, CHANNELS, strict=True)
+    maps = {str(stride): [*size, channels] for stride, size, channels in shapes}
+    settings = {'maps': maps, 'cell': {'filters': 48}, 'classes': 21}
     costs = SPACE.cost(ARCH0, settings)
     assert costs['params'] == 2_212_517 - 1_812_800
-    assert SPACE.cost(ARCH0, {'features': {}, 'cell': {}}) == {}
+    assert SPACE.cost(ARCH0, {'maps': {}, 'cell': {'filters': 48}, 'classes': 21}) == {}
+    assert SPACE.cost(ARCH0, {name: settings[name] for name in ('maps', 'cell')}) == {}
     assert SPACE.how_to_read(costs).startswith('Counted are adapters')
     assert SPACE.how_to_read({}).startswith('How to read')
 
