@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.usefixtures('quick_compilation'), pytest.mark.slow]
 
 COMMAND = (
     '--config=configs/scenes_aux_search.py:toy',
-    '--config.dataset.size=(33, 33)',
+    '--config.dataset.size=(65, 65)',
     '--config.cache.crop_size=(33, 33)',
     '--config.search.num_candidates=4',
     '--config.search.sampler=controller',
