@@ -89,9 +89,15 @@ def check(config: ml_collections.ConfigDict) -> None:
     """Makes everything that costs nothing, so that a bad value is refused before any work; InputError."""
     space = make_space(config)
     frozen.pretrain_settings(config)
-    crop_size, strides = frozen.cache_settings(config).crop_size, heads.make(config, num_classes=2).strides
-    frozen.check_strides(config, strides)
-    feature_cache.check_crop(crop_size, strides)
+    frozen.strides_of(config)
+    crop_size, head = frozen.cache_settings(config).crop_size, heads.make(config, num_classes=2)
+    frozen.check_strides(config, head.strides)
+    feature_cache.check_crop(crop_size, head.strides)
+    if head.largest_chunk and config.proxy.chunk > head.largest_chunk:
+        raise InputError(
+            f'proxy.chunk is {config.proxy.chunk}; of the space {config.space.name} allowed: at most'
+            f' {head.largest_chunk}'
+        )
     loss_stride = config.proxy.loss_stride
     if loss_stride < 1 or any((side - 1) % loss_stride for side in crop_size):
         raise InputError(f'proxy.loss_stride is {loss_stride}; it must divide the crop {crop_size} less one pixel')

@@ -108,6 +108,8 @@ class Rung:
     given: tuple[Genotype, ...] = ()  # unbatched cells that it takes in any case, before any others
     recipe: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # what only its scores depend on
     same: Callable[[Genotype], str] | None = None  # a text that is equal for cells that score the same here
+    # After this evaluation, so many go on at most of the candidates that are evaluated together.
+    best_of: Mapping[int, int] = dataclasses.field(default_factory=dict)
 
 
 class SegmentationExample(NamedTuple):

@@ -111,7 +111,8 @@ class Bench:
     ) -> Rung:
         """A rung of the proxy for so many steps under a seed (see `evaluator`)."""
         evaluate = self.patient_evaluator(steps=steps, seed=seed)
-        return Rung(name, evaluate, keep, evaluate.population, given=given, same=self.same)
+        best_of = second_stage.promoted(self.config, self.evaluator(steps=steps, seed=seed))
+        return Rung(name, evaluate, keep, evaluate.population, given=given, same=self.same, best_of=best_of)
 
     def same(self, genotype: Genotype) -> str:
         """A text that is equal for cells (unbatched) that are the same function on the cached maps."""

@@ -1,7 +1,7 @@
 """The loop of a search: ask, evaluate, tell, until a rung has its candidates."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -36,7 +36,7 @@ def climb(
             time.sleep(WAIT_SECONDS)
         fresh, same = scored.split(proposals)
         for group in _groups(fresh, rung.at_once):
-            keep_going = None if only else _pruning(study, group)
+            keep_going = None if only else _pruning(study, group, rung.best_of)
             result = rung.evaluate(stack([p.genotype for p in group]), keep_going)
             record(study, group, result)
             progress.update(scored.add(study.candidates({p.number for p in group})))
@@ -103,11 +103,12 @@ def record(study: Study, group: Sequence[Proposal], result: ProxyResult) -> None
         )
 
 
-def _pruning(study: Study, group: Sequence[Proposal]) -> KeepGoing:
-    """Reports each score to Optuna between evaluations and stops the candidates that its pruner stops.
+def _pruning(study: Study, group: Sequence[Proposal], best_of: Mapping[int, int]) -> KeepGoing:
+    """Reports each score to Optuna between evaluations and stops the candidates that its pruner or `best_of` stops.
 
-    References are what others are compared with, so they are trained to the end.
+    References are what others are compared with, so they are trained to the end and take no other's place.
     """
+    references = np.array([bool(proposal.reference) for proposal in group])
 
     def keep_going(evaluation: int, scores: Float[np.ndarray, ' P']) -> Bool[np.ndarray, ' P']:
         going = np.ones(len(group), bool)
@@ -115,9 +116,19 @@ def _pruning(study: Study, group: Sequence[Proposal]) -> KeepGoing:
             if np.isfinite(scores[i]):
                 study.report(proposal.number, evaluation, float(scores[i]))
                 going[i] = bool(proposal.reference) or not study.should_prune(proposal.number)
+        if evaluation in best_of:
+            going &= references | among_best(np.where(references, np.nan, scores), best_of[evaluation])
         return going
 
     return keep_going
+
+
+def among_best(scores: Float[np.ndarray, ' P'], count: int) -> Bool[np.ndarray, ' P']:
+    """The best so many; of equal ones the earlier. Who has no score (NaN) is not among them."""
+    order = np.argsort(-np.where(np.isfinite(scores), scores, -np.inf), kind='stable')
+    best = np.zeros(len(scores), bool)
+    best[order[:count]] = True
+    return best & np.isfinite(scores)
 
 
 def _groups(proposals: Sequence[Proposal], size: int) -> list[Sequence[Proposal]]:

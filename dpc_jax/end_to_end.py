@@ -6,7 +6,7 @@ It is a head of stride 1, whose features are images, so the programs of the prox
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import flax.linen as nn
 import jax
@@ -14,9 +14,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from dpc_jax import fused
 from dpc_jax.base import Genotype, PyTree
-from dpc_jax.heads import Features, Head, HeadOutputs, Learned, Loss, Shapes
+from dpc_jax.heads import Features, Head, HeadOutputs, Learned, Loss, More, Shapes
 from dpc_jax.proxy_settings import ProxySettings
 
 IMAGES = 1
@@ -85,7 +84,7 @@ class EndToEnd:
         return Both(jax.tree.map(lambda _: 1.0, params.encoder), self.head.multipliers(params.head))
 
     def apply(
-        self, params: Both, stats: Both, code: PyTree, features: Features, *, train: bool, **more: Any
+        self, params: Both, stats: Both, code: PyTree, features: Features, *, train: bool, **more: Unpack[More]
     ) -> tuple[HeadOutputs, Both]:
         """Class scores of images, and the new moving averages (unbatched)."""
         maps, moved = self._maps(params.encoder, stats.encoder, features[IMAGES], train=train)
@@ -100,15 +99,11 @@ class EndToEnd:
         features: Features,
         loss_of: Loss,
         scratch: PyTree,
-        *,
-        dropout_key: jax.Array | None = None,
-        used: PyTree = None,
-        kernels: fused.Kernels = 'auto',
+        **more: Unpack[More],
     ) -> Learned:
         """The head's gradients, carried on through the encoder."""
         of_params = functools.partial(self._maps, stats=stats.encoder, images=features[IMAGES], train=True)
         maps, back, moved = jax.vjp(of_params, params.encoder, has_aux=True)
-        more: dict[str, Any] = {'dropout_key': dropout_key, 'used': used, 'kernels': kernels}
         found = self.head.learn(params.head, stats.head, code, maps, loss_of, scratch, **more)
         (grads,) = back(found.features)
         return found._replace(stats=Both(moved, found.stats), grads=Both(grads, found.grads), features=None)

@@ -303,7 +303,12 @@ def _run(
         'labels': np.stack([crop.label for crop in batch]),
     }
     if logits is not None:
-        found[TAUGHT] = np.asarray(logits(jnp.asarray(images)), np.float16)[: len(batch)]
+        taught = np.asarray(logits(jnp.asarray(images)))[: len(batch)]
+        if not np.abs(taught).max() <= np.finfo(np.float16).max:  # else every candidate would seem to diverge
+            raise InputError(
+                f"the teacher's logits reach {np.abs(taught).max()}; float16 holds {np.finfo(np.float16).max}"
+            )
+        found[TAUGHT] = taught.astype(np.float16)
     return found
 
 

@@ -32,10 +32,16 @@ def make_backbone(config: ml_collections.ConfigDict) -> nn.Module:
     return backbones.make(backbone.name, output_stride=backbone.output_stride, width=backbone.width, **decay)
 
 
+def strides_of(config: ml_collections.ConfigDict) -> tuple[int, ...]:
+    """The strides at which the backbone has a map; InputError where it has none that fits the config."""
+    model: Any = make_backbone(config)
+    return tuple(model.by_stride)
+
+
 def check_strides(config: ml_collections.ConfigDict, strides: tuple[int, ...]) -> None:
     """InputError unless the backbone has a map at each stride that the head of the space reads."""
-    model: Any = make_backbone(config)
-    missing = [stride for stride in strides if stride not in model.by_stride]
+    there = strides_of(config)
+    missing = [stride for stride in strides if stride not in there]
     if missing:
         raise InputError(
             f'backbone.output_stride is {config.backbone.output_stride}, so {config.backbone.name} has no map at'

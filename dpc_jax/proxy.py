@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from dpc_jax import fused, heads, losses, metrics, ops
 from dpc_jax.base import IGNORE_LABEL, Genotype, PyTree
-from dpc_jax.heads import TEACHER, Features, HeadOutputs
+from dpc_jax.heads import TEACHER, Features, HeadOutputs, More
 from dpc_jax.proxy_settings import ProxySettings as ProxySettings
 
 
@@ -144,7 +144,7 @@ def train_step(
             loss = loss + settings.distillation * difference(outputs.logits, features[TEACHER])
         return loss
 
-    more = {'dropout_key': key, 'used': used, 'kernels': settings.kernels}
+    more: More = {'dropout_key': key, 'used': used, 'kernels': settings.kernels}
     with jax.default_matmul_precision(settings.precision):
         found = head.learn(candidate.params, candidate.stats, code, features, loss_of, scratch, **more)
     grads = jax.tree.map(lambda factor, grad: factor * grad, head.multipliers(candidate.params), found.grads)

@@ -55,8 +55,10 @@ def settings(config: ml_collections.ConfigDict, num_classes: int) -> EndToEndSet
     tuning = config.tuning
     proxy = assembly.proxy_settings(config, num_classes, steps=config.proxy.steps)
     shared: dict[str, Any] = {field.name: getattr(proxy, field.name) for field in dataclasses.fields(proxy)}
+    # Published encoders have averages for runs a hundred times as long.
+    encoder = frozen.make_backbone(config).clone(bn_decay=config.proxy.bn_decay)
     own = {
-        'head': EndToEnd(proxy.head, frozen.make_backbone(config)),
+        'head': EndToEnd(proxy.head, encoder),
         **{'steps': tuning.steps, 'evaluations': 1, 'stops_at': (), 'polyak_every': tuning.steps, 'distillation': 0.0},
     }
     names = ('batch_size', 'learning_rate', 'weight_decay', 'clip_norm', 'polyak', 'eval_batch_size')
@@ -80,4 +82,10 @@ def staged(config: ml_collections.ConfigDict, first: PopulationEvaluator, second
     """The evaluator whose first stage is `first`."""
     num_classes = first.settings.head.num_classes
     after = dataclasses.replace(first, settings=settings(config, num_classes), data=second.data)
-    return TwoStages(first, after, second.encoder, top=config.tuning.top)
+    return TwoStages(first, after, second.encoder)
+
+
+def promoted(config: ml_collections.ConfigDict, first: PopulationEvaluator) -> dict[int, int]:
+    """The evaluation after which the best of a group go on alone, and how many; see `Rung.best_of`."""
+    top = config.tuning.top if wanted(config) else 0
+    return {len(first.settings.stops()) - 1: top} if top else {}

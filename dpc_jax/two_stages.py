@@ -1,8 +1,7 @@
 """An evaluator of two stages: a head alone on cached features, then the promising ones with their encoder, on images.
 
 That is the evaluation of arXiv:1810.10804 (release): the second stage begins with the weights of the first and with the
-encoder as it was, and its score is the one that counts. Between them stands whoever `keep_going` asks (a gate, which is
-a pruner), after the best `top` of those that are evaluated together were chosen.
+encoder as it was, and its score is the one that counts. Between them stands whoever `keep_going` asks.
 """
 
 import dataclasses
@@ -11,7 +10,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float
 
 from dpc_jax.base import Genotype, KeepGoing, ProxyResult, PyTree
 from dpc_jax.chunks import over_population
@@ -29,13 +27,11 @@ class TwoStages:
       first: on cached features.
       second: on images; its head is an `EndToEnd`.
       encoder: the variables that every candidate begins with.
-      top: how many of the candidates that are evaluated together go on at most; 0: all.
     """
 
     first: PopulationEvaluator
     second: PopulationEvaluator
     encoder: PyTree
-    top: int = 0
 
     @property
     def chunk(self) -> int:
@@ -60,22 +56,11 @@ class TwoStages:
         Raises:
           OutOfMemoryError: the device's memory is not enough; no candidate is at fault.
         """
-        first = self.first.trained(genotypes, self._promotion(keep_going), ask_at_end=True)
+        first = self.first.trained(genotypes, keep_going, ask_at_end=True)
         if not first.alive.any():
             return _joined(first, None, self.second.settings)
         begun = self._begun(first, genotypes)
         return _joined(first, self.second.trained(genotypes, None, begun), self.second.settings)
-
-    def _promotion(self, keep_going: KeepGoing | None) -> KeepGoing:
-        last = len(self.first.settings.stops()) - 1
-
-        def ask(evaluation: int, scores: Float[np.ndarray, ' P']) -> Bool[np.ndarray, ' P']:
-            going = np.ones(len(scores), bool)
-            if evaluation == last and self.top:
-                going = _among_best(scores, self.top)
-            return going if keep_going is None else going & keep_going(evaluation, scores)
-
-        return ask
 
     def _begun(self, first: Trained, genotypes: Genotype) -> Trained:
         """The candidates of the first stage with the encoder, before a step of the second."""
@@ -96,14 +81,6 @@ def _begin(settings: ProxySettings, chunk: int, mesh: Any) -> Any:
         return CandidateState(params, stats, settings.rule().init(params), average, candidate.finite)
 
     return over_population(one, settings.head, chunk, mesh, candidates=2)
-
-
-def _among_best(scores: Float[np.ndarray, ' P'], count: int) -> Bool[np.ndarray, ' P']:
-    """The best so many; of equal ones the earlier. Who has no score is not among them."""
-    order = np.argsort(-np.where(np.isfinite(scores), scores, -np.inf), kind='stable')
-    best = np.zeros(len(scores), bool)
-    best[order[:count]] = True
-    return best & np.isfinite(scores)
 
 
 def _joined(first: Trained, second: Trained | None, settings: ProxySettings) -> ProxyResult:

@@ -407,7 +407,7 @@ def refusal(monkeypatch):
         ({}, {'TABLE': ['absent.csv']}, "table 'absent.csv': No such file or directory"),
         ({}, {'EVALUATIONS': 61}, '--evaluations is 61; the table has 60 cells'),
         ({}, {'STRATEGIES': []}, '--strategies is empty'),
-        ({}, {'STRATEGIES': ['tpe']}, "sampler 'tpe' is not known; allowed: evolution"),
+        ({}, {'STRATEGIES': ['tpe']}, "sampler 'tpe' is not known; allowed: controller, evolution"),
         ({'search.sampler_settings.evolution.sample': 9}, {}, 'sample is 9; allowed: 1 to 2'),
         ({'space.num_branches': 3}, {}, 'line 2: 2 branches; allowed here: 3'),
     ],

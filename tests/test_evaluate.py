@@ -253,8 +253,8 @@ def refusal(config, workdir=None):
         ('evaluate.pictures', 101, 'evaluate.pictures is 101; it must be 0 to 100'),
         ('dataset.name', 'kitti', "unknown data set 'kitti'; there are: camvid, cityscapes, coco"),
         ('backbone.output_stride', 4, 'output stride 4 of mobilenet_v2: it must be one of 8, 16, 32'),
-        ('backbone.name', 'resnet', "backbone.name is 'resnet'; allowed: mobilenet_v2, xception_41"),
-        ('context.name', 'psp', "context.name is 'psp'; allowed: aspp, dpc"),
+        ('backbone.name', 'resnet', "backbone.name is 'resnet'; allowed: mobilenet_v2, mobilenet_v2_refinenet"),
+        ('context.name', 'psp', "context.name is 'psp'; allowed: aspp, aux_cells, dpc, image_level, none"),
         ('decoder.output_stride', 8, 'decoder.output_stride is 8; allowed: 4, or 0'),
     ],
 )

@@ -1,5 +1,6 @@
 """What `make search` runs, read from what make would do."""
 
+import os
 import pathlib
 import shutil
 import subprocess
@@ -13,7 +14,10 @@ def search(*settings):
     """The last command of `make search` with these settings, without what belongs to the machine."""
     if shutil.which('make') is None:
         pytest.skip('there is no make')
-    done = subprocess.run(['make', '--dry-run', 'search', *settings], cwd=ROOT, text=True, capture_output=True)
+    # The tests themselves run under a make, whose settings are not for this one.
+    env = {name: value for name, value in os.environ.items() if not name.startswith('MAKE') and name != 'MFLAGS'}
+    command = ['make', '--dry-run', 'search', *settings]
+    done = subprocess.run(command, cwd=ROOT, env=env, text=True, capture_output=True)
     assert (done.returncode, done.stderr) == (0, '')
     return done.stdout.splitlines()[-1].partition('python ')[2].strip()
 

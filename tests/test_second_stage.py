@@ -1,11 +1,15 @@
 """What a config says of a second stage, and what is wrong with it, before any work."""
 
+import inspect
+import types
+
+import numpy as np
 import pytest
 
 from configs import scenes_aux_search, scenes_search
-from dpc_jax import assembly, frozen, second_stage
+from dpc_jax import assembly, climbing, frozen, second_stage
 from dpc_jax.end_to_end import EndToEnd
-from dpc_jax.study import RunningMean
+from dpc_jax.study import Proposal, RunningMean
 
 
 def config_of(**fields):
@@ -40,6 +44,7 @@ def check(config):
         ({'proxy__optimizer': 'lamb'}, "proxy.optimizer is 'lamb'; allowed: sgd, adam"),
         ({'proxy__dtype': 'bfloat16'}, "proxy.dtype is 'bfloat16'; allowed: float32"),
         ({'cell__auxiliary': 'head'}, "cell.auxiliary is 'head'; allowed: cell, conv, none"),
+        ({'proxy__chunk': 2}, 'proxy.chunk is 2; of the space aux_cells allowed: at most 1'),
         ({'search__pruner': 'gate'}, "pruner 'gate' is not known; allowed: '', running_mean, optuna."),
     ],
 )
@@ -65,6 +70,45 @@ def test_the_gate_stands_after_the_last_step_on_features():
 def test_what_tuning_does_not_say_is_as_on_features():
     config = config_of(proxy__power=0.5, tuning__learning_rate=0.7)
     found = second_stage.settings(config, 5)
-    assert found.head == EndToEnd(assembly.proxy_settings(config, 5, steps=4).head, frozen.make_backbone(config))
+    encoder = frozen.make_backbone(config).clone(bn_decay=config.proxy.bn_decay)
+    assert found.head == EndToEnd(assembly.proxy_settings(config, 5, steps=4).head, encoder)
     assert (found.power, found.learning_rate, found.steps, found.polyak_every) == (0.5, 0.7, 2, 2)
     assert (found.distillation, found.evaluations, found.optimizer) == (0, 1, 'adam')
+
+
+# ---- the best of a group --------------------------------------------------------------------------------------------
+
+
+class Reports:
+    """A study whose pruner stops nobody."""
+
+    def report(self, number, evaluation, score):
+        pass
+
+    def should_prune(self, number):
+        return False
+
+
+@pytest.mark.parametrize(
+    ('scores', 'count', 'expected'),
+    [
+        ([0.9, 0.2, 0.5, 0.4], 1, [True, False, True, False]),  # the first is a reference and takes nobody's place
+        ([0.1, 0.2, 0.5, 0.4], 2, [True, False, True, True]),
+        ([np.nan, 0.3, 0.3, np.nan], 1, [True, True, False, False]),  # of equal ones the earlier
+        ([0.1, 0.2, 0.5, 0.4], 9, [True] * 4),
+    ],
+)
+def test_the_best_of_those_evaluated_together_go_on(monkeypatch, scores, count, expected):
+    monkeypatch.setattr(climbing, 'Study', Reports)
+    group = [Proposal(number, None, str(number), 'arch0' * (not number)) for number in range(4)]
+    keep_going = inspect.unwrap(climbing._pruning)(Reports(), group, {1: count})
+    assert keep_going(0, np.array(scores)).all()
+    assert keep_going(1, np.array(scores)).tolist() == expected
+
+
+def test_tuning_top_is_asked_after_the_first_stage():
+    first = types.SimpleNamespace(settings=assembly.proxy_settings(config_of(), 5, steps=4))
+    ask = inspect.unwrap(second_stage.promoted)
+    assert ask(config_of(tuning__top=3), first) == {1: 3}
+    assert ask(config_of(), first) == {}
+    assert ask(config_of(tuning__top=3, tuning__steps=0), first) == {}

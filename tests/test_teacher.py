@@ -99,6 +99,18 @@ def test_a_teacher_of_other_classes_is_one_line(taught, fault):
     assert 'logits' in line
 
 
+def test_logits_that_float16_does_not_hold_are_one_line(taught, tmp_path, fault):
+    """Else the squared difference to them would be infinite, and every candidate would seem to diverge."""
+    config = config_of(tmp_path / 'weights')
+    sets = assembly.load_datasets(config)
+    _, variables = taught[3]
+    logits = {**variables['params']['logits'], 'bias': variables['params']['logits']['bias'] + 1e5}
+    weights.save(tmp_path / 'weights', {**variables, 'params': {**variables['params'], 'logits': logits}})
+    backbone = frozen.backbone_variables(config, tmp_path, sets[0])
+    line = fault(lambda: frozen.build_cache(config, tmp_path, sets, backbone))
+    assert line.startswith("the teacher's logits reach 10")
+
+
 def test_a_teacher_that_is_not_there_is_one_line(tmp_path, fault):
     config = config_of(tmp_path / 'nowhere')
     assert "nowhere': no such folder" in fault(lambda: bench.prepare(config, tmp_path / 'work'))

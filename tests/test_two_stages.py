@@ -229,14 +229,6 @@ def test_those_that_are_not_promoted_keep_the_score_of_the_first_stage(stages, a
     assert found.finite.all()
 
 
-@pytest.mark.parametrize('top', [1, 2, 5, 9])
-def test_the_best_of_those_evaluated_together_go_on(stages, all_of_them, top):
-    found = dataclasses.replace(stages, top=top)(CELLS)
-    best = np.argsort(-all_of_them.curves[:, 1], kind='stable')[:top]
-    np.testing.assert_array_equal(np.flatnonzero(~found.pruned), np.sort(best))
-    np.testing.assert_array_equal(found.scores[best], all_of_them.scores[best])
-
-
 def test_a_candidate_that_diverges_in_either_stage_fails_alone(stages, all_of_them, monkeypatch):
     train = PopulationEvaluator.train
 

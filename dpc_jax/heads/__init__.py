@@ -11,7 +11,7 @@ All methods work on one candidate, unbatched; `population` batches them.
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypedDict, Unpack, runtime_checkable
 
 import jax
 import ml_collections
@@ -36,6 +36,14 @@ class HeadOutputs(NamedTuple):
 
     logits: Float[Array, 'B L _ _']
     auxiliary: Mapping[str, Float[Array, 'B L _ _']]  # take part in the loss alone, by `Head.auxiliary_weights`
+
+
+class More(TypedDict, total=False):
+    """What a head may be told besides; one that has no dropout, or no kernels, passes over it."""
+
+    dropout_key: jax.Array | None
+    used: PyTree  # what `uses` says of a population of codes
+    kernels: fused.Kernels  # who does the work on a GPU; 'auto' unless given
 
 
 Loss = Callable[[HeadOutputs], Float[Array, '']]
@@ -91,14 +99,9 @@ class Head(Protocol):
         features: Features,
         *,
         train: bool,
-        dropout_key: jax.Array | None = None,
-        used: PyTree = None,
-        kernels: fused.Kernels = 'auto',
+        **more: Unpack[More],
     ) -> tuple[HeadOutputs, PyTree]:
-        """Class scores, and the new moving averages. `used` is what `uses` says of a population of codes.
-
-        A head that has kernels for a GPU obeys `kernels`; others have no choice.
-        """
+        """Class scores, and the new moving averages."""
 
     def encode(self, genotypes: Genotype, shapes: Shapes, *, train: bool) -> PyTree:
         """What programs get in place of these genotypes [P, ...]: made on the host, for features of these shapes.
@@ -117,10 +120,7 @@ class Head(Protocol):
         features: Features,
         loss_of: Loss,
         scratch: PyTree,
-        *,
-        dropout_key: jax.Array | None = None,
-        used: PyTree = None,
-        kernels: fused.Kernels = 'auto',
+        **more: Unpack[More],
     ) -> Learned:
         """The loss of the outputs in training, and its gradients; `code` is what `encode` made of the genotype."""
 
@@ -163,15 +163,11 @@ class Derived:
         features: Features,
         loss_of: Loss,
         scratch: PyTree,
-        *,
-        dropout_key: jax.Array | None = None,
-        used: PyTree = None,
-        kernels: fused.Kernels = 'auto',
+        **more: Unpack[More],
     ) -> Learned:
         """See `Head.learn`."""
 
         def total(params: PyTree) -> tuple[jax.Array, PyTree]:
-            more = {'dropout_key': dropout_key, 'used': used, 'kernels': kernels}
             outputs, moved = self.apply(params, stats, code, features, train=True, **more)
             return loss_of(outputs), moved
 

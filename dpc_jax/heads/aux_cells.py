@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ import ml_collections
 import numpy as np
 from jaxtyping import Array, Float
 
-from dpc_jax import aux_decoder, checks, fused
+from dpc_jax import aux_decoder, checks
 from dpc_jax.aux_decoder import (
     AUXILIARIES,
     AUXILIARY_WEIGHT,
@@ -33,7 +33,7 @@ from dpc_jax.aux_decoder import (
     Tape,
 )
 from dpc_jax.base import InputError, PyTree
-from dpc_jax.heads import Features, HeadOutputs, Learned, Loss, Shapes
+from dpc_jax.heads import Features, HeadOutputs, Learned, Loss, More, Shapes
 from dpc_jax.spaces import aux_cells
 from dpc_jax.spaces.aux_cells import BLOCKS, MAPS, OPS, STRIDES, Genotype
 
@@ -146,12 +146,10 @@ class Head:
         features: Features,
         *,
         train: bool,
-        dropout_key: jax.Array | None = None,
-        used: PyTree = None,
-        kernels: fused.Kernels = 'auto',
+        **more: Unpack[More],
     ) -> tuple[HeadOutputs, Stats]:
         """Class scores at stride 4, and the new moving averages (unbatched)."""
-        del dropout_key, used, kernels
+        del more
         shape = self.shape(_shapes(features))
         memory = jnp.zeros((_memory(shape, train=train), self.filters), params.scale.dtype)
         state = aux_decoder.forward(params, stats, code, _by_level(features), memory, shape=shape, train=train)
@@ -166,13 +164,10 @@ class Head:
         features: Features,
         loss_of: Loss,
         scratch: Memory,
-        *,
-        dropout_key: jax.Array | None = None,
-        used: PyTree = None,
-        kernels: fused.Kernels = 'auto',
+        **more: Unpack[More],
     ) -> Learned:
         """Forward, loss, backward; nothing is derived through the aux_decoder."""
-        del dropout_key, used, kernels
+        del more
         shape, maps = self.shape(_shapes(features)), _by_level(features)
         state = aux_decoder.forward(params, stats, code, maps, scratch, shape=shape, train=True)
         loss, given = jax.value_and_grad(lambda logits: loss_of(self._outputs(logits, train=True)))(state['logits'])
