@@ -115,6 +115,7 @@ def test_the_values_of_auxiliary_cells_are_those_of_the_release():
     search = config_of('voc_aux_search')
     proxy, dataset = search.proxy, search.dataset
     assert (dataset.train_list, dataset.train_images, search.cache.views) == ('train_aug', 4000, 1)
+    assert dataset.held_out == 1059  # 10,582 - 9,523
     assert (proxy.batch_size, proxy.steps, proxy.polyak, proxy.polyak_every) == (64, 5 * (4000 // 64), 0.9, 4000 // 64)
     assert (proxy.optimizer, proxy.learning_rate, proxy.weight_decay, proxy.clip_norm) == ('adam', 3e-3, 1e-5, 3.0)
     assert (search.cache.crop_size, search.cell.filters, proxy.bn_decay) == ((257, 257), 48, 0.9)

@@ -84,7 +84,24 @@ def test_lists_and_numbers_of_images_that_cannot_be_are_refused(root, fault):
     )
     for count in (3, -1):
         said = fault(lambda count=count: load(root, train_images=count))
-        assert said == f'dataset.train_images is {count}; the list has 2, and 0 takes all'
+        assert said == f'dataset.train_images is {count}; allowed: 0, or 1 to 2 of the 2 images'
+    for count in (2, -1):
+        said = fault(lambda count=count: load(root, 'trainval', held_out=count))
+        assert said == f'dataset.held_out is {count}; allowed: 0, or 1 to 1 of the 2 images'
+
+
+def test_images_that_are_held_out_are_val_and_nobody_trains_on_them(root):
+    fields = {'train_list': 'train_aug', 'held_out': 1}
+    every, apart = names(load(root, 'train_aug')), names(load(root, 'val', **fields))
+    assert len(apart) == 1
+    assert set(apart) < set(every)
+    for split in ('train', 'trainval', 'train_aug'):
+        whole = every if split == 'train' else names(load(root, split))
+        assert names(load(root, split, **fields)) == [name for name in whole if name not in apart]
+    drawn = load(root, 'train', **fields, train_images=len(every) - 1)
+    assert names(drawn) == names(load(root, 'train', **fields))
+    assert load(root, 'val', **fields).split == 'val'
+    assert names(load(root, 'test', **fields)) == names(load(root, 'test'))
 
 
 def test_colours_are_those_of_the_development_kit():

@@ -246,7 +246,7 @@ def load(name: str, config: ml_collections.ConfigDict, split: str) -> Dataset:
     """
     check_split(name, split)
     if (pathlib.Path(config.get('root', '')).expanduser() / PACK_INFO).is_file():
-        for field in ('duplicate_hard', 'train_list', 'train_images'):
+        for field in ('duplicate_hard', 'train_list', 'train_images', 'held_out'):
             if config.get(field, None):
                 raise InputError(
                     f'dataset.{field} is {config[field]}; a pack has every image once, give the folder itself'

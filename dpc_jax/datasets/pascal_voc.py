@@ -33,7 +33,8 @@ LISTS_AUG += ('ImageSets/SegmentationAug/train_aug.txt',)
 SOURCE_AUG = 'https://github.com/DrSleep/tensorflow-deeplab-resnet (SegmentationClassAug.zip, dataset/train.txt)'
 
 TO_TRAIN_ON = ('train', 'train_aug', 'trainval')
-DRAW_SEED = 9314  # of the release of arXiv:1810.10804; its images are other ones, for PyTorch draws them
+# The first is of the release of arXiv:1810.10804; its images are other ones, for PyTorch draws them.
+HELD_OUT_SEED, DRAW_SEED = 9314, 9315
 
 HARD = ('bicycle', 'chair', 'diningtable', 'pottedplant', 'sofa')
 """Classes whose images count twice for the test submission (DeepLabv3, arXiv:1706.05587)."""
@@ -65,24 +66,36 @@ def load(config: ml_collections.ConfigDict, split: str) -> PascalVOC:
     twice in a split to train on, in succession; it reads all labels of the split once (2 ms each). val and test stay.
     What a search calls train may be another list, `train_list` (str, may be absent), and of that so many images as
     `train_images` says (int, may be absent; 0: all): drawn at random, the same on every call, in the order of the list.
+    `held_out` (int, may be absent; 0: none) images are drawn from that list, too: they are val then, and no split has
+    them to train on.
     """
-    count = config.get('train_images', 0) if split == 'train' else 0
-    if split == 'train':
-        split = config.get('train_list', '') or split
-        checks.one_of('dataset.train_list', split, TO_TRAIN_ON)
     root = datasets.first_folder(datasets.open_root(config.root, 'pascal_voc'), ROOTS)
-    images = datasets.first_folder(root, (IMAGES,))
-    if split == 'train_aug':
-        datasets.first_folder(root, (LABELS_AUG,))
-        pairs = datasets.pairs_of_list(_list_aug(root), images, (root / LABELS_AUG, root / LABELS))
-    else:
-        labels = () if split == 'test' else (root / LABELS,)
-        pairs = datasets.pairs_of_list(root / LISTS / f'{split}.txt', images, labels)
-    pairs = _drawn(pairs, count)
-    dataset = PascalVOC(split, pairs)
+    to_search_on = config.get('train_list', '') or 'train'
+    checks.one_of('dataset.train_list', to_search_on, TO_TRAIN_ON)
+    held_out = config.get('held_out', 0)
+    named = to_search_on if split == 'train' or (split == 'val' and held_out) else split
+    pairs = _listed(root, named)
+    if held_out:
+        every = _listed(root, to_search_on)
+        apart = _drawn(every, held_out, 'held_out', HELD_OUT_SEED, most=len(every) - 1)
+        there = {image for image, _ in apart}
+        pairs = apart if split == 'val' else tuple(pair for pair in pairs if pair[0] not in there)
+    if split == 'train' and config.get('train_images', 0):
+        pairs = _drawn(pairs, config.train_images, 'train_images', DRAW_SEED, most=len(pairs))
+    dataset = PascalVOC('val' if split == 'val' else named, pairs)
     if not config.get('duplicate_hard', False) or split in ('val', 'test'):
         return dataset
     return dataclasses.replace(dataset, files=tuple(pair for pair in pairs for _ in range(1 + _is_hard(dataset, pair))))
+
+
+def _listed(root: pathlib.Path, split: str) -> tuple[Pair, ...]:
+    """The images of a list of the challenge, or of the augmented set."""
+    images = datasets.first_folder(root, (IMAGES,))
+    if split == 'train_aug':
+        datasets.first_folder(root, (LABELS_AUG,))
+        return datasets.pairs_of_list(_list_aug(root), images, (root / LABELS_AUG, root / LABELS))
+    labels = () if split == 'test' else (root / LABELS,)
+    return datasets.pairs_of_list(root / LISTS / f'{split}.txt', images, labels)
 
 
 def _list_aug(root: pathlib.Path) -> pathlib.Path:
@@ -93,12 +106,12 @@ def _list_aug(root: pathlib.Path) -> pathlib.Path:
     return found
 
 
-def _drawn(pairs: tuple[Pair, ...], count: int) -> tuple[Pair, ...]:
-    """So many of them, all if 0."""
-    if not 0 <= count <= len(pairs):
-        raise InputError(f'dataset.train_images is {count}; the list has {len(pairs)}, and 0 takes all')
-    chosen = np.random.default_rng(DRAW_SEED).permutation(len(pairs))[:count]
-    return tuple(pairs[index] for index in np.sort(chosen)) if count else pairs
+def _drawn(pairs: tuple[Pair, ...], count: int, field: str, seed: int, most: int) -> tuple[Pair, ...]:
+    """So many of them, in their order."""
+    if not 1 <= count <= most:
+        raise InputError(f'dataset.{field} is {count}; allowed: 0, or 1 to {most} of the {len(pairs)} images')
+    chosen = np.random.default_rng(seed).permutation(len(pairs))[:count]
+    return tuple(pairs[index] for index in np.sort(chosen))
 
 
 def _is_hard(dataset: PascalVOC, pair: Pair) -> bool:
