@@ -213,9 +213,9 @@ def camvid_recipe(config: ml_collections.ConfigDict) -> None:
 def network_config() -> ml_collections.ConfigDict:
     """A whole network, how it is trained and how it is evaluated; sizes and rates are (height, width)."""
     config = ml_collections.ConfigDict()
-    config.journey = 'train'  # or evaluate, which reads config.checkpoint
+    config.journey = 'train'  # or evaluate or predict, which read config.checkpoint
     config.seed = 0  # of everything drawn: weights, order of images, their crops, dropout
-    config.checkpoint = ''  # of an evaluation: folder that a training or experiments/import_checkpoint.py wrote
+    config.checkpoint = ''  # of these two: folder that a training or experiments/import_checkpoint.py wrote
 
     config.dataset = ml_collections.ConfigDict()
     config.dataset.name = ''
@@ -254,6 +254,21 @@ def network_config() -> ml_collections.ConfigDict:
     config.evaluate.dtype = 'float32'  # of the computation; parameters are float32
     config.evaluate.export = ''  # folder for label images as the Cityscapes server takes them; '' writes none
     config.evaluate.pictures = 4  # image, label and prediction of the first few
+
+    config.predict = predict_config()
+    return config
+
+
+def predict_config() -> ml_collections.ConfigDict:
+    """Predictions of images of one's own; passes and batches are those of `config.evaluate`."""
+    config = ml_collections.ConfigDict()
+    config.images = ''  # a folder, an image, a pattern such as photos/*.jpg, or a text file with a path on each line
+    config.labels = 'index'  # what label images hold: indices with a palette, or 'export': the data set's own ids
+    config.probabilities = 0  # so many of the most probable classes of each pixel are written, too
+    config.whole = (2049, 2049)  # images with more pixels than one of this size go in tiles
+    config.tile = (1025, 1025)
+    config.overlap = 128  # pixels that tiles share at least
+    config.faulty_images = 'skip'  # named and passed over, or 'stop'
     return config
 
 

@@ -12,21 +12,21 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from absl import flags
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from matplotlib.axes import Axes
 
 from dpc_jax import bench as benches
-from dpc_jax import cell_files, datasets, evaluation, figures, inference, networks, preprocess, spaces, weights
+from dpc_jax import cell_files, described, evaluation, figures, networks, sharding, spaces, weights
 from dpc_jax.base import Genotype, InputError, PyTree, as_int32
 from dpc_jax.evaluation import Evaluation
 from dpc_jax.inference import InferenceSettings
 from dpc_jax.journeys import evaluate as evaluate_journey
 from dpc_jax.journeys import search as search_journey
 from dpc_jax.journeys import train as train_journey
+from dpc_jax.prediction import Predictor, PredictSettings
 from dpc_jax.segmenter import Segmenter
 from dpc_jax.study import Candidate
 
@@ -175,38 +175,62 @@ class Network:
     palette: UInt8[np.ndarray, 'L 3']  # RGB colour of each class
     settings: InferenceSettings
 
+    @functools.cached_property
+    def predictor(self) -> Predictor:
+        """Its programs on the devices of this process, one image at a time."""
+        mesh = jax.sharding.Mesh(np.array(jax.local_devices()[:1]).reshape(1, 1), sharding.local_mesh().axis_names)
+        return Predictor(self.segmenter, self.variables, self.settings, PredictSettings(), mesh)
 
-def load_network(config: ml_collections.ConfigDict, checkpoint: Path = '', genotype: Genotype | None = None) -> Network:
-    """The network of a config with trained weights: a folder that a training or an import wrote (`weights`, `best`).
 
+def load_network(
+    config: ml_collections.ConfigDict | Path, checkpoint: Path = '', genotype: Genotype | None = None
+) -> Network:
+    """A network with trained weights: a folder that a training or an import wrote (`weights`, `best`).
+
+    >>> network = dpc_jax.load_network('runs/net/weights')
     >>> network = dpc_jax.load_network(network_config, 'runs/net/weights', genotype=result.best(1)[0])
+
+    Args:
+      config: the folder alone, if its checkpoint says which network it is of; or the config of that network, by whose
+        `evaluate.scales` and `.flip` it predicts.
 
     Raises:
       InputError: no such checkpoint, a damaged one, or one that belongs to another network.
     """
-    config = with_genotype(config, genotype)
-    path = pathlib.Path(checkpoint or config.checkpoint).expanduser()
-    if not str(checkpoint or config.checkpoint):
-        raise InputError('checkpoint is empty; give the folder of weights, such as runs/net/weights')
-    segmenter = evaluation.make_network(config)
+    if isinstance(config, str | pathlib.Path):
+        path = pathlib.Path(config).expanduser()
+        settled, settings = described.config_of(path), InferenceSettings()
+        segmenter = networks.make(settled, len(described.classes_of(settled, path)['classes']))
+    else:
+        config = with_genotype(config, genotype)
+        if not str(checkpoint or config.checkpoint):
+            raise InputError('checkpoint is empty; give the folder of weights, such as runs/net/weights')
+        path = pathlib.Path(checkpoint or config.checkpoint).expanduser()
+        settled = described.settled(config, path)
+        settings, segmenter = evaluation.inference_settings(settled, None), evaluation.make_network(settled)
     variables = weights.restore(path, networks.variable_shapes(segmenter))
-    kind = datasets.kind(config.dataset.name)
-    settings = evaluation.inference_settings(config, None)
-    return Network(segmenter, variables, tuple(kind.classes), np.asarray(kind.palette, np.uint8), settings)
+    kinds = described.classes_of(settled, path)
+    return Network(segmenter, variables, kinds['classes'], kinds['palette'], settings)
 
 
-def predict(network: Network, image: np.ndarray) -> UInt8[np.ndarray, 'H W']:
+def predict(network: Network | Path, image: np.ndarray) -> UInt8[np.ndarray, 'H W']:
     """The class of each pixel of an RGB image [H, W, 3] in 0..255, of any size.
 
     >>> classes = dpc_jax.predict(network, np.asarray(PIL.Image.open('street.png').convert('RGB')))
+    >>> classes = dpc_jax.predict('runs/net/weights', image)
 
     The image is padded with the mean pixel to output stride * k + 1, as in an evaluation, by whose settings
-    (`config.evaluate.scales`, `.flip`) it is predicted. A program is compiled once for each size.
+    (`config.evaluate.scales`, `.flip`) it is predicted; one of more than 2049x2049 pixels goes in tiles. A program is
+    compiled once for each size. `network` may be the folder of a checkpoint, which is read again only if it changed.
 
     Raises:
       InputError: the image is not [H, W, 3] in 0..255 (floats up to 1 are taken for 0..1), or the network gives values
-        that are not finite.
+        that are not finite; or whatever is wrong with the folder.
     """
+    if not isinstance(network, Network):
+        path = pathlib.Path(network).expanduser()
+        sums = path / weights.SUMS
+        network = _loaded(str(path), sums.read_text(errors='replace') if sums.is_file() else '')
     pixels = np.asarray(image)
     if pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape or pixels.dtype.kind not in 'uif':
         raise InputError(
@@ -215,30 +239,17 @@ def predict(network: Network, image: np.ndarray) -> UInt8[np.ndarray, 'H W']:
     least, most = float(pixels.min()), float(pixels.max())
     if not (least >= 0 and most <= 255) or (pixels.dtype.kind == 'f' and 0 < most <= 1):
         raise InputError(f'the image has values from {least:g} to {most:g}; it must be RGB in 0..255')
-    height, width = pixels.shape[:2]
-    size = preprocess.next_crop((height, width), network.segmenter.output_stride)
-    padded = np.full((1, *size, 3), preprocess.MEAN_PIXEL, np.float32)
-    padded[0, :height, :width] = pixels
-    with jax.default_matmul_precision('float32'):
-        scores = np.asarray(_scores(network.segmenter, network.settings)(network.variables, jnp.asarray(padded)))
-    if not np.isfinite(scores).all():
+    (found,) = network.predictor.found([pixels])
+    if not found.finite:
         raise InputError('the network gives values that are not finite; its weights are damaged or diverged')
-    return scores[0, :height, :width].argmax(-1).astype(np.uint8)
+    return found.classes
 
 
-@functools.lru_cache(maxsize=8)
-def _scores(segmenter: Segmenter, settings: InferenceSettings) -> Any:
-    """Compiled: variables and images -> the sum of all passes."""
-
-    def scores(variables: PyTree, images: Float[jax.Array, 'B H W 3']) -> Float[jax.Array, 'B H W L']:
-        total = jnp.zeros((*images.shape[:3], segmenter.num_classes))
-        for scale, mirrored in settings.passes:
-            total = total + inference.pass_scores(
-                segmenter, variables, images, mirrored, scale=scale, settings=settings
-            )
-        return total
-
-    return jax.jit(scores)
+@functools.lru_cache(maxsize=2)
+def _loaded(path: str, sums: str) -> Network:
+    """The network in a folder whose files have these checksums."""
+    del sums
+    return load_network(path)
 
 
 # ---- cells ----------------------------------------------------------------------------------------------------------

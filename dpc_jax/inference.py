@@ -104,19 +104,19 @@ def _flip(x: Float[Array, 'B H W C'], mirrored: bool | Bool[Array, '']) -> Float
 
 # ---- compiled, over devices -----------------------------------------------------------------------------------------
 
+Total = Callable[[PyTree, Float[Array, 'B H W 3']], Float[Array, 'B H W L']]
+"""(variables on every device, images along the devices) -> the sum of `pass_scores`."""
+
 Predict = Callable[[PyTree, Float[Array, 'B H W 3'], UInt8[Array, 'B H W']], Prediction]
 """(variables on every device, images and labels along the devices) -> classes, and counts against the labels."""
 
 
-def make_predict(network: Segmenter, settings: InferenceSettings, mesh: Mesh) -> Predict:
-    """The class of the largest sum of `pass_scores`, over a mesh; one program per scale, and one to finish.
+def make_total(network: Segmenter, settings: InferenceSettings, mesh: Mesh) -> Total:
+    """The sum of `pass_scores` over a mesh; one program per scale.
 
     Passes are added up in one buffer of [B, H, W, L], so that memory does not grow with their number.
     """
     split, everywhere = PartitionSpec(sharding.DATA), PartitionSpec()
-
-    def on_devices(one: Callable[..., PyTree], *specs: PartitionSpec) -> Callable[..., PyTree]:
-        return jax.shard_map(one, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False)
 
     @functools.partial(jax.jit, static_argnames='scale', donate_argnames='total')
     def add(
@@ -127,21 +127,42 @@ def make_predict(network: Segmenter, settings: InferenceSettings, mesh: Mesh) ->
         scale: float,
     ) -> Float[Array, 'B H W L']:
         one = functools.partial(pass_scores, network, scale=scale, settings=settings)
-        return total + on_devices(one, everywhere, split, everywhere)(variables, images, mirrored)
+        on_devices = _on_devices(one, mesh, everywhere, split, everywhere)
+        added: Array = total + on_devices(variables, images, mirrored)
+        return added
+
+    def total_of(variables: PyTree, images: Float[Array, 'B H W 3']) -> Float[Array, 'B H W L']:
+        shape = (*images.shape[:3], network.num_classes)
+        total = jnp.zeros(shape, jnp.float32, device=sharding.along_data(mesh))
+        for scale, mirrored in settings.passes:
+            total = add(total, variables, images, jnp.asarray(mirrored), scale=scale)
+        return total
+
+    return total_of
+
+
+def make_predict(network: Segmenter, settings: InferenceSettings, mesh: Mesh) -> Predict:
+    """The class of the largest sum of `pass_scores`, over a mesh; one program per scale, and one to finish."""
+    split, total_of = PartitionSpec(sharding.DATA), make_total(network, settings, mesh)
 
     def count(total: Float[Array, 'B H W L'], labels: UInt8[Array, 'B H W']) -> Prediction:
         classes = metrics.predict(jnp.moveaxis(total, -1, 1))
         confusion = metrics.confusion_matrix(classes, labels.astype(jnp.int32), total.shape[-1])
         return Prediction(classes.astype(jnp.uint8), confusion[None], jnp.isfinite(total).all((1, 2, 3)))
 
-    finish = jax.jit(on_devices(count, split, split))
+    finish = jax.jit(_on_devices(count, mesh, split, split))
 
     def predict(variables: PyTree, images: Float[Array, 'B H W 3'], labels: UInt8[Array, 'B H W']) -> Prediction:
-        shape = (*labels.shape, network.num_classes)
-        total = jnp.zeros(shape, jnp.float32, device=sharding.along_data(mesh))
-        for scale, mirrored in settings.passes:
-            total = add(total, variables, images, jnp.asarray(mirrored), scale=scale)
-        prediction: Prediction = finish(total, labels)
+        prediction: Prediction = finish(total_of(variables, images), labels)
         return prediction
 
     return predict
+
+
+def probabilities(total: Float[Array, '*B L'], settings: InferenceSettings) -> Float[Array, '*B L']:
+    """Of the sum of all passes: their mean, or the softmax of the only one."""
+    return jax.nn.softmax(total) if len(settings.passes) == 1 else total / len(settings.passes)
+
+
+def _on_devices(one: Callable[..., PyTree], mesh: Mesh, *specs: PartitionSpec) -> Callable[..., PyTree]:
+    return jax.shard_map(one, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(sharding.DATA), check_vma=False)

@@ -27,9 +27,11 @@ def make_decoder(config: ml_collections.ConfigDict, decay: float = ops.BN_DECAY)
     decoder = config.decoder
     if decoder.output_stride not in (0, 4):
         raise InputError(f'decoder.output_stride is {decoder.output_stride}; allowed: 4, or 0 for no decoder')
+    if not decoder.output_stride:
+        return None
     for field in ('filters', 'low_level_filters'):
         checks.at_least(1, **{f'decoder.{field}': decoder[field]})
-    return Decoder(decoder.filters, decoder.low_level_filters, 4, decay) if decoder.output_stride else None
+    return Decoder(decoder.filters, decoder.low_level_filters, 4, decay)
 
 
 def variable_shapes(network: Segmenter) -> PyTree:

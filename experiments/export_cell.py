@@ -17,7 +17,19 @@ import jax
 import ml_collections
 from absl import app, flags
 
-from dpc_jax import command_line, datasets, evaluation, export, figures, files, networks, provenance, study, weights
+from dpc_jax import (
+    command_line,
+    datasets,
+    described,
+    evaluation,
+    export,
+    figures,
+    files,
+    networks,
+    provenance,
+    study,
+    weights,
+)
 from dpc_jax.base import Genotype, InputError, PyTree, Size, key_from_seed
 from dpc_jax.cell import DensePredictionCell
 from dpc_jax.contexts.dpc import read_genotype
@@ -38,7 +50,7 @@ IMAGE_DTYPE = flags.DEFINE_enum('image_dtype', 'uint8', export.IMAGE_DTYPES, 'Wh
 OUT = flags.DEFINE_string('out', '', 'Folder; what this script wrote there before is replaced.')
 
 LOADER = 'run_network.py'
-FILES = ('cell.json', 'cell.svg', 'cell.png', 'network.jaxexport', LOADER, 'README.txt')
+FILES = ('cell.json', 'cell.svg', 'cell.png', 'network.jaxexport', described.FILE, LOADER, 'README.txt')
 
 flags.adopt_module_key_flags(common)  # so that --help lists them
 
@@ -57,6 +69,8 @@ def main(argv: Sequence[str]) -> None:
     classes = datasets.classes(config.dataset.name)
     genotype, title = chosen_cell()
     network = network_around(genotype, config, len(classes))
+    config = config.copy_and_resolve_references()
+    config.context.genotype = ' '.join(Space(len(genotype.ops)).to_json(genotype).split())
     size = size_of_images(config)
     export.check_size(size, network.output_stride)
     pool_crop = evaluation.inference_settings(config, size).pool_crop
@@ -64,7 +78,8 @@ def main(argv: Sequence[str]) -> None:
     files.make_folder(out, '--out')
     program = export.program(network, variables, size=size, dtype=IMAGE_DTYPE.value, pool_crop=pool_crop)
     facts = {'cell': f'{Space(len(genotype.ops)).canonical_key(genotype)} ({title})', 'weights': origin}
-    write(out, genotype, title=title, program=program, text=readme(facts, config, size, classes))
+    texts = {'README.txt': readme(facts, config, size, classes), **described.files(described.of(config))}
+    write(out, genotype, title=title, program=program, texts=texts)
     print('\n'.join([*(f'{name}: {value}' for name, value in facts.items()), *(str(out / name) for name in FILES)]))
 
 
@@ -118,6 +133,7 @@ def load_weights(config: ml_collections.ConfigDict, network: Segmenter) -> tuple
     if path and BACKBONE.value:
         raise InputError('give either --checkpoint, which has the backbone in it, or --backbone')
     if path:
+        described.check(config, pathlib.Path(path), datasets.classes(config.dataset.name))
         variables = weights.restore(pathlib.Path(path).expanduser(), networks.variable_shapes(network))
         return variables, f'checkpoint {path}'
     drawn = f'drawn from seed {config.seed}, not trained'
@@ -135,7 +151,7 @@ def load_weights(config: ml_collections.ConfigDict, network: Segmenter) -> tuple
 # ---- files ----------------------------------------------------------------------------------------------------------
 
 
-def write(out: pathlib.Path, genotype: Genotype, *, title: str, program: bytes, text: str) -> None:
+def write(out: pathlib.Path, genotype: Genotype, *, title: str, program: bytes, texts: Mapping[str, str]) -> None:
     """Writes all of `FILES`."""
     space = Space(len(genotype.ops))
     (out / 'cell.json').write_text(space.to_json(genotype))
@@ -143,7 +159,8 @@ def write(out: pathlib.Path, genotype: Genotype, *, title: str, program: bytes, 
         figures.draw_cell(space.graph(genotype), out / f'cell.{suffix}', title=title)
     (out / 'network.jaxexport').write_bytes(program)
     (out / LOADER).write_text(pathlib.Path(__file__).with_name(LOADER).read_text())
-    (out / 'README.txt').write_text(text)
+    for name, text in texts.items():
+        (out / name).write_text(text, encoding='utf-8')
 
 
 def readme(facts: Mapping[str, str], config: ml_collections.ConfigDict, size: Size, classes: Sequence[str]) -> str:
@@ -165,8 +182,10 @@ def readme(facts: Mapping[str, str], config: ml_collections.ConfigDict, size: Si
         f'network.jaxexport       the network, weights inside, for {" and ".join(export.PLATFORMS)}:',
         f'                        {IMAGE_DTYPE.value} {shape}, 3], RGB in 0..255, to a dict of',
         f'                        classes int32 {shape}] and logits float32 {shape}, {len(classes)}]',
-        'run_network.py          runs it: pip install jax flatbuffers numpy',
-        '                        python run_network.py images.npy found.npz',
+        'network.json            which network it is, names and colours of its classes, what images it takes',
+        'run_network.py          runs it: pip install jax flatbuffers numpy pillow',
+        '                        python run_network.py photos/*.jpg --out=found     (images of any size)',
+        '                        python run_network.py images.npy found.npz        (arrays of the size above)',
         '',
         'classes:',
         *(f'{index:3d} {name}' for index, name in enumerate(classes)),

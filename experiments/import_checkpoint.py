@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import jax
 from absl import app, flags
 
-from dpc_jax import command_line, datasets, networks, weights
+from dpc_jax import command_line, datasets, described, networks, weights
 from dpc_jax.base import InputError, PyTree, key_from_seed
 from dpc_jax.segmenter import Segmenter
 from experiments import common
@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> None:
         held = stored[name].shape[-1]
         print(f'logits left out: the checkpoint has {held} classes, {config.dataset.name} has {len(classes)}')
     variables = filled(variables, network, config.seed)
-    weights.save(out, variables)
+    weights.save(out, variables, beside=described.files(described.of(config)))
     print(out)
     if NPZ.value:
         weights.save_npz(pathlib.Path(NPZ.value).expanduser(), weights.to_official(variables, network.scopes))

@@ -42,6 +42,7 @@ from dpc_jax import (
     checks,
     command_line,
     counting,
+    described,
     evaluation,
     files,
     folding,
@@ -150,6 +151,8 @@ def further(text: str, base: Sequence[Named]) -> Named:
 
 def load(config: ml_collections.ConfigDict) -> tuple[Segmenter, PyTree]:
     """The network, and those of its variables that inference reads: the checkpoint's, or drawn ones."""
+    if config.checkpoint:
+        config = described.settled(config, pathlib.Path(config.checkpoint))
     network = evaluation.make_network(config)
     shapes = networks.variable_shapes(network)
     if config.checkpoint:

@@ -1,24 +1,102 @@
-"""Runs the program network.jaxexport beside this file. Needs jax, flatbuffers and numpy; nothing else.
+"""Runs the program network.jaxexport beside this file. Needs jax, flatbuffers, numpy and pillow; nothing else.
 
+  python run_network.py photo.jpg street.png --out=found
   python run_network.py images.npy found.npz
+
+Images may have any size: one that is smaller than what the program takes is padded, a larger one goes in tiles that
+overlap by a quarter, whose probabilities are blended. Of each image a label PNG of the classes' indices, with their
+colours as its palette, is written into the folder of --out.
 
 images.npy: [B, H, W, 3], RGB, 0..255, of the program's H and W; found.npz: classes [B, H, W], logits [B, H, W, L].
 """
 
+import json
 import pathlib
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
 from jax import export
 
+HERE = pathlib.Path(__file__).parent
+PADDING = 127.5
 
-def main(images_path: str, found_path: str) -> None:
+
+def load() -> tuple[Any, Callable[[Any], Any]]:
+    """The program, compiled when it is first called."""
+    network = export.deserialize(bytearray((HERE / 'network.jaxexport').read_bytes()))
+    return network.in_avals[0], jax.jit(network.call)
+
+
+def run_arrays(images_path: str, found_path: str) -> None:
     """Images in, classes and logits out."""
-    network = export.deserialize(bytearray(pathlib.Path(__file__).with_name('network.jaxexport').read_bytes()))
-    images = np.load(images_path).astype(network.in_avals[0].dtype)
-    np.savez(found_path, **jax.jit(network.call)(images))
+    takes, call = load()
+    np.savez(found_path, **call(np.load(images_path).astype(takes.dtype)))
+
+
+def run_images(paths: list[str], out: pathlib.Path) -> None:
+    """A label PNG of each image file."""
+    from PIL import Image, ImageOps
+
+    takes, call = load()
+    told = json.loads((HERE / 'network.json').read_text(encoding='utf-8'))
+    out.mkdir(parents=True, exist_ok=True)
+    for path in map(pathlib.Path, paths):
+        with Image.open(path) as file:
+            image = np.asarray(ImageOps.exif_transpose(file).convert('RGB'))
+        label = Image.fromarray(classes_of(image, takes, call))
+        label.putpalette([value for colour in told['palette'] for value in colour])
+        label.save(out / f'{path.stem}.png')
+        seen, counts = np.unique(np.asarray(label), return_counts=True)
+        shares = sorted(zip(counts / counts.sum(), seen.tolist(), strict=True), reverse=True)
+        print(out / f'{path.stem}.png', *(f'{told["classes"][i]} {100 * share:.1f} %' for share, i in shares[:3]))
+
+
+def classes_of(image: np.ndarray, takes: Any, call: Callable[[Any], Any]) -> np.ndarray:
+    """The class of each pixel [H, W] of an image [H, W, 3] of any size."""
+    size, tile = image.shape[:2], takes.shape[1:3]
+    rows, columns = (starts(side, most) for side, most in zip(size, tile, strict=True))
+    weight = (edges(tile[0])[:, None] * edges(tile[1]))[..., None]
+    total, weights = np.zeros((*size, 1), np.float32), np.zeros((*size, 1), np.float32)
+    for top in rows:
+        for left in columns:
+            part = image[top : top + tile[0], left : left + tile[1]]
+            high, wide = part.shape[:2]
+            padded = np.full((1, *tile, 3), PADDING, np.float32)
+            padded[0, :high, :wide] = part
+            scores = np.asarray(jax.nn.softmax(call(padded.astype(takes.dtype))['logits']))[0, :high, :wide]
+            if not weights.any():
+                total = np.zeros((*size, scores.shape[-1]), np.float32)
+            total[top : top + high, left : left + wide] += weight[:high, :wide] * scores
+            weights[top : top + high, left : left + wide] += weight[:high, :wide]
+    return (total / weights).argmax(-1).astype(np.uint8)
+
+
+def starts(side: int, tile: int) -> list[int]:
+    """Where tiles begin along an axis: evenly spaced, overlapping by a quarter at least."""
+    count = 1 if side <= tile else -(-(side - tile) // (tile - tile // 4)) + 1
+    return np.round(np.linspace(0, max(0, side - tile), count)).astype(int).tolist()
+
+
+def edges(side: int) -> np.ndarray:
+    """How much each row of a tile counts: it rises from the edges over a quarter of the tile."""
+    places = np.arange(side)
+    return (np.minimum(np.minimum(places, side - 1 - places), side // 4) + 1).astype(np.float32)
+
+
+def main(arguments: list[str]) -> None:
+    """Image files, or arrays."""
+    out = [argument.removeprefix('--out=') for argument in arguments if argument.startswith('--out=')]
+    paths = [argument for argument in arguments if not argument.startswith('--')]
+    if out and paths:
+        run_images(paths, pathlib.Path(out[-1]))
+    elif len(arguments) == len(paths) == 2 and paths[0].endswith('.npy'):
+        run_arrays(*paths)
+    else:
+        sys.exit(__doc__)
 
 
 if __name__ == '__main__':
-    main(*sys.argv[1:]) if len(sys.argv) == 3 else sys.exit(__doc__)
+    main(sys.argv[1:])

@@ -18,7 +18,7 @@ MODULES = ['dpc_jax', *(found.name for found in pkgutil.walk_packages(dpc_jax.__
 MAX_FILE_LINES = 350
 MAX_FUNCTION_LINES = 60
 MAX_JOURNEY_LINES = 90  # a journey is one function, read from top to bottom
-JOURNEYS = ('dpc_jax.journeys.search.run', 'dpc_jax.journeys.evaluate.run', 'dpc_jax.journeys.train.run')
+JOURNEYS = tuple(f'dpc_jax.journeys.{name}.run' for name in ('search', 'evaluate', 'train', 'predict'))
 MAX_NESTING = 3
 MAX_POSITIONAL = 6
 

@@ -16,7 +16,9 @@ from dpc_jax.base import InputError
 from dpc_jax.training import config as train_config
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-NAMES = sorted(path.stem for path in (ROOT / 'configs').glob('*.py') if path.stem not in ('__init__', 'common'))
+NAMES = sorted(
+    path.stem for path in (ROOT / 'configs').glob('*.py') if path.stem not in ('__init__', 'common', 'from_checkpoint')
+)
 CHECKS = {'search': assembly.check, 'train': lambda config: train_config.check(config, num_devices=1)}
 COMMON = {
     ('search', 'dpc'): common.search_config,

@@ -13,9 +13,10 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from configs import camvid
-from dpc_jax import export, networks, ops
+from dpc_jax import datasets, described, export, networks, ops
 from dpc_jax.base import InputError
 from dpc_jax.spaces import dpc
 from dpc_jax.weights import checkpoint
@@ -138,17 +139,18 @@ def export_cell(*argv):
     return done.stdout
 
 
-def run_alone(folder, elsewhere):
-    """What run_network.py finds, in a process that can import neither this project nor Flax."""
-    np.save(elsewhere / 'images.npy', PHOTOS)
-    command = [sys.executable, '-c', ALONE, str(folder / 'run_network.py'), 'images.npy', 'found.npz']
+def run_alone(folder, elsewhere, *argv):
+    """What run_network.py prints, in a process that can import neither this project nor Flax."""
+    command = [sys.executable, '-c', ALONE, str(folder / 'run_network.py'), *argv]
     done = subprocess.run(command, cwd=elsewhere, text=True, capture_output=True)
     assert (done.returncode, done.stderr) == (0, '')
-    return np.load(elsewhere / 'found.npz')
+    return done.stdout
 
 
 def test_a_cell_leaves_as_json_drawings_and_a_network_that_runs_without_this_package(tmp_path, network, variables):
-    checkpoint.save(tmp_path / 'weights', variables)
+    config = camvid.get_config('toy')
+    config.context.genotype = 'aspp'
+    checkpoint.save(tmp_path / 'weights', variables, beside=described.files(described.of(config)))
     folder, elsewhere = tmp_path / 'cell', tmp_path / 'elsewhere'
     elsewhere.mkdir()
     folder.mkdir()
@@ -164,10 +166,28 @@ def test_a_cell_leaves_as_json_drawings_and_a_network_that_runs_without_this_pac
     assert 'uint8 [B, 33, 49, 3]' in told
     assert ' 10 bicyclist\n' in told
     shutil.move(folder, tmp_path / 'moved')
-    found = run_alone(tmp_path / 'moved', elsewhere)
+    np.save(elsewhere / 'images.npy', PHOTOS)
+    run_alone(tmp_path / 'moved', elsewhere, 'images.npy', 'found.npz')
+    found = np.load(elsewhere / 'found.npz')
     logits = expected(network, variables, PHOTOS)
     assert_close(found['logits'], logits)
     np.testing.assert_array_equal(found['classes'], found['logits'].argmax(-1))
+    assert described.read(tmp_path / 'moved') == described.of(config)
+
+    # Image files: of the program's size as the array is, of any other size padded or in tiles.
+    images = {'fits': PHOTOS[0], 'small': PHOTOS[1][:20, :30], 'large': np.tile(PHOTOS[0], (2, 2, 1))[:50, :90]}
+    for name, image in images.items():
+        Image.fromarray(image).save(elsewhere / f'{name}.png')
+    out = run_alone(tmp_path / 'moved', elsewhere, *(f'{name}.png' for name in images), '--out=labels')
+    assert out.count(' %') >= 3
+    labels = {name: Image.open(elsewhere / f'labels/{name}.png') for name in images}
+    np.testing.assert_array_equal(labels['fits'], found['classes'][0])
+    for name, image in images.items():
+        assert np.asarray(labels[name]).shape == image.shape[:2]
+    assert labels['fits'].getpalette()[:33] == np.asarray(datasets.kind('camvid').palette).ravel().tolist()
+    padded = np.full((1, *SIZE, 3), 127, np.uint8)
+    padded[0, :20, :30] = images['small']
+    np.testing.assert_array_equal(labels['small'], expected(network, variables, padded)[0, :20, :30].argmax(-1))
 
 
 @pytest.mark.slow

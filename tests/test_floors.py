@@ -41,8 +41,8 @@ FLOORS = (
     (
         *('feature_cache', 'pretrain', 'input_pipeline', 'evaluation', 'training'),
         *('proxy_settings', 'proxy', 'streaming', 'seats', 'chunks', 'population', 'fastest_chunk', 'end_to_end'),
-        *('two_stages', 'memory', 'figures', 'export', 'ladder', 'strategy', 'teacher', 'frozen', 'assembly'),
-        'second_stage',
+        *('two_stages', 'memory', 'figures', 'export', 'ladder', 'strategy', 'described', 'teacher', 'frozen'),
+        *('assembly', 'second_stage', 'prediction'),
     ),
     # Journeys.
     ('cell_files', 'scores', 'climbing', 'rerank', 'bench', 'journeys', 'api'),
@@ -55,6 +55,7 @@ ROOMS = {
         *('study', 'archive'),
     ),
     'evaluation': ('scorer', 'report', 'results', 'config'),
+    'prediction': ('images', 'tiles', 'predictor', 'results', 'page'),
     'training': ('optimizer', 'step', 'log', 'checkpoint', 'pictures', 'config'),
     'spaces.dpc': ('operators', 'genotype', 'official_json', 'cost', 'space'),
     'spaces.aux_cells': ('operators', 'genotype', 'formats', 'cost', 'space'),
@@ -72,6 +73,7 @@ OF_A_CONFIG = ('ml_collections', 'configs.common')
 TOUCH_FILES = (
     *('files', 'datasets', 'drawn_data', 'found_cells', 'contexts', 'weights', 'feature_cache', 'study'),
     *('figures', 'evaluation', 'training', 'cell_files', 'rerank', 'bench', 'journeys', 'api', 'export'),
+    *('described', 'prediction'),
 )
 
 TENSORFLOW = (

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import camvid
-from dpc_jax import datasets, networks, provenance, sharding
+from configs import camvid, from_checkpoint
+from dpc_jax import datasets, described, networks, provenance, sharding
 from dpc_jax.base import InputError
 from dpc_jax.journeys import evaluate, train
 from dpc_jax.training import config as train_config
@@ -129,6 +129,16 @@ def test_the_weights_are_the_moving_average_and_score_what_is_said(whole, root, 
     best = max(record['miou'] for record in lines(workdir) if 'miou' in record)
     config.checkpoint = str(workdir / 'best')
     assert evaluate.run(config, tmp_path).row['miou'] == pytest.approx(best)
+
+
+def test_the_weights_say_what_they_are(whole, root, tmp_path):
+    """So no config of the network is needed to evaluate them."""
+    workdir, found = whole
+    for name in ('weights', 'best'):
+        assert described.read(workdir / name) == described.of(toy(root))
+    config = from_checkpoint.get_config()
+    config.journey, config.checkpoint, config.dataset.root = 'evaluate', str(workdir / 'weights'), str(root)
+    np.testing.assert_array_equal(evaluate.run(config, tmp_path).confusion, found.confusion)
 
 
 def test_the_row_has_its_cause(whole):

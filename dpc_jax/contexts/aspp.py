@@ -8,6 +8,8 @@ import ml_collections
 from dpc_jax.aspp import ASPP, scaled_rate
 from dpc_jax.base import InputError
 
+FIELDS = ('rates', 'image_pooling', 'separable')
+
 
 def make(config: ml_collections.ConfigDict, *, decay: float) -> ASPP:
     """As `config.context` says: rates, image-level feature, kind of the convolutions."""

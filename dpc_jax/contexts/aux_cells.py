@@ -13,6 +13,8 @@ from dpc_jax.aux_decoder import BN_DECAY as BN_DECAY
 from dpc_jax.base import Genotype, InputError
 from dpc_jax.spaces import aux_cells
 
+FIELDS = ('genotype', 'repeats', 'auxiliary', 'auxiliary_inner', 'auxiliary_weight')
+
 
 def make(config: ml_collections.ConfigDict, *, decay: float) -> Decoder:
     """The decoder `config.context.genotype`.

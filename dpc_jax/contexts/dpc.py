@@ -7,6 +7,8 @@ from dpc_jax.base import Genotype
 from dpc_jax.cell import CellSettings, DensePredictionCell, rate_multiplier
 from dpc_jax.spaces import dpc
 
+FIELDS = ('genotype',)
+
 
 def make(config: ml_collections.ConfigDict, *, decay: float) -> DensePredictionCell:
     """The cell `config.context.genotype`."""

@@ -4,6 +4,8 @@ import ml_collections
 
 from dpc_jax.aspp import ASPP
 
+FIELDS = ('separable',)
+
 
 def make(config: ml_collections.ConfigDict, *, decay: float) -> ASPP:
     """ASPP without atrous convolutions; of `config.context` it takes filters and dropout rate."""

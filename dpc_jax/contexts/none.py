@@ -2,6 +2,8 @@
 
 import ml_collections
 
+FIELDS = ()
+
 
 def make(config: ml_collections.ConfigDict, *, decay: float) -> None:
     """Returns None, whatever the config says."""

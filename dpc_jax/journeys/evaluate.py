@@ -9,7 +9,7 @@ import ml_collections
 import numpy as np
 from jaxtyping import UInt8
 
-from dpc_jax import datasets, drawn_data, evaluation, files, networks, sharding, weights
+from dpc_jax import datasets, described, drawn_data, evaluation, files, networks, sharding, weights
 from dpc_jax.base import InputError, SegmentationExample
 from dpc_jax.evaluation import Evaluation
 
@@ -24,12 +24,13 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Evaluation:
       InputError: whatever is wrong with config, data, checkpoint or workdir; before any of the work.
     """
     sharding.check_devices()
-    evaluation.check(config)
     if not config.checkpoint:
         raise InputError(
             'checkpoint is empty; experiments/import_checkpoint.py makes one from official weights; give its folder:'
             ' --config.checkpoint=FOLDER'
         )
+    config = described.settled(config, pathlib.Path(config.checkpoint))
+    evaluation.check(config)
     place = drawn_data.prepared(config.dataset, workdir)
     dataset = datasets.load(config.dataset.name, place, config.evaluate.split)
     shapes = networks.variable_shapes(evaluation.make_network(config))

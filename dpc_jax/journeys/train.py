@@ -24,6 +24,7 @@ from jax.experimental import multihost_utils
 
 from dpc_jax import (
     datasets,
+    described,
     drawn_data,
     evaluation,
     files,
@@ -214,6 +215,7 @@ def initial_variables(config: ml_collections.ConfigDict) -> PyTree:
     variables = networks.init_variables(jax.random.fold_in(key_from_seed(config.seed), 0), network)
     if not init.checkpoint:
         return variables
+    described.check_start(config, pathlib.Path(init.checkpoint), init.parts)
     only = None if init.parts == 'all' else ('backbone',)
     variables, report = weights.load_network(variables, init.checkpoint, network.scopes, only=only)
     print(f'{init.checkpoint}:\n{report}')
@@ -296,7 +298,12 @@ def record(run: Run, state: TrainState, taken: int, counted: Counted) -> None:
     panels = evaluation.panels(counted.shown, dataset.classes, dataset.palette) if counted.shown else None
     run.log.evaluation(taken, {name: found[name] for name in ('miou', 'pixel_accuracy', 'class_accuracy')}, panels)
     if jax.process_index() == 0 and all(found['miou'] > old for old in before):
-        weights.save(run.workdir / 'best', state.variables, replace=True)
+        weights.save(run.workdir / 'best', state.variables, beside=beside(run), replace=True)
+
+
+def beside(run: Run) -> dict[str, str]:
+    """What the weights say of their network."""
+    return described.files(described.of(run.config))
 
 
 # ---- after the last step --------------------------------------------------------------------------------------------
@@ -320,7 +327,7 @@ def finish(run: Run, state: TrainState) -> Evaluation:
         'crop_size': list(train.crop_size),
     }
     if jax.process_index() == 0:
-        weights.save(workdir / 'weights', state.variables, replace=True)
+        weights.save(workdir / 'weights', state.variables, beside=beside(run), replace=True)
         training.curves(run.log.records).savefig(workdir / 'curves.png', dpi=150)
     print(f'weights: {workdir / "weights"}, the best on {run.scorer.dataset.split}: {workdir / "best"}')
     return evaluation.write(workdir / 'evaluation', run.scorer, state.variables, counted, training=facts)

@@ -104,7 +104,7 @@ def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict, dataset: Dat
 
 
 def _claim(workdir: pathlib.Path, wanted: Mapping[str, Any]) -> None:
-    path = workdir / CONFIG
+    path, wanted = workdir / CONFIG, {name: part for name, part in wanted.items() if name != 'predict'}
     if not any((workdir / CHECKPOINTS).glob('[0-9]*')):  # an earlier start wrote no checkpoint
         files.write(path, json.dumps(wanted, indent=2) + '\n')
         return

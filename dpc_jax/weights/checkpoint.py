@@ -9,7 +9,7 @@ import pathlib
 import re
 import shutil
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -38,8 +38,10 @@ Leaves = dict[str, Any]
 # ---- whole networks -------------------------------------------------------------------------------------------------
 
 
-def save(path: Path, variables: PyTree, *, replace: bool = False) -> None:
+def save(path: Path, variables: PyTree, *, beside: Mapping[str, str] | None = None, replace: bool = False) -> None:
     """Writes `params` and `batch_stats` into the folder `path` as an Orbax checkpoint, whole or not at all.
+
+    `beside` are text files that belong to it, by name: what `described.files` says of the network.
 
     Values go as NumPy arrays, so they can be restored on any number of devices; checksums go beside them, because
     Orbax has none of the values.
@@ -58,6 +60,8 @@ def save(path: Path, variables: PyTree, *, replace: bool = False) -> None:
         with files.whole(path) as draft:
             with quiet(), _of_this_process() as checkpointer:
                 checkpointer.save(draft, jax.tree.map(np.asarray, variables))
+            for name, text in (beside or {}).items():
+                (draft / name).write_text(text, encoding='utf-8')
             write_sums(draft)
             if (path / SUMS).is_file():
                 path.replace(old)

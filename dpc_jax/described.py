@@ -1,0 +1,228 @@
+"""What a checkpoint says of its network: enough to build it, to name its classes, and to refuse another one.
+
+Networks of other atrous rates, or of another cell, may have weights of the same names and shapes, so that shapes alone
+let wrong numbers through in silence. `network.json` lies among the files of a checkpoint, under its checksums.
+"""
+
+import json
+import logging
+import pathlib
+from collections.abc import Collection, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+
+from dpc_jax import contexts, datasets, preprocess, provenance
+from dpc_jax.base import InputError
+
+FILE = 'network.json'
+FORMAT = 1
+BACKBONE = ('name', 'width', 'output_stride')
+DECODER = ('output_stride', 'low_level_filters', 'filters')
+
+FREE = ('backbone.output_stride', 'context.dropout_rate', 'context.auxiliary_weight')
+"""Fields in which a network may differ from its checkpoint. Atrous rates follow the output stride by themselves."""
+
+Sections = dict[str, dict[str, Any]]
+"""Backbone, context and decoder, with the fields of a config by which `networks.make` builds them."""
+
+
+class Description(NamedTuple):
+    """What `network.json` holds."""
+
+    network: Sections
+    dataset: str  # its name
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]  # RGB colour of each class, 0..255
+    export_ids: tuple[int, ...] | None  # value of each class in exported labels; None: its index
+
+
+# ---- written --------------------------------------------------------------------------------------------------------
+
+
+def of(config: ml_collections.ConfigDict) -> Description:
+    """The description of the network that a config of a whole network names, for the classes of its data set."""
+    kind = datasets.kind(config.dataset.name)
+    colours = ((int(red), int(green), int(blue)) for red, green, blue in np.asarray(kind.palette))
+    ids = None if kind.export_ids is None else tuple(kind.export_ids)
+    return Description(sections(config), config.dataset.name, tuple(kind.classes), tuple(colours), ids)
+
+
+def sections(config: ml_collections.ConfigDict) -> Sections:
+    """The fields that say which network it is; of a genotype not its name but itself."""
+    backbone = {field: config.backbone[field] for field in BACKBONE}
+    decoder = {field: config.decoder[field] for field in (DECODER if config.decoder.output_stride else DECODER[:1])}
+    return {'backbone': backbone, 'context': contexts.described(config), 'decoder': decoder}
+
+
+def files(description: Description) -> dict[str, str]:
+    """Name -> text of what `weights.save` puts beside the weights."""
+    content = {
+        'format': FORMAT,
+        **description._asdict(),
+        'images': {'channels': 'RGB', 'range': [0, 255], 'padding': preprocess.MEAN_PIXEL},
+        'made_by': {'commit': provenance.commit(), 'jax': jax.__version__},
+    }
+    return {FILE: json.dumps(content, indent=2, ensure_ascii=False) + '\n'}
+
+
+# ---- read -----------------------------------------------------------------------------------------------------------
+
+
+def read(folder: pathlib.Path) -> Description | None:
+    """What a checkpoint says; None where it says nothing (an older one, one of another kind, none at all).
+
+    InputError: the file cannot be read, or a later version of this project wrote it.
+    """
+    path = folder.expanduser() / FILE
+    try:
+        held = json.loads(path.read_text(encoding='utf-8'))
+        if held['format'] > FORMAT:
+            raise InputError(f'{path}: format {held["format"]}, which a later version wrote; this one knows {FORMAT}')
+        ids = held['export_ids']
+        return Description(
+            {name: dict(held['network'][name]) for name in ('backbone', 'context', 'decoder')},
+            held['dataset'],
+            tuple(held['classes']),
+            tuple((red, green, blue) for red, green, blue in held['palette']),
+            None if ids is None else tuple(ids),
+        )
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f'{path} cannot be read: {type(error).__name__} {error}') from error
+
+
+def settled(config: ml_collections.ConfigDict, folder: pathlib.Path) -> ml_collections.ConfigDict:
+    """A copy of the config in which fields that it leaves open (None) are those of the checkpoint in that folder.
+
+    A warning says so where an older checkpoint has no description. Where the output stride is another one, it is said.
+
+    Raises:
+      InputError: the config says another network, or other classes; or it leaves open what the checkpoint does not say.
+    """
+    config = config.copy_and_resolve_references()
+    held = read(folder)
+    if held is not None:
+        with config.unlocked(), config.ignore_type():
+            _fill(config, held)
+    left = next(_open_fields(config), None)
+    if left is not None:
+        raise InputError(
+            f"{left} is not given, and checkpoint '{folder}' does not say which network it is of: give the config that"
+            ' it was trained with'
+        )
+    check(config, folder, datasets.classes(config.dataset.name))
+    return config
+
+
+def check(config: ml_collections.ConfigDict, folder: pathlib.Path, classes: tuple[str, ...]) -> None:
+    """InputError if the checkpoint in that folder is of another network than the config's, or of other classes."""
+    held = read(folder)
+    if held is None:
+        warn(folder)
+        return
+    _check_network(held, sections(config), folder, only=('backbone', 'context', 'decoder'))
+    _check_classes(held, classes, folder)
+    there, here = held.network['backbone']['output_stride'], config.backbone.output_stride
+    if there != here:
+        print(f'output stride {here}; the checkpoint was trained at {there}, atrous rates follow')
+
+
+def check_start(config: ml_collections.ConfigDict, folder: pathlib.Path, parts: str) -> None:
+    """InputError if a training that loads `parts` of the weights in that folder would take them for something else.
+
+    Of a context of another kind nothing is loaded, since its variables have other names, so it is no fault.
+    """
+    held = read(folder)
+    if held is None:
+        return
+    only = ['backbone']
+    if parts != 'backbone':
+        only += ['decoder', *['context'] * (held.network['context']['name'] == config.context.name)]
+    try:
+        _check_network(held, sections(config), folder, only=only)
+    except InputError as error:
+        advice = '' if parts == 'backbone' else "; train.init.parts 'backbone' takes what both have"
+        raise InputError(f'{error}{advice}') from error
+
+
+def warn(folder: pathlib.Path) -> None:
+    """Says that a checkpoint has no description, so that another network of the same shapes would not be noticed."""
+    if (folder.expanduser() / FILE).is_file() or not folder.expanduser().is_dir():
+        return
+    logging.warning("checkpoint '%s' does not say which network it is of, and is taken for the config's", folder)
+
+
+def _fill(config: ml_collections.ConfigDict, held: Description) -> None:
+    for section, fields in held.network.items():
+        for field, value in fields.items():
+            if config[section].get(field) is None:
+                config[section][field] = tuple(value) if isinstance(value, list) else value
+    if config.dataset.name is None:
+        config.dataset.name = held.dataset
+
+
+def _open_fields(config: ml_collections.ConfigDict) -> Iterator[str]:
+    """Fields without a value."""
+    for section in ('backbone', 'context', 'decoder', 'dataset'):
+        for field in list(config[section]):
+            if config[section][field] is None:
+                yield f'{section}.{field}'
+
+
+def _check_network(held: Description, here: Sections, folder: pathlib.Path, *, only: Collection[str]) -> None:
+    flat = [provenance.flat({name: part[name] for name in only}) for part in (held.network, here)]
+    found = provenance.differences(flat[0], flat[1], free=FREE)
+    for field, there, ours in sorted(found, key=lambda difference: not difference[0].endswith('.name')):
+        was, now = (_called(field, text, part) for text, part in ((there, held.network), (ours, here)))
+        raise InputError(f"checkpoint '{folder}' is of another network: {field} is {was} there and {now} here")
+
+
+def _called(field: str, text: str, network: Sections) -> str:
+    """The value as it is shown: a genotype by its name if it has one."""
+    if field != 'context.genotype' or text == provenance.MISSING:
+        return text
+    return contexts.genotype_name(network['context']['name'], json.loads(text))
+
+
+def _check_classes(held: Description, classes: tuple[str, ...], folder: pathlib.Path) -> None:
+    if held.classes == classes:
+        return
+    if len(held.classes) != len(classes):
+        raise InputError(
+            f"checkpoint '{folder}' is of other classes: it has {len(held.classes)} of {held.dataset}, the data set has"
+            f' {len(classes)}'
+        )
+    index = next(index for index, pair in enumerate(zip(held.classes, classes, strict=True)) if pair[0] != pair[1])
+    raise InputError(
+        f"checkpoint '{folder}' is of other classes: class {index} is '{held.classes[index]}' there and"
+        f" '{classes[index]}' in the data set"
+    )
+
+
+# ---- used -----------------------------------------------------------------------------------------------------------
+
+
+def config_of(folder: pathlib.Path) -> ml_collections.ConfigDict:
+    """What `networks.make` needs of a config, as the checkpoint says it; InputError where it says nothing."""
+    held = read(folder)
+    if held is None:
+        if not folder.is_dir():
+            raise InputError(f"checkpoint '{folder}': no such folder")
+        raise InputError(
+            f"checkpoint '{folder}' does not say which network it is of: give the config that it was trained with, too"
+        )
+    empty: dict[str, Any] = {name: {} for name in held.network}
+    config = ml_collections.ConfigDict({**empty, 'dataset': {'name': held.dataset}})
+    _fill(config, held)
+    return config
+
+
+def classes_of(config: ml_collections.ConfigDict, folder: pathlib.Path) -> dict[str, Any]:
+    """`classes`, `palette` [L, 3] and `export_ids`: what the checkpoint says, else those of the config's data set."""
+    held = read(folder) or of(config)
+    palette = np.array(held.palette, np.uint8)
+    return {'classes': held.classes, 'palette': palette, 'export_ids': held.export_ids}

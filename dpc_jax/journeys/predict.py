@@ -1,0 +1,144 @@
+"""The journey of a prediction: a checkpoint, images of the user's, a label image and an overlay of each.
+
+checkpoint -> network, classes; images -> [read -> predict -> write] batch by batch -> a page to look at
+"""
+
+import json
+import logging
+import pathlib
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from jaxtyping import UInt8
+
+from dpc_jax import checks, datasets, described, evaluation, files, networks, prediction, sharding, weights
+from dpc_jax.base import InputError, Size
+from dpc_jax.prediction import Kept, Listed, Predictor, PredictSettings, Row
+from dpc_jax.progress import track
+from dpc_jax.read_ahead import read_ahead
+
+STOPPED = 'the images that are finished are in {workdir}. The same command goes on from here.'
+SEVERAL_PROCESSES = 'a prediction is of one process; give each its own images and work folder'
+
+LABELS = ('index', 'export')
+FAULTS = ('skip', 'stop')
+FOLDER = 'predictions'
+PASSES = ('scales', 'flip', 'dtype', 'image_pooling_crop_size')
+"""Fields of `config.evaluate` that predictions depend on."""
+
+
+def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> list[Row]:
+    """Predicts `config.predict.images` by `config.checkpoint` into `workdir/predictions`; prints where the files are.
+
+    What is finished is kept: the same command goes on after any stop.
+
+    Raises:
+      InputError: whatever is wrong with config, checkpoint, workdir or the list of images, before any of the work; a
+        faulty image, where `predict.faulty_images` is 'stop'.
+    """
+    sharding.check_devices()
+    check(config)
+    checkpoint = pathlib.Path(config.checkpoint).expanduser()
+    config = described.settled(config, checkpoint)
+    network = evaluation.make_network(config)
+    variables = weights.restore(checkpoint, networks.variable_shapes(network))
+    passes = evaluation.inference_settings(config, None)
+    predictor = prediction.of(network, variables, passes, settings_of(config))
+    images = prediction.listed(config.predict.images, workdir)
+    classes = classes_of(config, checkpoint)
+    kept = Kept(workdir / FOLDER, cause(config, variables), classes)
+    faults = predict_all(predictor, images, kept, stop=config.predict.faulty_images == 'stop')
+    rows = [kept.rows[image.name] for image in images if image.name in kept.rows]
+    written = prediction.write_page(
+        kept.folder, rows, faults, title=f'Predictions of {config.predict.images}', classes=classes
+    )
+    print(f'{len(rows)} images predicted{f", {len(faults)} passed over" if faults else ""}')
+    print('\n'.join(map(str, written)))
+    return rows
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """InputError for a bad value, before any work."""
+    if not config.checkpoint:
+        raise InputError(
+            'checkpoint is empty; give the folder of weights that a training or an import wrote:'
+            ' --config.checkpoint=FOLDER'
+        )
+    checks.one_of('predict.labels', config.predict.labels, LABELS)
+    checks.one_of('predict.faulty_images', config.predict.faulty_images, FAULTS)
+    settings_of(config)
+
+
+def settings_of(config: ml_collections.ConfigDict) -> PredictSettings:
+    """How images go through."""
+    predict = config.predict
+    sizes = {field: checks.pair(predict[field], f'predict.{field}') for field in ('whole', 'tile')}
+    return PredictSettings(config.evaluate.batch_size, predict.probabilities, overlap=predict.overlap, **sizes)
+
+
+def classes_of(config: ml_collections.ConfigDict, checkpoint: pathlib.Path) -> dict[str, Any]:
+    """Classes, palette and export ids: the checkpoint's, or those of the config's data set."""
+    found = described.classes_of(config, checkpoint)
+    if config.predict.labels == 'index':
+        found['export_ids'] = None
+    elif found['export_ids'] is None:
+        raise InputError("predict.labels is 'export', but the data set has no ids of its own; allowed: index")
+    return found
+
+
+def cause(config: ml_collections.ConfigDict, variables: Any) -> dict[str, Any]:
+    """What the predictions depend on, and how they are written."""
+    fields = json.loads(config.to_json_best_effort())
+    return {
+        'weights': files.digest(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(variables)),
+        'network': described.sections(config),
+        **{name: fields['evaluate'][name] for name in PASSES},
+        **{name: fields['predict'][name] for name in ('labels', 'probabilities', 'whole', 'tile', 'overlap')},
+    }
+
+
+def predict_all(predictor: Predictor, images: list[Listed], kept: Kept, *, stop: bool) -> dict[str, str]:
+    """Predicts what is not finished; image -> why it has no prediction."""
+    faults: dict[str, str] = {}
+
+    def passed_over(image: Listed, why: str) -> None:
+        if stop:
+            raise InputError(why)
+        logging.warning('%s; it is passed over', why)
+        faults[str(image.path)] = why
+
+    sized: list[tuple[Listed, Size]] = []
+    for image in images:
+        if image.name in kept.rows:
+            continue
+        try:
+            sized.append((image, prediction.size_of(image.path)))
+        except InputError as error:
+            passed_over(image, str(error))
+    if len(images) > len(sized) + len(faults):
+        print(f'{len(images) - len(sized) - len(faults)} of {len(images)} images are predicted already')
+    groups = list(prediction.batches([size for _, size in sized], predictor))
+    read = read_ahead(_read([sized[index][0] for index in group]) for group in groups)
+    for group in track(read, 'predicting, batch', len(groups)):
+        there = [(image, pixels) for image, pixels in group if not isinstance(pixels, InputError)]
+        for image, pixels in group:
+            if isinstance(pixels, InputError):
+                passed_over(image, str(pixels))
+        all_found = predictor.found([pixels for _, pixels in there]) if there else []
+        for (image, pixels), found in zip(there, all_found, strict=True):
+            if not found.finite:
+                raise InputError(f'{image.path}: the network gives values that are not finite; its weights are damaged')
+            kept.add(image.name, image.path, pixels, found)
+    return faults
+
+
+def _read(images: list[Listed]) -> list[tuple[Listed, UInt8[np.ndarray, 'H W 3'] | InputError]]:
+    found: list[tuple[Listed, UInt8[np.ndarray, 'H W 3'] | InputError]] = []
+    for image in images:
+        try:
+            found.append((image, datasets.decode(image.path, 'RGB')))
+        except InputError as error:
+            found.append((image, error))
+    return found

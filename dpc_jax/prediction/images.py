@@ -1,0 +1,108 @@
+"""Which images are to be predicted: a folder, a file, a pattern or a list, as the user has them."""
+
+import collections
+import glob
+import os
+import pathlib
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from PIL import ExifTags, Image
+
+from dpc_jax.base import InputError, Size
+
+SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm')
+LISTS = ('.txt', '.lst')
+TURNED = (5, 6, 7, 8)  # of the EXIF orientation: rows are columns
+
+
+class Listed(NamedTuple):
+    """An image, and what the files that are written of it are called."""
+
+    path: pathlib.Path
+    name: str  # with `/` where it lay in a folder, without suffix
+
+
+def listed(images: str, outside: pathlib.Path) -> list[Listed]:
+    """The images that `predict.images` stands for, in order of their names; none that lies in the folder `outside`.
+
+    A folder stands for all images in it and below; a pattern (`*`, `?`, `**`) for those that it matches; a text file
+    has a path on each line, relative to its own folder. Hidden files, as file managers leave them, are passed over.
+
+    Raises:
+      InputError: nothing is there, or no image among what is.
+    """
+    if not images:
+        raise InputError('predict.images is empty; give a folder, an image, a pattern or a list of paths')
+    path = pathlib.Path(images).expanduser()
+    found: Iterable[pathlib.Path]
+    if path.is_dir():
+        found, root = (file for file in path.rglob('*') if is_image(file, path)), path
+    elif path.is_file() and path.suffix.lower() in LISTS:
+        found = _of_list(path)
+        root = path.parent
+    elif path.is_file():
+        found, root = [path], path.parent
+    elif glob.has_magic(images):
+        matched = map(pathlib.Path, glob.glob(str(path), recursive=True))
+        found, root = (file for file in matched if is_image(file, file.parent)), _folder_of_pattern(path)
+    else:
+        raise InputError(f"predict.images is '{images}': there is no such file, folder or pattern")
+    outside = outside.resolve()
+    chosen = sorted({file for file in found if outside not in file.resolve().parents})
+    if not chosen:
+        raise InputError(f"predict.images is '{images}', where no image is; known endings: {', '.join(SUFFIXES)}")
+    return _named(chosen, root)
+
+
+def is_image(path: pathlib.Path, root: pathlib.Path) -> bool:
+    """Whether it is called like an image; no file or folder below `root` on the way to it is hidden."""
+    hidden = any(part.startswith('.') for part in path.relative_to(root).parts)
+    return not hidden and path.suffix.lower() in SUFFIXES and path.is_file()
+
+
+def _of_list(path: pathlib.Path) -> list[pathlib.Path]:
+    try:
+        lines = path.read_text(encoding='utf-8-sig').splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"predict.images: the list '{path}' cannot be read: {error}") from error
+    found = [path.parent / pathlib.Path(line.strip()).expanduser() for line in lines if line.strip()]
+    missing = [file for file in found if not file.is_file()]
+    if missing:
+        raise InputError(
+            f"predict.images: the list '{path}' names {missing[0]}, which is not there ({len(missing)} such)"
+        )
+    return found
+
+
+def _folder_of_pattern(pattern: pathlib.Path) -> pathlib.Path:
+    """The part of a pattern before the first wild card."""
+    parts = pattern.parts
+    first = next(index for index, part in enumerate(parts) if glob.has_magic(part))
+    return pathlib.Path(*parts[:first]) if first else pathlib.Path()
+
+
+def _named(paths: Iterable[pathlib.Path], root: pathlib.Path) -> list[Listed]:
+    """Names relative to `root`, or to the folder that all have in common; two of one name keep their suffixes."""
+    paths = list(paths)
+    if not all(path.is_relative_to(root) for path in paths):
+        root = pathlib.Path(os.path.commonpath([path.absolute().parent for path in paths]))
+        paths = [path.absolute() for path in paths]
+    names = [path.relative_to(root).as_posix().replace('../', '') for path in paths]
+    plain = [str(pathlib.PurePosixPath(name).with_suffix('')) for name in names]
+    times = collections.Counter(name.casefold() for name in plain)
+    return [
+        Listed(path, short if times[short.casefold()] == 1 else name)
+        for path, name, short in zip(paths, names, plain, strict=True)
+    ]
+
+
+def size_of(path: pathlib.Path) -> Size:
+    """(height, width) of the pixels that `datasets.decode` gives, from the head of the file; InputError if faulty."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in TURNED
+            return (width, height) if turned else (height, width)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f'cannot decode {path}: {error}') from None

@@ -1,0 +1,134 @@
+"""What is written of each prediction, and which images are finished: a killed prediction goes on where it was."""
+
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from dpc_jax import files
+from dpc_jax.base import InputError
+from dpc_jax.prediction.predictor import Found
+
+LABELS, OVERLAYS, PROBABILITIES, THUMBNAILS = 'labels', 'overlays', 'probabilities', 'thumbnails'
+ROWS, CAUSE = 'predictions.jsonl', 'prediction.json'
+THUMBNAIL_HEIGHT = 180
+OPACITY = 0.6  # of colours over the image
+
+
+class Row(NamedTuple):
+    """An image that is finished."""
+
+    name: str
+    path: str
+    height: int
+    width: int
+    shares: tuple[float, ...]  # of its pixels, by class
+
+
+class Kept:
+    """The folder of a prediction, and the images that are finished in it."""
+
+    def __init__(self, folder: pathlib.Path, cause: Mapping[str, Any], classes: Mapping[str, Any]) -> None:
+        """Opens the folder, which is made if it is missing.
+
+        Args:
+          cause: what the predictions depend on; a folder holds those of one cause.
+          classes: `classes`, `palette` and `export_ids` of the label images.
+
+        Raises:
+          InputError: the folder holds predictions of another cause, or cannot be written.
+        """
+        self.folder = folder
+        self._palette = np.asarray(classes['palette'], np.uint8)
+        self._ids = classes['export_ids']
+        files.make_folder(folder, 'workdir')
+        _claim(folder / CAUSE, cause)
+        self.rows = {row.name: row for row in _rows(folder / ROWS) if self.label(row.name).is_file()}
+
+    def label(self, name: str) -> pathlib.Path:
+        """The label image of that name."""
+        return self.folder / LABELS / f'{name}.png'
+
+    def add(self, name: str, path: pathlib.Path, image: UInt8[np.ndarray, 'H W 3'], found: Found) -> None:
+        """Writes the files of an image; the row comes last, so what has a row is whole."""
+        overlay = blend(image, self._palette[found.classes])
+        small = np.concatenate([_thumbnail(image), _thumbnail(overlay)], axis=1)
+        for kind, pixels in ((OVERLAYS, overlay), (THUMBNAILS, small)):
+            with files.whole(_place(self.folder / kind / f'{name}.jpg')) as draft:
+                Image.fromarray(pixels).save(draft, format='jpeg', quality=90)
+        if found.top is not None:
+            with (
+                files.whole(_place(self.folder / PROBABILITIES / f'{name}.npz')) as draft,
+                open(draft, 'wb') as file,
+            ):
+                np.savez_compressed(file, classes=found.top[0], probabilities=found.top[1])
+        with files.whole(_place(self.label(name))) as draft:
+            self._label_image(found.classes).save(draft, format='png')
+        counts = np.bincount(found.classes.ravel(), minlength=len(self._palette)) / found.classes.size
+        height, width = found.classes.shape
+        row = Row(name, str(path), height, width, tuple(round(float(share), 6) for share in counts))
+        with open(self.folder / ROWS, 'a', encoding='utf-8', errors='surrogateescape') as file:
+            file.write(json.dumps(row._asdict(), ensure_ascii=True) + '\n')
+        self.rows[name] = row
+
+    def _label_image(self, classes: UInt8[np.ndarray, 'H W']) -> Image.Image:
+        """Indices with the palette of the classes, or the ids that the data set's server takes."""
+        if self._ids is not None:
+            return Image.fromarray(np.array(self._ids, np.uint8)[classes])
+        image = Image.fromarray(classes)
+        image.putpalette(self._palette.ravel().tolist())
+        return image
+
+
+def blend(image: UInt8[np.ndarray, 'H W 3'], colours: UInt8[np.ndarray, 'H W 3']) -> UInt8[np.ndarray, 'H W 3']:
+    """The colours over the image, which shines through."""
+    mixed = np.float32(OPACITY) * colours + np.float32(1 - OPACITY) * image
+    return np.rint(mixed).astype(np.uint8)
+
+
+def _thumbnail(image: UInt8[np.ndarray, 'H W 3']) -> UInt8[np.ndarray, 'h w 3']:
+    width = max(1, round(image.shape[1] * THUMBNAIL_HEIGHT / image.shape[0]))
+    return np.asarray(Image.fromarray(image).resize((width, THUMBNAIL_HEIGHT)))
+
+
+def _place(path: pathlib.Path) -> pathlib.Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _claim(path: pathlib.Path, cause: Mapping[str, Any]) -> None:
+    wanted = json.loads(json.dumps(cause))
+    if not path.is_file():
+        files.write(path, json.dumps(wanted, indent=2) + '\n')
+        return
+    try:
+        held = json.loads(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError) as error:
+        raise InputError(f'{path} cannot be read ({error}); give another workdir') from error
+    for name in sorted({*held, *wanted}):
+        if held.get(name) != wanted.get(name):
+            raise InputError(
+                f"workdir '{path.parent}' holds predictions of another kind: {name} was {held.get(name)} there and is"
+                f' {wanted.get(name)} now; give another workdir'
+            )
+
+
+def _rows(path: pathlib.Path) -> Sequence[Row]:
+    """The rows that are whole: the last one may have been torn by a kill."""
+    if not path.is_file():
+        return []
+    found = []
+    text = path.read_text(encoding='utf-8')
+    for line in text.splitlines():
+        try:
+            held = json.loads(line)
+            found.append(Row(**{**held, 'shares': tuple(held['shares'])}))
+        except (ValueError, TypeError, KeyError):
+            continue
+    if text and not text.endswith('\n'):  # else the next row would go on in the torn line
+        files.write(path, ''.join(json.dumps(row._asdict()) + '\n' for row in found))
+    return found
