@@ -4,13 +4,12 @@ import csv
 import pathlib
 import re
 import shutil
-import subprocess
-import sys
 
 import pytest
 
 from experiments import claims
 from experiments.claims import Claim, Source, Stated
+from tests import forks
 from tests.scripts import load
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -145,8 +144,6 @@ def test_the_real_documents_are_mended(tmp_path):
 
 
 def test_the_script_prints_what_it_compared():
-    done = subprocess.run(
-        [sys.executable, 'experiments/check_readme.py'], cwd=ROOT, text=True, capture_output=True, check=False
-    )
+    done = forks.run('experiments/check_readme.py')
     assert (done.returncode, done.stderr) == (0, '')
     assert re.search(r'^docs/costs\.md:\d+: 418,240 \(experiments/results/table1_modules\.json, ', done.stdout, re.M)

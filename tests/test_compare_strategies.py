@@ -7,8 +7,6 @@ import itertools
 import json
 import math
 import pathlib
-import subprocess
-import sys
 import types
 
 import jax
@@ -23,7 +21,7 @@ from dpc_jax.spaces.dpc import OP_NAMES, Genotype, Space, make_genotype
 from dpc_jax.study import RunInfo, Study
 from experiments import cell_table
 from experiments.table_space import TableSpace
-from tests import scripts
+from tests import forks, scripts
 from tests.test_samplers import chi_square
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -346,7 +344,7 @@ def test_what_is_written_is_computed_from_the_searches_by_hand():
 
 
 def finish(*argv):
-    done = subprocess.run([sys.executable, SCRIPT, *map(str, argv)], cwd=ROOT, text=True, capture_output=True)
+    done = forks.run(SCRIPT, *argv)
     return done.returncode, done.stdout, done.stderr
 
 

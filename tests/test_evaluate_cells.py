@@ -18,7 +18,7 @@ from dpc_jax import study
 from dpc_jax.base import InputError
 from dpc_jax.spaces.dpc import Space
 from experiments import cell_table
-from tests import scripts
+from tests import forks, scripts
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
 
@@ -39,6 +39,9 @@ def start(*argv, **options):
 
 
 def finish(*argv, stdin=None):
+    if stdin is None:
+        done = forks.run(SCRIPT, TOY, *argv)
+        return done.returncode, done.stdout, done.stderr
     process = start(*argv, stdin=subprocess.PIPE if stdin is not None else None)
     out, err = process.communicate(stdin)
     return process.returncode, out, err

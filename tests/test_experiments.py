@@ -7,14 +7,12 @@ import pathlib
 import re
 import shutil
 import statistics
-import subprocess
-import sys
 
 import pytest
 
 from dpc_jax.base import InputError
 from dpc_jax.spaces import dpc
-from tests import scripts
+from tests import forks, scripts
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
 
@@ -23,7 +21,7 @@ TOY = '--config=configs/scenes_search.py:toy'
 
 
 def finish(script, *argv):
-    done = subprocess.run([sys.executable, script, *map(str, argv)], cwd=ROOT, text=True, capture_output=True)
+    done = forks.run(script, *argv)
     return done.returncode, done.stdout, done.stderr
 
 

@@ -2,8 +2,6 @@
 
 import json
 import pathlib
-import subprocess
-import sys
 from collections.abc import Callable
 
 import jax
@@ -15,6 +13,7 @@ from dpc_jax import networks
 from dpc_jax.base import PyTree
 from dpc_jax.segmenter import Segmenter
 from dpc_jax.weights import checkpoint, tf_import
+from tests import forks
 from tests.scripts import module_at
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
@@ -27,8 +26,7 @@ MOBILENET = ('--config.backbone.name=mobilenet_v2', '--config.decoder.output_str
 
 
 def finish(*argv: object) -> tuple[int, str, str]:
-    command = [sys.executable, 'experiments/import_checkpoint.py', *map(str, argv)]
-    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
+    done = forks.run('experiments/import_checkpoint.py', *argv)
     return done.returncode, done.stdout, done.stderr
 
 

@@ -356,8 +356,10 @@ def test_a_config_without_a_recipe_is_refused(tmp_path):
 def test_the_whole_ladder_with_real_trainings(tmp_path):
     """One cell of the proxy and one at random as real networks: each has weights, curves and a score of its own."""
     config = scenes_search.get_config('toy,ladder')
+    config.search.references, config.rerank.random = (), 1  # each network is compiled
     results = search.run(config, tmp_path)
     full = [c for c in results if c.rung == 'full']
+    assert len(full) == 2
     assert {c.state for c in full} == {'complete'}
     for folder in (tmp_path / 'full').iterdir():
         assert (folder / 'weights').is_dir()

@@ -21,6 +21,7 @@ from PIL import Image
 
 from configs import camvid_search, scenes_search
 from dpc_jax.study import archive as study_archive
+from tests import forks
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
 
@@ -35,9 +36,8 @@ def start(*argv, **options):
 
 
 def finish(*argv):
-    process = start(*argv)
-    out, err = process.communicate(timeout=300)
-    return process.returncode, out, err
+    done = forks.run('run.py', *argv)
+    return done.returncode, done.stdout, done.stderr
 
 
 def rows(workdir):

@@ -3,21 +3,19 @@
 import json
 import pathlib
 import re
-import subprocess
-import sys
 
 import pytest
 
 from dpc_jax.base import InputError
 from dpc_jax.spaces import dpc
 from experiments import image_size  # defines no flags, as the scripts do
+from tests import forks
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 def finish(*argv):
-    command = [sys.executable, 'experiments/table1_modules.py', *map(str, argv)]
-    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
+    done = forks.run('experiments/table1_modules.py', *argv)
     return done.returncode, done.stdout, done.stderr
 
 

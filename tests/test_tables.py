@@ -1,11 +1,8 @@
 """The tables of the paper beside rows of evaluations: which row is taken for which, and what is said of it."""
 
 import json
-import os
 import pathlib
 import re
-import subprocess
-import sys
 
 import forged
 import pytest
@@ -21,6 +18,7 @@ from experiments import (
     table3_person_part,
     table4_voc_test,
 )
+from tests import forks
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 COSTS = json.loads(table1_cityscapes_val.COSTS.read_text())
@@ -312,11 +310,7 @@ def test_camvid_networks_that_differ_are_not_averaged(tmp_path):
 def test_a_script_prints_its_table_from_any_folder(tmp_path, name):
     (tmp_path / 'rows').mkdir()
     (tmp_path / 'rows/metrics.json').write_text('{')
-    command = [sys.executable, str(ROOT / f'experiments/{name}.py'), '--rows=rows,absent', '--out=table.md']
-    path = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])
-    done = subprocess.run(
-        command, cwd=tmp_path, text=True, capture_output=True, env={**os.environ, 'PYTHONPATH': path}, check=False
-    )
+    done = forks.run(f'experiments/{name}.py', '--rows=rows,absent', '--out=table.md', cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r'skipped: rows/metrics.json cannot be read: .*\n', done.stderr)
     assert (tmp_path / 'table.md').read_text() == done.stdout

@@ -6,8 +6,6 @@ import json
 import math
 import pathlib
 import shutil
-import subprocess
-import sys
 
 import forged
 import numpy as np
@@ -18,6 +16,7 @@ from dpc_jax import provenance
 from dpc_jax.base import InputError
 from dpc_jax.training import pictures as training_pictures
 from experiments import camvid_rows, compare_runs, rows
+from tests import forks
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -186,7 +185,7 @@ def test_the_files_of_a_comparison_hold_its_rows(workdirs, tmp_path):
         f'--workdirs={",".join(map(str, workdirs[:4]))}',
         f'--out={tmp_path / "out"}',
     ]
-    done = subprocess.run([sys.executable, *command], cwd=ROOT, text=True, capture_output=True, check=False)
+    done = forks.run(*command)
     assert (done.returncode, done.stderr) == (0, '')
     out = tmp_path / 'out'
     assert (out / 'comparison.md').read_text() in done.stdout
