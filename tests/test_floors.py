@@ -21,7 +21,7 @@ FLOORS = (
     (
         *('progress', 'provenance', 'sharding', 'norms', 'ops', 'fused', 'dynamic_cell'),
         *('convolution', 'context', 'aspp', 'decoder', 'aux_decoder', 'backbones', 'controller'),
-        *('canvas', 'datasets', 'drawn_data', 'weights', 'found_cells'),
+        *('canvas', 'image_files', 'list_files', 'datasets', 'label_counts', 'drawn_data', 'weights', 'found_cells'),
     ),
     # Wholes.
     (
@@ -70,7 +70,8 @@ OF_ANY_SPACE = ('dpc_jax.figures', 'dpc_jax.study')  # these ask a space by its 
 SPACES = tuple(path.stem for path in (ROOT / 'dpc_jax/spaces').iterdir() if not path.name.startswith('_'))
 OF_A_CONFIG = ('ml_collections', 'configs.common')
 TOUCH_FILES = (
-    *('files', 'datasets', 'drawn_data', 'found_cells', 'contexts', 'weights', 'feature_cache', 'study'),
+    *('files', 'image_files', 'list_files', 'datasets', 'drawn_data', 'found_cells', 'contexts', 'weights'),
+    *('feature_cache', 'study'),
     *('figures', 'evaluation', 'training', 'cell_files', 'rerank', 'bench', 'journeys', 'api', 'export'),
 )
 
