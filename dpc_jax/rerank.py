@@ -44,6 +44,9 @@ def check(config: ml_collections.ConfigDict, space: Space) -> None:
     checks.at_least(1, rerank__seeds=config.rerank.seeds)
     (example,) = unstack(space.sample(jax.random.key(config.seed), 1))
     training.check(network_config(config, space, example, seed=config.seed, backbone=''), jax.device_count())
+    recipe = config.rerank.train  # of any cell, where the check before is of one
+    together = training.images_together(recipe.batch_size, recipe.accumulate, recipe.batch_norm, jax.device_count())
+    checks.normalised_together(**{'rerank.train: images of a part of the batch': together})
 
 
 def network_config(

@@ -1,11 +1,13 @@
 """The menu of contexts: `make(config)` gives what stands on the backbone's maps, by `config.context.name`.
 
 Each file of the folder exposes `make(config, *, decay)`: a `dpc_jax.context.Context` made from the whole config,
-whose batch norms have that decay, or None for no context at all; and `BN_DECAY`, where its own is not DeepLab's.
+whose batch norms have that decay, or None for no context at all; `BN_DECAY`, where its own is not DeepLab's; and
+`remarks(config)`, where it has something to say before a training or an evaluation: a line, and a warning or ''.
 InputError names what is wrong in the config.
 """
 
 import importlib
+import logging
 import pkgutil
 
 import ml_collections
@@ -34,3 +36,13 @@ def make(config: ml_collections.ConfigDict, *, decay: float | None = None) -> Co
         decay = getattr(module, 'BN_DECAY', ops.BN_DECAY)
     made: Context | None = module.make(config, decay=decay)
     return made
+
+
+def announce(config: ml_collections.ConfigDict) -> None:
+    """Prints what the context has to say of its settings before it is trained or evaluated, and warns of odd ones."""
+    module = importlib.import_module(f'{__name__}.{config.context.name}')
+    if hasattr(module, 'remarks'):
+        line, warning = module.remarks(config)
+        print(line)
+        if warning:
+            logging.warning('%s', warning)

@@ -9,7 +9,7 @@ import ml_collections
 import numpy as np
 from jaxtyping import UInt8
 
-from dpc_jax import datasets, drawn_data, evaluation, files, networks, sharding, weights
+from dpc_jax import contexts, datasets, drawn_data, evaluation, files, label_counts, networks, sharding, weights
 from dpc_jax.base import InputError, SegmentationExample
 from dpc_jax.evaluation import Evaluation
 
@@ -34,6 +34,8 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Evaluation:
     dataset = datasets.load(config.dataset.name, place, config.evaluate.split)
     shapes = networks.variable_shapes(evaluation.make_network(config))
     variables = weights.restore(pathlib.Path(config.checkpoint).expanduser(), shapes)
+    label_counts.announce(dataset)
+    contexts.announce(config)
     scorer = evaluation.make_scorer(config, dataset)
     folder = workdir / 'evaluation'
     files.make_folder(folder, 'workdir')
