@@ -21,7 +21,17 @@ FLOORS = (
     (
         *('progress', 'provenance', 'sharding', 'norms', 'ops', 'fused', 'dynamic_cell'),
         *('convolution', 'context', 'aspp', 'decoder', 'aux_decoder', 'backbones', 'controller'),
-        *('canvas', 'image_files', 'list_files', 'datasets', 'label_counts', 'drawn_data', 'weights', 'found_cells'),
+        *(
+            'canvas',
+            'image_files',
+            'list_files',
+            'coco_annotations',
+            'datasets',
+            'label_counts',
+            'drawn_data',
+            'weights',
+            'found_cells',
+        ),
     ),
     # Wholes.
     (
