@@ -238,7 +238,7 @@ def prepare(config: ml_collections.ConfigDict, workdir: pathlib.Path | str) -> B
     Raises:
       InputError: whatever is wrong with config, data, weights or workdir. Nothing that was computed is lost.
     """
-    workdir = pathlib.Path(workdir).expanduser()
+    workdir = files.local(workdir, 'workdir')
     sharding.check_devices()
     assembly.check(config)
     second_stage.check(config)

@@ -142,7 +142,10 @@ class WholeNetworks:
 
     def _trained(self, network: ml_collections.ConfigDict, place: pathlib.Path, made_of: str) -> Result:
         classes = len(datasets.classes(self.config.dataset.name))
-        with (place / OUTPUT).open('a', encoding='utf-8') as output, contextlib.redirect_stdout(output):
+        with (
+            (place / OUTPUT).open('a', encoding='utf-8', errors='backslashreplace') as output,
+            contextlib.redirect_stdout(output),
+        ):
             try:
                 evaluation = self.train(network, place)
             except DivergedError as error:

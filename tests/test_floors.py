@@ -59,7 +59,7 @@ FLOORS = (
 )
 MENUS = ('spaces', 'heads', 'contexts', 'backbones', 'datasets', 'samplers', 'journeys')
 ROOMS = {
-    'weights': ('tf_bundle', 'tf_import', 'checkpoint'),
+    'weights': ('foreign', 'tf_bundle', 'tf_import', 'checkpoint'),
     'study': (
         *('workers', 'patience', 'journal', 'storage', 'index', 'gate', 'batch', 'halving', 'rows', 'progress'),
         *('study', 'archive'),

@@ -1,6 +1,7 @@
 """What the config of a training says, made and checked; and which config a work folder belongs to."""
 
 import json
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -153,4 +154,4 @@ def _claim(workdir: pathlib.Path, wanted: Mapping[str, Any]) -> None:
 def images_of(dataset: Dataset) -> dict[str, Any]:
     """How many images there are, and a digest of their file names in order: their content would take minutes."""
     names = (pathlib.Path(dataset.example_name(index)).name for index in range(len(dataset)))
-    return {'count': len(dataset), 'names': files.digest(['\n'.join(names).encode()])[:16]}
+    return {'count': len(dataset), 'names': files.digest([os.fsencode('\n'.join(names))])[:16]}
