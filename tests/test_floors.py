@@ -49,7 +49,7 @@ FLOORS = (
     ),
     # Makers.
     (
-        *('feature_cache', 'pretrain', 'input_pipeline', 'evaluation', 'training'),
+        *('padding', 'feature_cache', 'pretrain', 'input_pipeline', 'evaluation', 'training'),
         *('proxy_settings', 'proxy', 'streaming', 'seats', 'chunks', 'population', 'fastest_chunk', 'end_to_end'),
         *('two_stages', 'memory', 'figures', 'export', 'ladder', 'strategy', 'teacher', 'frozen', 'assembly'),
         'second_stage',

@@ -1,13 +1,18 @@
 """What a training refuses before any work: batch norms over single values, rates that are scaled twice."""
 
+import dataclasses
 import logging
 
 import ml_collections
+import numpy as np
 import pytest
 
 from configs import common
 from dpc_jax import assembly, checks, contexts, training
+from dpc_jax.base import SegmentationExample
 from dpc_jax.contexts import aspp
+from dpc_jax.datasets import camvid
+from dpc_jax.evaluation import config as evaluation_config
 
 
 def config(**fields) -> ml_collections.ConfigDict:
@@ -93,3 +98,32 @@ def test_rates_in_force_are_printed_and_those_that_look_scaled_warned_of(
 def test_a_context_without_rates_says_nothing(capsys):
     contexts.announce(config(context__name='none'))
     assert not capsys.readouterr().out
+
+
+@dataclasses.dataclass(frozen=True)
+class Blank(camvid.CamVid):
+    """Gray images of these sizes."""
+
+    sizes: tuple[tuple[int, int], ...] = ()
+
+    def __len__(self):
+        return len(self.sizes)
+
+    def __getitem__(self, index):
+        label = np.zeros(self.sizes[index], np.uint8)
+        return SegmentationExample(np.stack([label] * 3, -1), label, self.example_name(index))
+
+    def example_name(self, index):
+        return f'image {index}'
+
+
+def test_one_large_image_of_an_evaluation_is_named_before_the_work(caplog):
+    made = config(evaluate__crop_size=(0, 0))
+    small = ((33, 33),) * 4
+    assert evaluation_config.choose_crop(made, Blank('val', (), small)) == (33, 33)
+    assert not caplog.records
+    assert evaluation_config.choose_crop(made, Blank('val', (), (*small, (90, 70)))) == (97, 81)
+    (record,) = caplog.records
+    # 97 * 81 pixels of three float32 are 94,284 bytes.
+    assert 'image 4 has 90x70 pixels, where 33x33 are common: all 5 images are padded to 97x81' in record.getMessage()
+    assert 'and take 471.4 KB (94.28 KB each)' in record.getMessage()
