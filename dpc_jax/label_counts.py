@@ -5,7 +5,6 @@ of the images is enough to see that, since they all come from the same tool.
 """
 
 import itertools
-import logging
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -48,7 +47,7 @@ def announce(dataset: Dataset) -> None:
             )
     print(line(found, dataset.classes, dataset.split, len(dataset)))
     for warning in oddities(found, dataset.classes, dataset.split, len(dataset)):
-        logging.warning('%s', warning)
+        print(f'warning: {warning}')  # beside the line before it, and by one process of several
 
 
 def sample(length: int, most: int = SAMPLE) -> list[int]:

@@ -86,5 +86,5 @@ def checkpoint_at(path: files.Path, what: str) -> pathlib.Path:
         raise InputError(f"{what} '{found}': no such folder")
     raise InputError(
         f"{what} '{found}' is {kind_of(found) or 'a file'}; wanted: a folder that a training wrote (weights, best), or"
-        ' experiments/import_checkpoint.py of official weights'
+        ' experiments/import_checkpoint.py made of official weights'
     )
