@@ -15,7 +15,7 @@ IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png')  # tried in this order, each in small
 LABEL_SUFFIXES = ('.png',)
 
 SEPARATOR = re.compile(r'\s*[,;\t]\s*|\s+')
-FLAG = re.compile(r'[+-]?\d+')  # of lists in ImageSets/Main and Layout: whether a class is there, how many objects
+FLAG = re.compile(r'\s+-1|\s{2,}[01]')  # of VOC's lists of a class, ImageSets/Main, which write it in two places
 
 
 def read_lines(path: pathlib.Path, form: str) -> tuple[tuple[int, str], ...]:
@@ -50,20 +50,23 @@ def halves(line: str) -> list[tuple[str, str]]:
 def ids(line: str) -> Iterator[str]:
     """What a line of a list of PASCAL VOC may name, the likeliest first: an id, or a path whose last part is one.
 
-    After it may come the path of a label, or whole numbers, and nothing else: a name that is cut off at a space would
-    be that of another image.
+    After it may come the path of a label, or what VOC's lists of a class say, and nothing else: a name that is cut off
+    at a space would be that of another image.
     """
-    ways = [(line[: at.start()], split(line[at.end() :])) for at in SEPARATOR.finditer(line)]
-    ways = [(first, rest) for first, rest in ways if first and all(map(_may_follow, rest))]
-    files_first = [first for first, _ in ways if has_suffix(first)]
-    for first in (*files_first, line, *(first for first, _ in reversed(ways))):
+    ways = [(line[: at.start()], line[at.start() :]) for at in SEPARATOR.finditer(line)]
+    firsts = [first for first, rest in ways if first and _may_follow(first, rest)]
+    files_first = [first for first in firsts if has_suffix(first)]
+    for first in (*files_first, line, *reversed(firsts)):
         name = first.rpartition('/')[2]
         yield from [name.rpartition('.')[0]] * has_suffix(name)
         yield name
 
 
-def _may_follow(word: str) -> bool:
-    return '/' in word or has_suffix(word) or bool(FLAG.fullmatch(word))
+def _may_follow(first: str, rest: str) -> bool:
+    """Whether `rest` is no part of the name `first`: a second file after a file, a path after an id, a flag."""
+    words = split(rest)
+    is_file = words[-1:] != [] and has_suffix(words[-1]) and (has_suffix(first) or '/' in words[0])
+    return is_file or bool(FLAG.fullmatch(rest))
 
 
 def has_suffix(name: str) -> bool:

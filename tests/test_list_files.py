@@ -46,6 +46,8 @@ def test_an_id_that_is_not_there_is_not_another_one(voc, fault):
     assert 'train.txt, line 1: there is no image ' in said
     assert said.endswith('JPEGImages/IMG (1).jpg')
     assert fault(lambda: voc('v1.2', 'v1.png')).endswith('JPEGImages/v1.2.jpg')
+    assert fault(lambda: voc('IMG 1', 'IMG.png')).endswith('JPEGImages/IMG 1.jpg')
+    assert fault(lambda: voc('IMG copy.png', 'IMG.png')).endswith('JPEGImages/IMG copy.jpg')
 
 
 @pytest.mark.parametrize('name', ['a.jpg', 'a.JPG', 'a.jpeg', 'a.JPEG', 'a.png', 'a.PNG'])
@@ -64,7 +66,7 @@ LINES = [
     'JPEGImages/a b.png; SegmentationClass/a b.png',
     'JPEGImages/a b.png\tSegmentationClass/a b.png',
     'JPEGImages\\a b.png SegmentationClass\\a b.png',
-    'a b 1',
+    'a b  1',
     'a b -1',
 ]
 
