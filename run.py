@@ -27,7 +27,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from dpc_jax import command_line, journeys, sharding
+from dpc_jax import command_line, files, journeys, sharding
 from dpc_jax.base import InputError
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'What to run: a file in configs/, perhaps with :argument.')
@@ -44,10 +44,11 @@ def main(argv: Sequence[str]) -> None:
     del argv
     absl_logging.get_absl_handler().setFormatter(logging.Formatter('%(message)s'))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    config, workdir = CONFIG.value, pathlib.Path(WORKDIR.value or '').expanduser()
+    config, workdir = CONFIG.value, pathlib.Path()
     try:
         if config is None or not WORKDIR.value:
             raise InputError('both --config and --workdir are needed; --help explains them')
+        workdir = files.local(WORKDIR.value, 'workdir')
         journey = journeys.find(config.get('journey'))
         if config.journey not in config:
             raise InputError(f"journey is '{config.journey}', but the config has no fields config.{config.journey}.*")

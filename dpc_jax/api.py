@@ -19,7 +19,7 @@ from jaxtyping import UInt8
 from matplotlib.axes import Axes
 
 from dpc_jax import bench as benches
-from dpc_jax import cell_files, described, evaluation, figures, networks, sharding, spaces, weights
+from dpc_jax import cell_files, described, evaluation, figures, files, networks, sharding, spaces, weights
 from dpc_jax.base import Genotype, InputError, PyTree, as_int32
 from dpc_jax.evaluation import Evaluation
 from dpc_jax.inference import InferenceSettings
@@ -102,7 +102,7 @@ def search(config: ml_collections.ConfigDict, workdir: Path) -> list[Candidate]:
 
     This does the same as `run.py` with this config: report and pictures are written to `workdir/report`.
     """
-    return search_journey.run(config, pathlib.Path(workdir).expanduser())
+    return search_journey.run(config, files.local(workdir, 'workdir'))
 
 
 def train(config: ml_collections.ConfigDict, workdir: Path, genotype: Genotype | None = None) -> Evaluation:
@@ -123,7 +123,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path, genotype: Genotype |
     if config.train.workers and not _may_start_processes():
         print('reading images in this process; guard the main part of the script to use config.train.workers')
         config.train.workers = 0
-    return train_journey.run(config, pathlib.Path(workdir).expanduser())
+    return train_journey.run(config, files.local(workdir, 'workdir'))
 
 
 def evaluate(
@@ -137,7 +137,7 @@ def evaluate(
     """
     config = with_genotype(config, genotype)
     config.checkpoint = str(checkpoint or config.checkpoint)
-    return evaluate_journey.run(config, pathlib.Path(workdir).expanduser())
+    return evaluate_journey.run(config, files.local(workdir, 'workdir'))
 
 
 def with_genotype(config: ml_collections.ConfigDict, genotype: Genotype | None) -> ml_collections.ConfigDict:

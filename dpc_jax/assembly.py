@@ -111,6 +111,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     checks.one_of('search.score', config.search.score, tuple(metrics.SCORES))
     for name in config.search.references:
         found_cells.named(space, name)
+    checks.normalised_together(proxy__batch_size=config.proxy.batch_size)
     for field in ('num_candidates', 'population'):
         checks.at_least(1, **{f'search.{field}': config.search[field]})
     if config.proxy.chunk < 0 or config.proxy.at_once < 0 or config.proxy.steps_per_call < 1:

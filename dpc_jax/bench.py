@@ -15,7 +15,19 @@ import jax
 import ml_collections
 from rich.console import Console
 
-from dpc_jax import assembly, datasets, drawn_data, files, frozen, metrics, provenance, rerank, second_stage, sharding
+from dpc_jax import (
+    assembly,
+    datasets,
+    drawn_data,
+    files,
+    frozen,
+    label_counts,
+    metrics,
+    provenance,
+    rerank,
+    second_stage,
+    sharding,
+)
 from dpc_jax import ladder as ladders
 from dpc_jax.assembly import PROXY
 from dpc_jax.base import Genotype, InputError, Rung, Size, unstack
@@ -226,7 +238,7 @@ def prepare(config: ml_collections.ConfigDict, workdir: pathlib.Path | str) -> B
     Raises:
       InputError: whatever is wrong with config, data, weights or workdir. Nothing that was computed is lost.
     """
-    workdir = pathlib.Path(workdir).expanduser()
+    workdir = files.local(workdir, 'workdir')
     sharding.check_devices()
     assembly.check(config)
     second_stage.check(config)
@@ -285,6 +297,7 @@ def _keep_chunk(
 
 
 def check_data(sets: Sequence[datasets.Dataset]) -> None:
-    """Decodes every image and label once; InputError names the first that is faulty."""
+    """Decodes every image and label once; what is odd about them is said (`label_counts`); InputError names a fault."""
     for dataset in sets:
         datasets.check(dataset)
+        label_counts.announce(dataset)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from dpc_jax import found_cells
+from dpc_jax import files, found_cells
 from dpc_jax.base import Genotype, InputError, key_from_seed, unstack
 from dpc_jax.spaces import Space
 
@@ -68,14 +68,15 @@ def _read(source: str, space: Space, seed: int) -> list[NamedCell]:
         return _of_lines(sys.stdin.read(), 'standard input', space)
     try:
         path = pathlib.Path(source).expanduser()
-        files = sorted(file for file in path.iterdir() if file.suffix == '.json') if path.is_dir() else None
+        listed = list(path.iterdir()) if path.is_dir() else None
     except (OSError, RuntimeError, ValueError) as error:  # no such user, a name that is too long, no permission
         raise InputError(f"cells '{source[:80]}': {getattr(error, 'strerror', None) or error}") from error
-    if files is None:
+    if listed is None:
         return _of_file(path, space)
-    if not files:
+    found = sorted(file for file in listed if file.suffix == '.json' and not file.name.startswith('.'))
+    if not found:
         raise InputError(f"cells '{source}': the folder has no .json files")
-    return [cell for file in files for cell in _of_file(file, space)]
+    return [cell for file in found for cell in _of_file(file, space)]
 
 
 def _names(space: Space) -> str:
@@ -124,7 +125,7 @@ def _of_file(path: pathlib.Path, space: Space) -> list[NamedCell]:
 def read_text(path: pathlib.Path, allowed: str) -> str:
     """The text of a file that holds cells; InputError, which lists what is `allowed`, if it cannot be read."""
     try:
-        return path.read_text(encoding='utf-8')
+        return files.text(path.read_bytes())
     except (OSError, UnicodeDecodeError, ValueError) as error:
         why = getattr(error, 'strerror', None) or 'not a text file'
         raise InputError(f"cells '{path}': {why}; allowed: {allowed}") from error

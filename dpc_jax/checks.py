@@ -18,6 +18,19 @@ def fields_at_least(minimum: int, settings: Any, names: Iterable[str], prefix: s
     at_least(minimum, **{f'{prefix}.{name}': getattr(settings, name) for name in names})
 
 
+def normalised_together(**named: Any) -> None:
+    """InputError unless each value, so many images that are normalised together, is at least 2; names as `at_least`.
+
+    Of one image a batch norm that follows a global pooling has one value per channel, whatever cell is trained.
+    """
+    for name, value in named.items():
+        if not value >= 2:
+            raise InputError(
+                f'{name.replace("__", ".")} is {value}; it must be at least 2: of a single image a batch norm after a'
+                ' global pooling has one value per channel, which it makes 0'
+            )
+
+
 def below_one(name: str, value: Any) -> None:
     """InputError unless the value is at least 0 and below 1: a decay, a rate of dropout, momentum."""
     if not 0 <= value < 1:

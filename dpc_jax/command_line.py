@@ -1,5 +1,6 @@
 """How `run.py` and the experiment scripts read their command lines: what is wrong is one line, never a traceback."""
 
+import io
 import logging
 import re
 import sys
@@ -16,8 +17,17 @@ FAULTS = (
 )
 
 
+def print_anything() -> None:
+    """Lets whatever is printed come out: what the terminal's encoding lacks as an escape, such as a name of a file that
+    is not UTF-8 (`caf\\udce9.png`)."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors='backslashreplace')
+
+
 def parse_flags(argv: Sequence[str]) -> list[str]:
     """The `flags_parser` of `absl.app.run`; whatever is wrong with the flags is one line and exit code 2."""
+    print_anything()
     # absl shows lines of level INFO, and JAX writes one for every kind of device that this machine lacks.
     logging.getLogger('jax._src.xla_bridge').setLevel(logging.WARNING)
     try:

@@ -21,15 +21,17 @@ import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from dpc_jax import checks, files, preprocess
+from dpc_jax import checks, files, padding, preprocess
 from dpc_jax.base import InputError, Size, Track
 from dpc_jax.datasets import Dataset
 from dpc_jax.heads import TEACHER
+from dpc_jax.padding import Padding
 
 FORMAT = 1  # of the folder; after a change older caches are not used
 
@@ -196,6 +198,8 @@ def _lock(folder: pathlib.Path) -> Iterator[None]:
         except BlockingIOError:
             logging.warning('feature cache %s is being built by another process; waiting for it', folder)
             fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:  # the file system has none, as some network drives
+            logging.warning('%s: %s; start no second process that builds this feature cache', folder, error.strerror)
         yield
 
 
@@ -224,12 +228,12 @@ def _build(
         draft.mkdir()
     train, val = datasets
     strides = tuple(description['backbone']['output_strides'])
-    count, size = len(train) * settings.views, _val_size(val, strides)
-    run = functools.partial(_run, backbone, strides, settings.batch_size)
+    count, plan = len(train) * settings.views, _padding(val, backbone, strides, settings.batch_size)
+    run, run_val = (functools.partial(_run, backbone, strides, size) for size in (settings.batch_size, plan.batch_size))
     views = track(_train_views(train, settings), 'features of train', count)
     _write(draft, 'train', _batches(views, settings.batch_size), functools.partial(run, logits=logits), count)
-    whole = track((preprocess.pad_to(example, size) for example in val), 'features of val', len(val))
-    _write(draft, 'val', _batches(whole, settings.batch_size), run, len(val))
+    whole = track((preprocess.pad_to(example, plan.size) for example in val), 'features of val', len(val))
+    _write(draft, 'val', _batches(whole, plan.batch_size), run_val, len(val))
     with _writing(folder):
         listed = {
             path.name: {'bytes': path.stat().st_size, 'sha256': files.sha256(path)} for path in sorted(draft.iterdir())
@@ -251,11 +255,15 @@ def _train_views(dataset: Dataset, settings: CacheSettings) -> Iterator[preproce
             )
 
 
-def _val_size(dataset: Dataset, output_strides: tuple[int, ...]) -> Size:
-    """The smallest output stride * k + 1 that holds every image."""
-    shapes = [example.label.shape for example in dataset]
-    largest = (max(height for height, _ in shapes), max(width for _, width in shapes))
-    return preprocess.next_crop(largest, max(output_strides))
+def _padding(dataset: Dataset, backbone: Backbone, output_strides: tuple[int, ...], batch_size: int) -> Padding:
+    """How the whole images go through the backbone; warns of one that is far larger than the others."""
+    sizes = [(int(height), int(width)) for height, width in (example.label.shape for example in dataset)]
+    plan = padding.plan(sizes, max(output_strides), batch_size)
+    if plan.is_outlier:
+        maps = jax.eval_shape(backbone, jax.ShapeDtypeStruct((1, *plan.size, 3), jnp.float32))
+        stored = sum(2 * maps[stride].size for stride in output_strides) + plan.size[0] * plan.size[1]
+        logging.warning('features of val: %s', padding.warning(sizes, plan, dataset.example_name, stored))
+    return plan
 
 
 def _write(

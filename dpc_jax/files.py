@@ -4,10 +4,12 @@ Whoever writes a file that others may look at, now or after a kill, writes it th
 one under its name.
 """
 
+import codecs
 import contextlib
 import hashlib
 import os
 import pathlib
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 
@@ -49,11 +51,39 @@ def whole(path: Path, *, draft: pathlib.Path | None = None) -> Iterator[pathlib.
 
 
 def write(path: Path, content: str | bytes) -> pathlib.Path:
-    """Writes a file that others see either as it was or whole (text as UTF-8); gives its path."""
+    """Writes a file that others see either as it was or whole (text as UTF-8); gives its path.
+
+    A name of a file that is not UTF-8 is in Python's texts by half characters, which are written as JSON and Python
+    write them: `\\udcff`.
+    """
     path = pathlib.Path(path)
     with whole(path) as draft:
-        draft.write_bytes(content.encode() if isinstance(content, str) else content)
+        draft.write_bytes(content.encode(errors='backslashreplace') if isinstance(content, str) else content)
     return path
+
+
+def text(content: bytes) -> str:
+    """Text of UTF-8, with or without a byte order mark, or of UTF-16 with one; UnicodeDecodeError where it is neither.
+
+    Windows' editors write both marks.
+    """
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return content.decode('utf-16' if wide else 'utf-8-sig')
+
+
+def local(path: Path, what: str) -> pathlib.Path:
+    """The path with the home folder in place of `~`; InputError, which calls it `what`, where that cannot be.
+
+    So it is for an address such as gs://bucket/run, of which pathlib would make a folder `gs:` here: object stores are
+    not supported, a folder where one is mounted is.
+    """
+    shown = os.fspath(path)
+    if scheme := re.match(r'[A-Za-z][A-Za-z0-9+.-]+:(?=/)', shown):  # pathlib makes one slash of two
+        raise InputError(f"{what} '{shown}': {scheme[0]}// is not supported; allowed: a folder or file of this machine")
+    try:
+        return pathlib.Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{what} '{shown}': {str(error).rstrip('.')}") from error
 
 
 def remove(path: pathlib.Path) -> None:
@@ -67,6 +97,7 @@ def remove(path: pathlib.Path) -> None:
 
 def make_folder(folder: pathlib.Path, what: str) -> None:
     """Makes it if it is missing; InputError, which calls it `what`, where that cannot be or nothing may be written."""
+    folder = local(folder, what)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -20,7 +20,8 @@ FOLDER = pathlib.Path(__file__).resolve().parent.parent / 'configs' / 'cells'
 
 def names() -> tuple[str, ...]:
     """The names of all found cells, of whatever space."""
-    return tuple(sorted(path.stem for path in FOLDER.glob('*.json') if path.stem not in RESERVED))
+    paths = (path for path in FOLDER.glob('*.json') if not path.name.startswith('.'))
+    return tuple(sorted(path.stem for path in paths if path.stem not in RESERVED))
 
 
 def text_of(name: str) -> str | None:
@@ -56,9 +57,9 @@ def read(name: str, field: str, known: Iterable[str]) -> tuple[str, str]:
         return found, f"cell '{name}'"
     if name.lstrip().startswith('['):
         return name, field
-    path = pathlib.Path(name).expanduser()
+    path = files.local(name, field)
     try:
-        return path.read_text(encoding='utf-8'), str(path)
+        return files.text(path.read_bytes()), str(path)
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, 'strerror', None) or 'not a text file'
         allowed = ', '.join((*known, *names()))

@@ -74,7 +74,7 @@ def backbone_variables(config: ml_collections.ConfigDict, workdir: pathlib.Path,
 def backbone_path(config: ml_collections.ConfigDict, workdir: pathlib.Path, train: Dataset) -> pathlib.Path:
     """The file of the backbone's weights: the config's, or where those that are trained here are kept."""
     if config.backbone.weights:
-        return pathlib.Path(config.backbone.weights).expanduser().resolve()
+        return files.local(config.backbone.weights, 'backbone.weights').resolve()
     made_of = {
         'train': train.fingerprint(),
         'backbone': [config.backbone.name, config.backbone.width, config.backbone.output_stride],
@@ -121,7 +121,7 @@ def build_cache(
         'width': config.backbone.width,
         'weights': files.digest(leaf.tobytes() for leaf in leaves),
     }
-    directory = pathlib.Path(config.cache.directory or workdir / 'cache').expanduser()
+    directory = files.local(config.cache.directory or workdir / 'cache', 'cache.directory')
     run: Backbone = features
     return feature_cache.load_or_build(
         directory,
@@ -137,7 +137,7 @@ def build_cache(
 
 def build_images(config: ml_collections.ConfigDict, workdir: pathlib.Path, sets: Datasets) -> FeatureCache:
     """Crops of train and whole images of val for the second stage: a cache whose features are the images."""
-    directory = pathlib.Path(config.cache.directory or workdir / 'cache').expanduser()
+    directory = files.local(config.cache.directory or workdir / 'cache', 'cache.directory')
     return feature_cache.load_or_build(
         directory,
         sets,

@@ -55,6 +55,17 @@ def mean_iou(confusion: Int[np.ndarray, '*P L L']) -> Float[np.ndarray, '*P']:
     return _mean_present(class_iou(confusion))
 
 
+def mean_iou_with_unlabelled(confusion: Int[np.ndarray, '*P L L']) -> Float[np.ndarray, '*P']:
+    """Mean over the classes that labels or predictions have: one that is predicted and has no label counts as 0.
+
+    It is what TensorFlow's `tf.metrics.mean_iou` gives. NaN where no pixel is labelled.
+    """
+    confusion = np.asarray(confusion, np.int64)
+    there = confusion.sum(-1) + confusion.sum(-2) > 0
+    total = np.nan_to_num(class_iou(confusion)).sum(-1)
+    return np.where(there.any(-1), total / np.maximum(there.sum(-1), 1), np.nan)
+
+
 def _mean_present(values: Float[np.ndarray, '*P L']) -> Float[np.ndarray, '*P']:
     present = ~np.isnan(values)
     total = np.where(present, values, 0).sum(-1)

@@ -1,11 +1,16 @@
 """The whole network that a config names: backbone, context, decoder, logits."""
 
+import math
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
 
 from dpc_jax import backbones, checks, contexts, ops
-from dpc_jax.base import InputError, PyTree
+from dpc_jax.base import InputError, PyTree, Size
 from dpc_jax.decoder import Decoder
 from dpc_jax.segmenter import Segmenter
 
@@ -45,3 +50,24 @@ def init_variables(key: jax.Array, network: Segmenter) -> PyTree:
     side = 2 * network.output_stride + 1
     variables: PyTree = jax.jit(lambda key: network.init(key, jnp.zeros((1, side, side, 3))))(key)
     return variables
+
+
+def fewest_values(network: Segmenter, batch_size: int, crop_size: Size) -> tuple[int, str]:
+    """How many values per channel a batch norm of the network has in training, at least, and which batch norm that is.
+
+    Of images [batch_size, *crop_size, 3]; the network is traced, nothing is computed. With fewer than two a batch norm
+    gives its bias, whatever comes in.
+    """
+    found: list[tuple[int, str]] = []
+
+    def note(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        if isinstance(context.module, ops.BatchNorm) and context.method_name == '__call__':
+            found.append((math.prod(args[0].shape[:-1]), '/'.join(context.module.path)))
+        return call(*args, **kwargs)
+
+    def trained(key: jax.Array) -> PyTree:
+        return network.init(key, jnp.zeros((batch_size, *crop_size, 3)), True, key, method='outputs')
+
+    with nn.intercept_methods(note):
+        jax.eval_shape(trained, jax.random.key(0))
+    return min(found)

@@ -44,6 +44,9 @@ def check(config: ml_collections.ConfigDict, space: Space) -> None:
     checks.at_least(1, rerank__seeds=config.rerank.seeds)
     (example,) = unstack(space.sample(jax.random.key(config.seed), 1))
     training.check(network_config(config, space, example, seed=config.seed, backbone=''), jax.device_count())
+    recipe = config.rerank.train  # of any cell, where the check before is of one
+    together = training.images_together(recipe.batch_size, recipe.accumulate, recipe.batch_norm, jax.device_count())
+    checks.normalised_together(**{'rerank.train: images of a part of the batch': together})
 
 
 def network_config(
@@ -139,7 +142,10 @@ class WholeNetworks:
 
     def _trained(self, network: ml_collections.ConfigDict, place: pathlib.Path, made_of: str) -> Result:
         classes = len(datasets.classes(self.config.dataset.name))
-        with (place / OUTPUT).open('a', encoding='utf-8') as output, contextlib.redirect_stdout(output):
+        with (
+            (place / OUTPUT).open('a', encoding='utf-8', errors='backslashreplace') as output,
+            contextlib.redirect_stdout(output),
+        ):
             try:
                 evaluation = self.train(network, place)
             except DivergedError as error:

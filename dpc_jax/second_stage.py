@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
-from dpc_jax import assembly, frozen, heads
+from dpc_jax import assembly, checks, frozen, heads
 from dpc_jax.base import InputError, PyTree
 from dpc_jax.end_to_end import EndToEnd, EndToEndSettings
 from dpc_jax.population import PopulationEvaluator
@@ -43,6 +43,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     if config.tuning.top < 0:
         raise InputError(f'tuning.top is {config.tuning.top}; it must be at least 0 (0: all)')
     settings(config, num_classes=2)
+    checks.normalised_together(tuning__batch_size=config.tuning.batch_size)
     crop, stride = frozen.image_settings(config).crop_size, config.proxy.loss_stride
     if any((side - 1) % stride for side in crop):
         raise InputError(

@@ -46,7 +46,7 @@ def fingerprint(config: ml_collections.ConfigDict) -> str:
 
 
 def _folder(config: ml_collections.ConfigDict) -> pathlib.Path:
-    return pathlib.Path(config.teacher.checkpoint).expanduser()
+    return files.local(config.teacher.checkpoint, 'teacher.checkpoint')
 
 
 def _digest(variables: PyTree) -> str:

@@ -13,7 +13,7 @@ from absl import flags
 from matplotlib.figure import Figure
 from ml_collections import config_flags
 
-from dpc_jax import bench, palette, provenance
+from dpc_jax import bench, files, palette, provenance
 from dpc_jax.base import Genotype, InputError
 from experiments.entry import one_line_errors as one_line_errors
 
@@ -40,7 +40,7 @@ def config_and_workdir() -> tuple[ml_collections.ConfigDict, pathlib.Path]:
     """The two flags; InputError where one is missing."""
     if CONFIG.value is None or not WORKDIR.value:
         raise InputError('both --config and --workdir are needed; --help explains them')
-    return CONFIG.value, pathlib.Path(WORKDIR.value).expanduser()
+    return CONFIG.value, files.local(WORKDIR.value, 'workdir')
 
 
 def scores_under_seeds(

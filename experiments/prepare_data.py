@@ -181,7 +181,7 @@ def main(argv: Sequence[str]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     broken = {split: why for split, why in absent.items() if SPLITS.value or not why.startswith(ABSENT)}
     found = [check(dataset) for dataset in there]
-    (out / 'report.md').write_text(report(found, absent, kind, ROOT.value), encoding='utf-8')
+    (out / 'report.md').write_text(report(found, absent, kind, ROOT.value), encoding='utf-8', errors='backslashreplace')
     paths = [out / 'report.md']
     for dataset in there:
         sheet = contact_sheet(dataset, IMAGES.value)

@@ -23,7 +23,7 @@ LISTS = {  # a file without which train cannot be read, and what is said
 }
 HIGHEST = {'camvid': 11, 'cityscapes': 33, 'pascal_voc': 20, 'person_part': 6}  # value in a label file
 ALLOWED = {
-    'camvid': '0..10, and 11 for unknown',
+    'camvid': '0..10, and 11 or 255 for unknown',
     'cityscapes': '0..33',
     'pascal_voc': '0..20, and 255 for unknown',
     'person_part': '0..6, and 255 for unknown',

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from dpc_jax import datasets
+from dpc_jax import coco_annotations, datasets
 from dpc_jax.base import IGNORE_LABEL
 from dpc_jax.datasets import VOC_CLASSES, coco
 
@@ -218,16 +218,16 @@ def test_what_is_absent_is_named(tmp_path, fault):
         (region(1, 59, box(0, 0, 40, 60)), 'no image has more than 1000 annotated pixels of the VOC classes'),
         (region(7, 1, box(0, 0, 40, 60)), 'image_id 7 of an annotation is not one of those that the file lists'),
         (region(1, 2, box(0, 0, 40, 60)), 'category_id 2 of an annotation is not one of those that the file lists'),
-        (region(1, 1, [[0, 0, 40, 0, 40, 60, 7]]), 'ValueError a polygon of 7 numbers, annotation 100'),
-        (region(1, 1, {'size': [40, 60], 'counts': [1, 2]}), 'ValueError runs of 3 pixels in an image of 40x60'),
+        (region(1, 1, [[0, 0, 40, 0, 40, 60, 7]]), 'a polygon of 7 numbers, annotation 100'),
+        (region(1, 1, {'size': [40, 60], 'counts': [1, 2]}), 'instances: runs of 3 pixels in an image of 40x60'),
         (region(1, 1, {'size': [40, 60], 'counts': [2500, -100]}), 'runs of 2400 pixels'),
-        (region(1, 1, {'size': [40, 60], 'counts': [0.5, 2399.5]}), 'ValueError runs that are not integers'),
+        (region(1, 1, {'size': [40, 60], 'counts': [0.5, 2399.5]}), 'instances: runs that are not integers'),
         (region(1, 1, {'size': [60, 40], 'counts': [0, 2400]}), 'runs of 60x40 in image_id 1 of 40x60 pixels'),
         (region(1, 1, {'size': [10, 10], 'counts': '0T3'}), 'runs of 10x10 in image_id 1 of 40x60 pixels'),
         (region(1, 1, [[0, 0, 40, 0, math.nan, 60]]), 'a polygon of image_id 1 has the coordinate nan'),
         (region(1, 1, [[0, 0, 40, 0, 1e9, 60]]), 'a polygon of image_id 1 has the coordinate 1000000000.0'),
-        ({'image_id': 1, 'segmentation': []}, "KeyError 'category_id'"),
-        (region(1, 1, [['a', 'b', 'c', 'd', 'e', 'f']]), 'these are not COCO instances: TypeError'),
+        ({'image_id': 1, 'segmentation': []}, 'these are not COCO instances: annotation 100 has no category_id'),
+        (region(1, 1, [['a', 'b', 'c', 'd', 'e', 'f']]), 'a polygon of annotation 100 holds what is no number: '),
     ],
 )
 def test_faulty_annotations(tmp_path, fault, annotation, message):
@@ -244,7 +244,7 @@ def test_an_image_of_no_size(tmp_path, fault, height, said):
     content = json.loads(path.read_text())
     content['images'][0]['height'] = height
     path.write_text(json.dumps(content))
-    assert f'ValueError image 000000000001.jpg of height {said} and width 60' in fault(lambda: load(tmp_path))
+    assert f'instances: image 000000000001.jpg of height {said} and width 60' in fault(lambda: load(tmp_path))
 
 
 def test_workers_get_it_whole_and_its_repr_is_short(tmp_path):
@@ -261,3 +261,95 @@ def test_a_file_that_holds_no_annotations(tmp_path, fault, text):
     write(tmp_path, [])
     (tmp_path / 'annotations/instances_train2017.json').write_text(text)
     assert 'instances_train2017.json: these are not COCO instances: ' in fault(lambda: load(tmp_path))
+
+
+def written(root: pathlib.Path, **content) -> np.ndarray:
+    """The label of an image of 40x60, number 1, in a file with such content."""
+    write(root, [])
+    path = root / 'annotations/instances_train2017.json'
+    path.write_text(json.dumps({**json.loads(path.read_text()), **content}), encoding='utf-8-sig')
+    return load(root)[0].label
+
+
+BOX = [[5, 0, 45, 0, 45, 30, 5, 30]]  # 30x40 pixels, whose upper left corner is (0, 5)
+PERSON_THERE = ((0, 5, 30, 45), PERSON)
+
+
+@pytest.mark.parametrize(
+    'fields',
+    [
+        {'segmentation': BOX, 'area': 1200.0},  # no iscrowd
+        {'segmentation': BOX, 'iscrowd': 0},  # no area: 1200 pixels, of which more than 1000 are kept
+        {'segmentation': BOX, 'iscrowd': None, 'area': None},
+        {'segmentation': BOX[0], 'iscrowd': 0, 'area': 1200},  # one polygon that is in no list
+        {'segmentation': {'size': [40, 60], 'counts': [200, *[30, 10] * 39, 30, 610]}},
+    ],
+)
+def test_what_is_implied_may_be_absent(tmp_path, fields):
+    label = written(tmp_path, annotations=[{'id': 1, 'image_id': 1, 'category_id': 1, **fields}])
+    np.testing.assert_array_equal(label, boxes(PERSON_THERE))
+
+
+def test_an_area_that_is_absent_is_that_of_the_outline(tmp_path, fault):
+    assert coco_annotations.polygon_area(BOX[0]) == 1200
+    assert coco_annotations.polygon_area([0, 0, 4, 0, 0, 3]) == 6
+    small = [[0, 0, 50, 0, 50, 20, 0, 20]]  # 1000 pixels, which are too few
+    annotation = {'id': 1, 'image_id': 1, 'category_id': 1, 'segmentation': small}
+    assert 'no image has more than 1000' in fault(lambda: written(tmp_path, annotations=[annotation]))
+
+
+def test_ids_may_be_texts(tmp_path, fault):
+    image = {'id': 'one', 'file_name': f'{1:012}.jpg', 'height': 40, 'width': 60}
+    content = {'images': [image], 'categories': [{'id': 'p', 'name': 'person'}]}
+    annotation = {'id': 'a', 'image_id': 'one', 'category_id': 'p', 'segmentation': BOX}
+    label = written(tmp_path, annotations=[annotation], **content)
+    np.testing.assert_array_equal(label, boxes(PERSON_THERE))
+    said = fault(lambda: written(tmp_path, annotations=[{**annotation, 'image_id': 'two'}], **content))
+    assert said.endswith("image_id 'two' of an annotation is not one of those that the file lists")
+
+
+@pytest.mark.parametrize('outline', [[], None, [[]], [[1, 2, 3, 4]], 'absent'])
+def test_an_object_without_outline_is_ignored_in_its_box_and_never_background(tmp_path, outline, caplog):
+    """And its area does not make an image worth keeping."""
+    person = region(1, 1, BOX)
+    annotation = {**region(1, 3, outline, area=9000.0), 'bbox': [50, 2, 6, 20]}
+    if outline == 'absent':
+        del annotation['segmentation']
+    label = label_of(tmp_path, person, annotation)
+    np.testing.assert_array_equal(label, boxes(PERSON_THERE, ((2, 50, 22, 56), IGNORE_LABEL)))
+    assert '1 annotations have a box and no outline, so what is in it is ignored; 0 have neither' in caplog.text
+    write(tmp_path, [annotation, region(2, 1, BOX)], count=2)
+    assert [pathlib.Path(example.name).name for example in load(tmp_path)] == ['000000000002.jpg']
+
+
+@pytest.mark.parametrize(
+    ('fields', 'said'),
+    [
+        ({'image_id': None}, 'annotation 7 has no image_id'),
+        ({'image_id': 1.5}, 'image_id of annotation 7 is 1.5; it must be a whole number or a text'),
+        ({'iscrowd': 'no'}, "iscrowd of annotation 7 is 'no'; allowed: 0 and 1"),
+        ({'area': 'large'}, "area of annotation 7 is 'large', which is no number"),
+        ({'segmentation': 'here'}, "segmentation of annotation 7 is 'here'; it must be polygons, or size and counts"),
+        ({'segmentation': ['here']}, "a polygon of 'here', which is no list, annotation 7"),
+        ({'segmentation': {'size': [40, 60]}}, 'a region of runs has no counts'),
+        ({'segmentation': {'size': 40, 'counts': [2400]}}, 'runs [2400] of size 40; they are lists, of two numbers'),
+        ({'segmentation': [], 'bbox': [1, 2]}, 'bbox of annotation 7 is [1, 2]; it must be x, y, width, height'),
+    ],
+)
+def test_what_is_wrong_is_said_in_words_of_the_format(tmp_path, fault, fields, said):
+    annotation = {**region(1, 1, BOX), 'id': 7, **fields}
+    found = fault(lambda: written(tmp_path, annotations=[annotation]))
+    assert f'these are not COCO instances: {said}' in found
+
+
+@pytest.mark.parametrize(
+    ('content', 'said'),
+    [
+        ({'images': None}, 'the file has no images'),
+        ({'categories': None}, 'the file has no categories'),
+        ({'categories': [{'id': 1}]}, 'a category has no name'),
+        ({'images': [{'id': 1}]}, 'an image has no file_name'),
+    ],
+)
+def test_what_a_file_lacks_is_named(tmp_path, fault, content, said):
+    assert f'these are not COCO instances: {said}' in fault(lambda: written(tmp_path, annotations=[], **content))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
+from dpc_jax import metrics
 from dpc_jax.base import IGNORE_LABEL, SegmentationExample
 from dpc_jax.evaluation import report as evaluation_report
 
@@ -31,6 +32,16 @@ def test_scores_are_shares_over_the_classes_that_labels_have():
     assert math.isnan(scores['accuracy']['bus'])
     assert scores['class_accuracy'] == pytest.approx(1.35 / 3)
     assert (scores['pixel_accuracy'], scores['labelled_pixels']) == (9 / 20, 20)
+
+
+def test_a_class_that_is_predicted_and_never_labelled_is_0_in_the_other_definition():
+    """The value of tf.metrics.mean_iou by its own formula: classes with neither labels nor predictions are left out."""
+    scores = evaluation_report.scores(CONFUSION, CLASSES)
+    assert scores['miou_with_unlabelled'] == pytest.approx((6 / 15 + 3 / 7 + 0 + 0) / 4)
+    neither = np.pad(CONFUSION, (0, 1))  # a fifth class that nothing has
+    assert metrics.mean_iou_with_unlabelled(neither) == pytest.approx(scores['miou_with_unlabelled'])
+    assert metrics.mean_iou_with_unlabelled(CONFUSION[:3, :3]) == pytest.approx(metrics.mean_iou(CONFUSION[:3, :3]))
+    assert math.isnan(metrics.mean_iou_with_unlabelled(np.zeros((2, 2), np.int64)))
 
 
 def test_no_labels_are_no_score_and_not_zero():
@@ -60,6 +71,7 @@ def test_the_report_says_per_class_what_it_is_taken_for():
     assert '| road | 40.00 | 60.00 | 50.00 | tree (20.00 %) |' in lines
     assert '| tree | 0.00 | 0.00 | 30.00 | road (66.67 %) |' in lines
     assert '| bus | – | – | 0.00 |  |' in lines
+    assert any(line.endswith("as TensorFlow's mean_iou counts them, it is 20.71 %.") for line in lines)
     assert '![Images, labels and predictions](some.png)' in lines
     assert '- **crop size**: `[33, 65]`' in lines
     assert 'seed' not in text

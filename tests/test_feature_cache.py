@@ -22,8 +22,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from dpc_jax import feature_cache, preprocess
-from dpc_jax.base import IGNORE_LABEL, InputError, SegmentationExample
+from dpc_jax import feature_cache, padding, preprocess
+from dpc_jax.base import IGNORE_LABEL, InputError, SegmentationExample, with_unit
 from dpc_jax.datasets import Dataset
 from dpc_jax.feature_cache import CacheSettings, FeatureCache
 
@@ -382,6 +382,39 @@ def test_of_two_that_want_a_cache_one_builds_and_the_other_waits(tmp_path, caplo
 
 
 # ---- bad input ------------------------------------------------------------------------------------------------------
+
+
+def test_one_large_image_of_val_is_named_before_the_work_and_does_not_fill_the_memory(tmp_path, caplog):
+    """Seven images of 20x37 and one of 160x150: padded to 161x161 one is 32 times a common one, so one at a time."""
+    shapes = (*[(20, 37)] * 3, (160, 150), *[(20, 37)] * 4)
+    backbone, val = Backbone(), Toy('val', shapes=shapes)
+    cache = load(tmp_path / 'large', backbone, datasets=(TRAIN, val))
+    sizes = {shape[1:3]: shape[0] for shape in backbone.batches if shape[1:3] != SETTINGS.crop_size}
+    assert sizes == {(161, 161): 1}
+    each = 2 * 3 * (21 * 21 + 11 * 11) + 161 * 161  # bfloat16 maps at strides 8 and 16, and the label
+    assert (
+        f'features of val: val 3 has 160x150 pixels, where 20x37 are common: all 8 images are padded to 161x161 and'
+        f' take {with_unit(8 * each)}B ({with_unit(each)}B each), 1 at a time;'
+    ) in caplog.text
+    np.testing.assert_array_equal(cache.val.labels[3, :160, :150], val[3].label)
+    assert cache.val.features[8].shape == (8, 21, 21, 3)
+
+
+def test_padding_is_planned_by_the_common_size():
+    assert padding.plan([(20, 30), (33, 17), (30, 30)], 16, 8) == ((33, 33), 8, 2, False)
+    assert padding.plan([(500, 375)] * 40 + [(4000, 6000)], 16, 8) == ((4001, 6001), 1, 40, True)
+    assert padding.plan([(500, 375)] * 9 + [(1000, 1000)], 16, 8)[1:] == (1, 9, True)
+
+
+def test_a_file_system_without_locks_is_warned_of_and_used(built, tmp_path, monkeypatch, caplog):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, 'No locks available')
+
+    monkeypatch.setattr(feature_cache.fcntl, 'flock', no_locks)
+    cache = load(tmp_path / 'cache', Backbone())
+    for found, expected in zip(contents(cache), built[3], strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert 'No locks available; start no second process that builds this feature cache' in caplog.text
 
 
 def test_a_crop_that_does_not_fit_the_strides_is_refused(tmp_path):

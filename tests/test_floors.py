@@ -21,7 +21,17 @@ FLOORS = (
     (
         *('progress', 'provenance', 'sharding', 'norms', 'ops', 'fused', 'dynamic_cell'),
         *('convolution', 'context', 'aspp', 'decoder', 'aux_decoder', 'backbones', 'controller'),
-        *('canvas', 'datasets', 'drawn_data', 'weights', 'found_cells'),
+        *(
+            'canvas',
+            'image_files',
+            'list_files',
+            'coco_annotations',
+            'datasets',
+            'label_counts',
+            'drawn_data',
+            'weights',
+            'found_cells',
+        ),
     ),
     # Wholes.
     (
@@ -39,7 +49,7 @@ FLOORS = (
     ),
     # Makers.
     (
-        *('feature_cache', 'pretrain', 'input_pipeline', 'evaluation', 'training'),
+        *('padding', 'feature_cache', 'pretrain', 'input_pipeline', 'evaluation', 'training'),
         *('proxy_settings', 'proxy', 'streaming', 'seats', 'chunks', 'population', 'fastest_chunk', 'end_to_end'),
         *('two_stages', 'memory', 'figures', 'export', 'ladder', 'strategy', 'described', 'teacher', 'frozen'),
         *('assembly', 'second_stage', 'prediction'),
@@ -49,7 +59,7 @@ FLOORS = (
 )
 MENUS = ('spaces', 'heads', 'contexts', 'backbones', 'datasets', 'samplers', 'journeys')
 ROOMS = {
-    'weights': ('tf_bundle', 'tf_import', 'checkpoint'),
+    'weights': ('foreign', 'tf_bundle', 'tf_import', 'checkpoint'),
     'study': (
         *('workers', 'patience', 'journal', 'storage', 'index', 'gate', 'batch', 'halving', 'rows', 'progress'),
         *('study', 'archive'),
@@ -71,7 +81,8 @@ OF_ANY_SPACE = ('dpc_jax.figures', 'dpc_jax.study')  # these ask a space by its 
 SPACES = tuple(path.stem for path in (ROOT / 'dpc_jax/spaces').iterdir() if not path.name.startswith('_'))
 OF_A_CONFIG = ('ml_collections', 'configs.common')
 TOUCH_FILES = (
-    *('files', 'datasets', 'drawn_data', 'found_cells', 'contexts', 'weights', 'feature_cache', 'study'),
+    *('files', 'image_files', 'list_files', 'datasets', 'drawn_data', 'found_cells', 'contexts', 'weights'),
+    *('feature_cache', 'study'),
     *('figures', 'evaluation', 'training', 'cell_files', 'rerank', 'bench', 'journeys', 'api', 'export'),
     *('described', 'prediction'),
 )

@@ -334,6 +334,7 @@ def test_a_last_rung_may_be_added_to_a_finished_search(workdir, whole):
         ('rerank.random', -1, 'rerank.random is -1'),
         ('rerank.seeds', 0, 'rerank.seeds is 0'),
         ('rerank.train.batch_size', 0, 'train.batch_size is 0'),
+        ('rerank.train.batch_norm', 'per_device', 'rerank.train: images of a part of the batch is 1'),  # on 4 devices
     ],
 )
 def test_a_wrong_recipe_is_refused_before_any_work(field, value, said, tmp_path):

@@ -200,3 +200,20 @@ def test_the_toy_of_a_config_has_all_parts():
     network = networks.make(camvid.get_config('toy'), 11)
     assert network.decoder is None
     assert isinstance(network.context, DensePredictionCell)
+
+
+@pytest.mark.parametrize(
+    ('context', 'images', 'expected'),
+    [
+        # 33x49 pixels at output stride 16 are 3x4 cells; the image-level feature is one cell of each image.
+        ('aspp', 1, (1, 'context/image_pooling/BatchNorm')),
+        ('aspp', 2, (2, 'context/image_pooling/BatchNorm')),
+        ('none', 1, (12, '')),
+        ('none', 3, (36, '')),
+    ],
+)
+def test_the_fewest_values_of_a_batch_norm(context, images, expected):
+    network = networks.make(toy(context__name=context, decoder__output_stride=0), 5)
+    values, name = networks.fewest_values(network, images, (33, 49))
+    assert values == expected[0]
+    assert name == expected[1] or (not expected[1] and name.startswith('backbone/'))

@@ -231,13 +231,14 @@ def test_help_explains_both_flags():
         ((TOY, '--workdir=w', '--config.proxy.stepz=3'), "--config.proxy.stepz: the config has no field 'stepz'"),
         ((TOY, '--workdir=w', '--num_processes=2'), '--num_processes and --process_id need a --coordinator'),
         ((TOY,), 'both --config and --workdir are needed'),
+        ((TOY, '--workdir=gs://w/run'), "workdir 'gs://w/run': gs:// is not supported; allowed: a folder"),
     ],
 )
 def test_a_wrong_command_line_is_one_line(argv, said):
     code, out, err = finish(*argv)
     assert (code, out, err.count('\n')) == (2, '', 1)
     assert said in err
-    assert not (ROOT / 'w').exists()
+    assert not any((ROOT / name).exists() for name in ('w', 'gs:'))
 
 
 @pytest.fixture

@@ -34,6 +34,7 @@ def check(config):
             'tuning.crop_size is (64, 97); each side less one must be a multiple of the loss stride 4',
         ),
         ({'tuning__batch_size': 0}, 'tuning.batch_size is 0; it must be at least 1'),
+        ({'tuning__batch_size': 1}, 'tuning.batch_size is 1; it must be at least 2: of a single image a batch norm'),
         ({'tuning__polyak': 1.0}, 'tuning.polyak is 1.0; it must be at least 0 and below 1'),
         (
             {'backbone__output_stride': 16},

@@ -389,7 +389,6 @@ def test_spellings_that_the_official_parser_takes(entry, name):
         (one(CONV | {'op': 'max'}), "branch 0: op 'max'; allowed: 'conv', 'pyramid_pooling'"),
         (one(CONV | {'op': ['conv']}), r"branch 0: op \['conv'\]; allowed"),
         (one({'kernel': 3}), 'branch 0: op None; allowed'),
-        (one(CONV | {'grid_size': [1, 1]}), "unknown key 'grid_size'; conv has: op, input, kernel, rate"),
         (one({'op': 'conv', 'rate': 1, 'input': -1}), "key 'kernel' is missing"),
         (
             one({'op': 'conv', 'kernel': 3, 'input': -1}),

@@ -41,7 +41,9 @@ SPACE = Space(3)
 
 def opened(storage: pathlib.Path | str, *, space=SPACE, sampler='uniform', settings=None, **options) -> Study:
     url = f'sqlite:///{storage / "study.db"}' if isinstance(storage, pathlib.Path) else storage
-    strategy = samplers.make(sampler, space, seed=1, **SETTINGS[sampler]) if isinstance(sampler, str) else sampler
+    strategy = (
+        samplers.make(sampler, space, seed=1, **SETTINGS.get(sampler, {})) if isinstance(sampler, str) else sampler
+    )
     return Study.open(url, 'search', space=space, sampler=strategy, settings=settings or {}, run=RUN, **options)
 
 
@@ -309,7 +311,7 @@ def test_costs_are_objectives_after_the_score(tmp_path):
 # ---- proposals ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('sampler', ['uniform', 'near_best', 'evolution'])
+@pytest.mark.parametrize('sampler', ['uniform', 'near_best', 'evolution', 'optuna.BruteForceSampler'])
 def test_all_81_cells_of_one_branch_are_evaluated_once(sampler, monkeypatch):
     monkeypatch.setattr(study_module, 'open_storage', lambda url: MortalStorage())
     evaluated = collections.Counter()

@@ -354,6 +354,51 @@ def test_a_journal_that_was_torn_in_its_first_line_is_a_new_one(tmp_path):
         assert lines(path)
 
 
+def test_a_journal_that_a_power_cut_tore_goes_on_and_the_fragment_is_kept(shared, tmp_path, caplog):
+    """The file of a report: two lines, of which the second is torn; and one whose torn line has its end."""
+    torn = shared('data/fixtures/reports/journal_torn.log').read_bytes()
+    whole = torn.rfind(b'\n') + 1
+    assert 0 < whole < len(torn)
+    for name, end in (('half', b''), ('ended', b'\0\0\n')):
+        path = tmp_path / f'{name}.log'
+        path.write_bytes(torn + end)
+        found = storage.open_storage(f'journal:{path}')
+        (study,) = found.get_all_studies()
+        assert study.study_name == 'dpc-proxy'
+        found.set_study_user_attr(study._study_id, 'after', 1)
+        assert (tmp_path / f'{name}.log.torn-at-{whole}').read_bytes() == torn[whole:] + end
+        assert f'kept in {path}.torn-at-{whole}' in caplog.text
+        again = storage.open_storage(f'journal:{path}')
+        assert again.get_study_user_attrs(study._study_id)['after'] == 1
+        assert path.read_bytes().startswith(torn[:whole] + journal.BEGINNING)
+
+
+def test_where_there_are_no_links_the_other_lock_is_taken(tmp_path, monkeypatch):
+    def no_links(*_):
+        raise PermissionError(errno.EPERM, 'Operation not permitted')
+
+    assert journal.has_links(tmp_path)
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(os, 'symlink', no_links)
+    with opened(f'journal:{tmp_path}/log') as study:
+        (proposal,) = study.ask(1)
+        tell(study, proposal, 0.5)
+    with opened(f'journal:{tmp_path}/log') as study:
+        assert study.count() == 1
+
+
+def test_the_home_folder_may_be_written_as_a_tilde(tmp_path, monkeypatch, fault):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    for url in ('journal:~/study.log', 'sqlite:///~/study.db'):
+        storage.close_storage(storage.open_storage(url))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['study.db', 'study.log']
+    said = fault(lambda: storage.open_storage('journal:gs://bucket/study.log'))
+    assert (
+        said
+        == "search.storage 'gs://bucket/study.log': gs:// is not supported; allowed: a folder or file of this machine"
+    )
+
+
 def test_the_end_of_the_last_line_is_found_across_blocks(tmp_path, monkeypatch):
     monkeypatch.setattr(journal, 'BLOCK_BYTES', 4)
     for text in (b'', b'a', b'\n', b'abc\n', b'abcd\nabcdefghij', b'abcdefghijkl', b'a\nb\nc'):

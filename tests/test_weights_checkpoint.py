@@ -371,8 +371,8 @@ def test_too_little_room_is_seen_before_anything_is_written(
 
 def test_what_is_no_checkpoint(tmp_path: pathlib.Path) -> None:
     (tmp_path / 'file').write_text('text')
-    for name in ('absent', 'file'):
-        assert restore_refusal(tmp_path / name) == ': no such folder'
+    assert restore_refusal(tmp_path / 'absent') == ': no such folder'
+    assert restore_refusal(tmp_path / 'file').startswith(' is a file; wanted: a folder that a training wrote')
     assert restore_refusal(tmp_path) == ' is not of this project, or damaged: no readable SHA256SUMS'
 
 

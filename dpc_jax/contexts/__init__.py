@@ -2,11 +2,13 @@
 
 Each file of the folder exposes `make(config, *, decay)`: a `dpc_jax.context.Context` made from the whole config,
 whose batch norms have that decay, or None for no context at all; `BN_DECAY`, where its own is not DeepLab's; `FIELDS`,
-those of `config.context` that it reads besides those that all have; and `read_genotype(text)`, if one of them is
-`genotype`. InputError names what is wrong in the config.
+those of `config.context` that it reads besides those that all have; `read_genotype(text)`, if one of them is
+`genotype`; and `remarks(config)`, where it has something to say before a training or an evaluation: a line, and a
+warning or ''. InputError names what is wrong in the config.
 """
 
 import importlib
+import logging
 import pkgutil
 import types
 from typing import Any
@@ -61,6 +63,16 @@ def genotype_name(name: str, text: str) -> str:
     _, space = spaces.find(genotype)
     key = space.canonical_key(genotype)
     return next((known for known in space.names if space.canonical_key(space.named(known)) == key), key)
+
+
+def announce(config: ml_collections.ConfigDict) -> None:
+    """Prints what the context has to say of its settings before it is trained or evaluated, and warns of odd ones."""
+    module = _module(config.context.name)
+    if hasattr(module, 'remarks'):
+        line, warning = module.remarks(config)
+        print(line)
+        if warning:
+            logging.warning('%s', warning)
 
 
 def _module(name: str) -> types.ModuleType:

@@ -10,6 +10,9 @@ from dpc_jax.base import InputError
 
 FIELDS = ('rates', 'image_pooling', 'separable')
 
+SCALED_STRIDE, SCALED_RATES = 8, (12, 24, 36)
+"""What the official code tells its users to pass at that output stride (deeplab/g3doc/faq.md, Q5; train.py)."""
+
 
 def make(config: ml_collections.ConfigDict, *, decay: float) -> ASPP:
     """As `config.context` says: rates, image-level feature, kind of the convolutions."""
@@ -22,6 +25,21 @@ def make(config: ml_collections.ConfigDict, *, decay: float) -> ASPP:
         separable=context.separable,
         dropout_rate=context.dropout_rate,
         decay=decay,
+    )
+
+
+def remarks(config: ml_collections.ConfigDict) -> tuple[str, str]:
+    """The rates in force, and a warning if those of the config look scaled already ('' if they do not)."""
+    stride = config.backbone.output_stride
+    rates = _rates(config.context.rates, stride)
+    shown = ', '.join(str(scaled_rate(rate, stride)) for rate in rates)
+    line = f'ASPP at output stride {stride}: atrous rates {shown or "none"}'
+    if stride != SCALED_STRIDE or min(rates, default=0) != SCALED_RATES[0]:
+        return line, ''
+    return line, (
+        f'context.rates is {rates}, which looks scaled to output stride {stride} already (the official flags are'
+        f' {SCALED_RATES} there); here they are those of output stride 16, such as (6, 12, 18), and are scaled by the'
+        ' program'
     )
 
 

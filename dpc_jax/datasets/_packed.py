@@ -21,9 +21,8 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import UInt8
-from PIL import Image
 
-from dpc_jax import datasets
+from dpc_jax import datasets, files, image_files
 from dpc_jax.base import InputError, SegmentationExample
 from dpc_jax.datasets import PACK_INFO, Dataset
 
@@ -53,8 +52,11 @@ class Packed(Dataset):
 
     def __getitem__(self, index: int) -> SegmentationExample:
         stored = self._stored(index)
-        image, label = (self._decoded(stored[field], index) for field in ('image', 'label'))
-        return SegmentationExample(np.array(image.convert('RGB')), np.array(label), self.names[index])
+        place = f'{self.names[index]} in {self.root}'
+        image, label = (
+            image_files.decode_bytes(stored[x], mode, place) for x, mode in (('image', 'RGB'), ('label', None))
+        )
+        return SegmentationExample(image, label, self.names[index])
 
     def example_name(self, index: int) -> str:
         """The path of the image in the folder it was packed from."""
@@ -78,14 +80,6 @@ class Packed(Dataset):
             raise InputError(f'{self.root}: example {index} of {self.split} is damaged: {_line(error)}') from None
         return stored
 
-    def _decoded(self, content: bytes, index: int) -> Image.Image:
-        try:
-            image = Image.open(io.BytesIO(content))
-            image.load()
-        except (OSError, SyntaxError, ValueError) as error:
-            raise InputError(f'cannot decode {self.names[index]} in {self.root}: {error}') from None
-        return image
-
 
 def load(name: str, root: str | pathlib.Path, split: str) -> Packed:
     """A split of the pack in the folder `root`, which must be of the data set `name`.
@@ -93,7 +87,7 @@ def load(name: str, root: str | pathlib.Path, split: str) -> Packed:
     Raises:
       InputError: the pack is of another data set, does not have the split, or is damaged.
     """
-    folder, kind = pathlib.Path(root).expanduser(), datasets.kind(name)
+    folder, kind = files.local(root, 'dataset.root'), datasets.kind(name)
     try:
         about = json.loads((folder / PACK_INFO).read_text(encoding='utf-8'))
         held, digests, names = about['source'], about['fingerprints'], about['names']

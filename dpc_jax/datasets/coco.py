@@ -22,6 +22,7 @@ import array
 import dataclasses
 import hashlib
 import json
+import logging
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -31,7 +32,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int32, UInt8
 from pycocotools import mask as coco_mask
 
-from dpc_jax import datasets
+from dpc_jax import coco_annotations, datasets, files
 from dpc_jax.base import IGNORE_LABEL, InputError, SegmentationExample, Size
 from dpc_jax.datasets import VOC_CLASSES, Dataset
 
@@ -51,6 +52,7 @@ PARTS: Mapping[
     'val': {'2017': (('val2017', 'val2017'),), '2014': (('minival2014', 'val2014'),)},
 }
 LARGEST = 2.0**24  # coordinate, length of a run
+TEXTS = 2**62  # ids that are texts are counted from here on
 POLYGON, RUNS = range(2)  # forms of a region: x, y, x, y, ...; lengths of runs down the columns, outside first
 
 
@@ -104,7 +106,7 @@ class Coco(Dataset):
         """SHA-256 of the names and the bytes of all images, and of the annotations kept."""
         digest = hashlib.sha256()
         for path in self.files:
-            digest.update(path.name.encode() + b'\0' + hashlib.sha256(datasets.read_bytes(path)).digest())
+            digest.update(datasets.content_of(path))
         for part in (self.sizes, self.rows, self.regions, self.values):
             digest.update(part.tobytes())
         return digest.hexdigest()
@@ -141,29 +143,58 @@ class _Collected:
         self.areas: dict[tuple[int, int], float] = {}  # pixels, by image's and category's id
         self.run_sizes: set[tuple[int, int, int]] = set()  # image's id, height and width that regions of runs fill
         self.values = array.array('d')
+        self.texts: dict[str, int] = {}  # numbers that stand for ids that are texts
+        self.without_outline = [0, 0]  # annotations of this file with a box alone, and with nothing
 
     def read(self, path: pathlib.Path, folder: pathlib.Path) -> None:
         """Reads one file. Annotations are taken as they are parsed, so that not all are in memory as Python objects."""
-        start = len(self.regions)
+        start, self.without_outline = len(self.regions), [0, 0]
         try:
-            content = json.loads(datasets.read_bytes(path), object_hook=self._take)
-            for item in content['categories']:
-                name = OTHER_NAMES.get(item['name'], item['name'])
-                self.labels[item['id']] = VOC_CLASSES.index(name) if name in VOC_CLASSES[1:] else 0
-            for item in sorted(content['images'], key=lambda item: item['file_name']):
-                size = (item['height'], item['width'])
-                if any(type(side) is not int or side < 1 for side in size):
-                    raise ValueError(f'image {item["file_name"]} of height {size[0]!r} and width {size[1]!r}')
-                self.images[item['id']] = (folder / item['file_name'], *size)
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise InputError(f'{path}: these are not COCO instances: {type(error).__name__} {error}') from None
+            content = json.loads(files.text(datasets.read_bytes(path)), object_hook=self._take)
+            for item in coco_annotations.field(content, 'categories', 'the file'):
+                name = coco_annotations.field(item, 'name', 'a category')
+                name = OTHER_NAMES.get(name, name)
+                self.labels[self._number(item, 'id', f'category {name}')] = (
+                    VOC_CLASSES.index(name) if name in VOC_CLASSES else 0
+                )
+            self._take_images(coco_annotations.field(content, 'images', 'the file'), folder)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f'{path}: these are not COCO instances: {error}') from None
         for what, column, known in (('image_id', 1, self.images), ('category_id', 2, self.labels)):
             wrong = set(self.regions[start + column :: 5]).difference(known)
             if wrong:
                 raise InputError(
-                    f'{path}: {what} {min(wrong)} of an annotation is not one of those that the file lists'
+                    f'{path}: {what} {self._shown(min(wrong))} of an annotation is not one of those that the file lists'
                 )
         self._check_regions(path)
+        if any(self.without_outline):
+            logging.warning(
+                '%s: %d annotations have a box and no outline, so what is in it is ignored; %d have neither, and are'
+                ' background',
+                *(path, *self.without_outline),
+            )
+
+    def _take_images(self, items: Any, folder: pathlib.Path) -> None:
+        names = [coco_annotations.field(item, 'file_name', 'an image') for item in items]
+        for name, item in sorted(zip(names, items, strict=True), key=lambda pair: pair[0]):
+            size = (item.get('height'), item.get('width'))
+            if any(type(side) is not int or side < 1 for side in size):
+                raise ValueError(f'image {name} of height {size[0]!r} and width {size[1]!r}')
+            self.images[self._number(item, 'id', f'image {name}')] = (folder / name, *size)
+
+    def _number(self, item: Any, field: str, what: str) -> int:
+        """A number for an id: itself, or for a text one that stands for it."""
+        return self._number_of(coco_annotations.id_of(coco_annotations.field(item, field, what), f'{field} of {what}'))
+
+    def _number_of(self, value: coco_annotations.Id) -> int:
+        if isinstance(value, str):
+            return self.texts.setdefault(value, TEXTS + len(self.texts))
+        if not abs(value) < TEXTS:
+            raise ValueError(f'the id {value} is too large')
+        return value
+
+    def _shown(self, number: int) -> str:
+        return next((repr(text) for text, given in self.texts.items() if given == number), str(number))
 
     def _check_regions(self, path: pathlib.Path) -> None:
         """InputError unless runs fill their images, and all numbers are finite and not too large."""
@@ -179,22 +210,28 @@ class _Collected:
 
     def _take(self, item: dict[str, Any]) -> dict[str, Any] | None:
         """Called with every object of the file; what it returns takes the object's place."""
-        if 'segmentation' not in item:
+        if not coco_annotations.is_annotation(item):
             return item
-        image, category, crowd = item['image_id'], item['category_id'], item['iscrowd']
-        shapes = item['segmentation']
-        polygons = isinstance(shapes, list)
-        if not polygons:
-            self.run_sizes.add((image, *shapes['size']))
-        for shape in shapes if polygons else [_runs(shapes)]:
-            if polygons and len(shape) % 2:
-                raise ValueError(f'a polygon of {len(shape)} numbers, annotation {item.get("id")}')
-            if polygons and len(shape) < 6:
-                continue  # encloses nothing
-            self.values.extend(shape)
-            self.regions.extend((len(self.values), image, category, POLYGON if polygons else RUNS, crowd))
+        found = coco_annotations.read(item)
+        image, category = self._number_of(found.image), self._number_of(found.category)
+        shapes: Sequence[Sequence[coco_annotations.Number]] = found.polygons
+        form, crowd, area = POLYGON, found.crowd, found.area
+        if found.runs is not None:
+            shapes, form = [_runs(found.runs)], RUNS
+            self.run_sizes.add((image, *found.runs['size']))
+        elif not shapes:  # nothing is known but a box, if that
+            self.without_outline[not found.box] += 1
+            shapes, crowd = [coco_annotations.box_polygon(found.box)] if found.box else [], True
+        for shape in shapes:
+            try:
+                self.values.extend(shape)
+            except TypeError as error:
+                raise ValueError(f'a polygon of annotation {item.get("id")} holds what is no number: {error}') from None
+            self.regions.extend((len(self.values), image, category, form, int(crowd)))
         if not crowd:
-            self.areas[image, category] = self.areas.get((image, category), 0.0) + item['area']
+            if area is None:
+                area = sum(shapes[0][1::2]) if form == RUNS else sum(map(coco_annotations.polygon_area, shapes))
+            self.areas[image, category] = self.areas.get((image, category), 0.0) + area
         return None
 
     def keep(self, split: str) -> Coco:
@@ -242,8 +279,11 @@ def _paint(label: UInt8[np.ndarray, 'H W'], mask: Bool[np.ndarray, 'H W'], value
 
 def _runs(shape: Mapping[str, Any]) -> list[int]:
     """Lengths of the runs of a region; ValueError unless they fill its size."""
-    counts = decode_counts(shape['counts']) if isinstance(shape['counts'], str) else shape['counts']
-    height, width = shape['size']
+    counts, size = (coco_annotations.field(shape, name, 'a region of runs') for name in ('counts', 'size'))
+    counts = decode_counts(counts) if isinstance(counts, str) else counts
+    if not isinstance(size, list) or len(size) != 2 or not isinstance(counts, list) or not counts:
+        raise ValueError(f'runs {str(counts)[:40]} of size {str(size)[:40]}; they are lists, of two numbers the size')
+    height, width = size
     if not all(type(count) is int for count in counts):
         raise ValueError('runs that are not integers')
     if sum(counts) != height * width or min(counts) < 0:

@@ -1,6 +1,7 @@
 """What the config of an evaluation says, made and checked."""
 
 import collections
+import logging
 import pathlib
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from dpc_jax import checks, datasets, networks, preprocess
+from dpc_jax import checks, datasets, networks, padding, preprocess
 from dpc_jax.base import InputError, SegmentationExample, Size
 from dpc_jax.datasets import Dataset
 from dpc_jax.evaluation import scorer
@@ -96,7 +97,15 @@ def choose_crop(config: ml_collections.ConfigDict, dataset: Dataset) -> Size:
     (name, times), *_ = collections.Counter(name for _, name in found).most_common(1)
     if config.evaluate.export and times > 1:
         raise InputError(f"evaluate.export is '{config.evaluate.export}': {times} images would be written to {name}")
-    return fitting if crop_size == FOLLOWS else crop_size
+    if crop_size != FOLLOWS:
+        return crop_size
+    sizes = [size for size, _ in found]
+    plan = padding.plan(sizes, config.backbone.output_stride, config.evaluate.batch_size)
+    if plan.is_outlier:
+        plan = plan._replace(batch_size=config.evaluate.batch_size)
+        bytes_each = np.dtype(np.float32).itemsize * 3 * fitting[0] * fitting[1]
+        logging.warning('evaluation: %s', padding.warning(sizes, plan, dataset.example_name, bytes_each))
+    return fitting
 
 
 def _size_and_name(example: SegmentationExample) -> tuple[Size, str]:

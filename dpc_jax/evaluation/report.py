@@ -19,7 +19,14 @@ from dpc_jax.palette import GREY, NOT_LABELLED
 
 PANEL_WIDTH = 4.0  # inches; three of them beside each other
 LEGEND_COLUMNS = 7
-SCORES = ('miou', 'pixel_accuracy', 'class_accuracy', 'iou', 'accuracy')  # what the headline and the table say
+SCORES = (
+    'miou',
+    'miou_with_unlabelled',
+    'pixel_accuracy',
+    'class_accuracy',
+    'iou',
+    'accuracy',
+)  # what the headline and the table say
 ELSEWHERE = 'All of it, with the config: [metrics.json](metrics.json). Counts: [confusion.csv](confusion.csv).'
 
 Confusion = Int[np.ndarray, 'L L']  # by (label, prediction)
@@ -34,6 +41,7 @@ def scores(confusion: Confusion, classes: Sequence[str]) -> dict[str, Any]:
     labelled = int(confusion.sum())
     return {
         'miou': float(metrics.mean_iou(confusion)),
+        'miou_with_unlabelled': float(metrics.mean_iou_with_unlabelled(confusion)),
         'pixel_accuracy': float(metrics.pixel_accuracy(confusion)),
         'class_accuracy': float(metrics.mean_accuracy(confusion)),
         'labelled_pixels': labelled,
@@ -69,7 +77,7 @@ def as_markdown(row: Mapping[str, Any], confusion: Confusion, classes: Sequence[
     """The scores, a table per class, the picture of that file name if there is one, and what the numbers depend on."""
     parts = [f'# {headline(row)}']
     if row['labelled_pixels']:
-        parts += ['\n'.join(_class_table(confusion, classes)), 'A class that no label has (–) takes no part in means.']
+        parts += ['\n'.join(_class_table(confusion, classes)), definition(row)]
     if picture:
         parts.append(f'![Images, labels and predictions]({picture})')
     facts = [f'- **{name.replace("_", " ")}**: `{row[name]}`' for name in row if name not in (*SCORES, 'config')]
@@ -84,6 +92,15 @@ def headline(row: Mapping[str, Any]) -> str:
         f'pixel accuracy {_percent(row["pixel_accuracy"])} %, mean class accuracy {_percent(row["class_accuracy"])} %'
     )
     return f'mIoU {_percent(row["miou"])} % ({others})'
+
+
+def definition(row: Mapping[str, Any]) -> str:
+    """Which mean the mIoU is, and what the other definition gives."""
+    return (
+        'mIoU is the mean over the classes that labels have; a class that no label has (–) takes no part in means. With'
+        " classes that are predicted and have no label as 0, as TensorFlow's mean_iou counts them, it is"
+        f' {_percent(row["miou_with_unlabelled"])} %.'
+    )
 
 
 def _class_table(confusion: Confusion, classes: Sequence[str]) -> list[str]:

@@ -89,5 +89,7 @@ def write(folder: pathlib.Path, scorer: Scorer, variables: PyTree, counted: Coun
         files.write(folder / name, text)
     paths = [*(folder / name for name in texts), *[picture] * bool(counted.shown)]
     print(report.headline(row))
+    if row['miou_with_unlabelled'] < row['miou']:  # not where either is NaN
+        print(report.definition(row))
     print('\n'.join(map(str, paths)))
     return Evaluation(counted.confusion, row, paths)

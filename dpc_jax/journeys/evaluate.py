@@ -9,7 +9,18 @@ import ml_collections
 import numpy as np
 from jaxtyping import UInt8
 
-from dpc_jax import datasets, described, drawn_data, evaluation, files, networks, sharding, weights
+from dpc_jax import (
+    contexts,
+    datasets,
+    described,
+    drawn_data,
+    evaluation,
+    files,
+    label_counts,
+    networks,
+    sharding,
+    weights,
+)
 from dpc_jax.base import InputError, SegmentationExample
 from dpc_jax.evaluation import Evaluation
 
@@ -34,11 +45,13 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Evaluation:
     place = drawn_data.prepared(config.dataset, workdir)
     dataset = datasets.load(config.dataset.name, place, config.evaluate.split)
     shapes = networks.variable_shapes(evaluation.make_network(config))
-    variables = weights.restore(pathlib.Path(config.checkpoint).expanduser(), shapes)
+    variables = weights.restore(files.local(config.checkpoint, 'checkpoint'), shapes)
+    label_counts.announce(dataset)
+    contexts.announce(config)
     scorer = evaluation.make_scorer(config, dataset)
     folder = workdir / 'evaluation'
     files.make_folder(folder, 'workdir')
-    export = pathlib.Path(config.evaluate.export).expanduser() if config.evaluate.export else None
+    export = files.local(config.evaluate.export, 'evaluate.export') if config.evaluate.export else None
     if export is not None:
         files.make_folder(export, 'evaluate.export')
 

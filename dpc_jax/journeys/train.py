@@ -23,12 +23,14 @@ from clu import parameter_overview
 from jax.experimental import multihost_utils
 
 from dpc_jax import (
+    contexts,
     datasets,
     described,
     drawn_data,
     evaluation,
     files,
     input_pipeline,
+    label_counts,
     networks,
     sharding,
     stopping,
@@ -82,6 +84,9 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Evaluation:
     )
     files.make_folder(workdir, 'workdir')
     training.claim(workdir, config, dataset)
+    for split in (dataset, validation):
+        label_counts.announce(split)
+    contexts.announce(config)
     scorer = evaluation.make_scorer(config, validation)
     network, settings = training.make_network(config), training.step_settings(config)
     with contextlib.ExitStack() as stack:

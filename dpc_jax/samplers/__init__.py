@@ -174,8 +174,16 @@ class OptunaSampler(optuna.samplers.BaseSampler):
     def after_trial(
         self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
-        """Calls the sampler of this trial."""
-        self._of(trial).after_trial(study, trial, state, values)
+        """Calls the sampler of this trial.
+
+        One that has tried all (BruteForceSampler) wants to stop `Study.optimize`, which does not run here: the search
+        ends by itself when nothing new is drawn.
+        """
+        try:
+            self._of(trial).after_trial(study, trial, state, values)
+        except RuntimeError as error:
+            if 'Study.stop' not in str(error):
+                raise
 
     def _of(self, trial: FrozenTrial) -> optuna.samplers.BaseSampler:
         now = trial.number, trial.system_attrs.get(REDRAW, 0)

@@ -10,7 +10,7 @@ import sqlalchemy
 from dpc_jax import provenance, spaces
 from dpc_jax.base import InputError
 from dpc_jax.study.rows import Candidate, candidate_of, finished
-from dpc_jax.study.storage import JOURNAL, close_storage, open_storage, storage_faults
+from dpc_jax.study.storage import JOURNAL, at_home, close_storage, open_storage, storage_faults
 
 FIRST = '-proxy'
 """Ending of the name of the study of the first rung."""
@@ -58,6 +58,7 @@ def rungs(url: str, name: str) -> list[str]:
 
 def _check_exists(url: str) -> None:
     """InputError where the file is absent: to open it would make an empty database."""
+    url = at_home(url)
     if url.startswith(JOURNAL):
         path = url.removeprefix(JOURNAL)
     elif url.startswith('sqlite'):

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import os
 import pathlib
 import re
 from collections.abc import Iterator, Mapping
@@ -11,7 +12,7 @@ import optuna
 import optuna.storages.journal._storage
 import sqlalchemy
 
-from dpc_jax import provenance
+from dpc_jax import files, provenance
 from dpc_jax.base import InputError
 from dpc_jax.study import patience
 from dpc_jax.study.journal import Journal
@@ -19,6 +20,8 @@ from dpc_jax.study.patience import Patient, causes, one_line, patiently
 
 JOURNAL = 'journal:'
 """Prefix of a storage that is one append-only file, for file systems on which SQLite's locks do not work."""
+
+SQLITE = 'sqlite:///'
 
 IN_USE = 'in use'
 """User attribute of a study whose settings others depend on, though it has no trials."""
@@ -58,6 +61,7 @@ def open_storage(url: str) -> optuna.storages.BaseStorage:
     Raises InputError, one line, where the URL is not understood, its driver is not installed, or the file or server
     cannot be opened or holds something else.
     """
+    url = at_home(url)
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # no line per study and trial
     optuna.logging.disable_default_handler()
     optuna.logging.enable_propagation()
@@ -69,6 +73,16 @@ def open_storage(url: str) -> optuna.storages.BaseStorage:
         else:
             storage = optuna.storages.get_storage(patiently(lambda: _open_database(url), is_busy))
     return Patient(storage, functools.partial(_lost, url))
+
+
+def at_home(url: str) -> str:
+    """The URL with the home folder in place of a `~` at the beginning of its file; InputError for a journal that is in
+    an object store."""
+    if url.startswith(JOURNAL):
+        return JOURNAL + os.fspath(files.local(url.removeprefix(JOURNAL), 'search.storage'))
+    if url.startswith(f'{SQLITE}~'):
+        return SQLITE + os.fspath(files.local(url.removeprefix(SQLITE), 'search.storage'))
+    return url
 
 
 def _share_distributions() -> None:

@@ -1,7 +1,7 @@
 """The door of trainings: settings, the compiled step, checkpoints to go on from, records, curves."""
 
 from dpc_jax.training.checkpoint import Checkpoints
-from dpc_jax.training.config import CHECKPOINTS, FREE_FIELDS, check, claim, make_network, step_settings
+from dpc_jax.training.config import CHECKPOINTS, FREE_FIELDS, check, claim, images_together, make_network, step_settings
 from dpc_jax.training.log import METRICS, Record, TrainLog, read_records
 from dpc_jax.training.optimizer import learning_rate
 from dpc_jax.training.pictures import comparison, curves
@@ -33,6 +33,7 @@ __all__ = [
     'claim',
     'comparison',
     'curves',
+    'images_together',
     'init_state',
     'learning_rate',
     'make_network',

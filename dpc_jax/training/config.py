@@ -1,6 +1,7 @@
 """What the config of a training says, made and checked; and which config a work folder belongs to."""
 
 import json
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +15,7 @@ from jax.experimental import multihost_utils
 from dpc_jax import checks, datasets, evaluation, files, input_pipeline, networks, provenance
 from dpc_jax.base import InputError
 from dpc_jax.datasets import Dataset
+from dpc_jax.input_pipeline import PipelineSettings
 from dpc_jax.losses import LossSettings
 from dpc_jax.segmenter import Segmenter
 from dpc_jax.training.optimizer import OptimizerSettings, check_parts, read_parts
@@ -46,11 +48,36 @@ def check(config: ml_collections.ConfigDict, num_devices: int) -> None:
     datasets.check_split(config.dataset.name, train.split)
     network = make_network(config)
     check_parts(step_settings(config).optimizer.parts, network.scopes)
-    input_pipeline.pipeline_settings(config, num_devices)
+    check_batch_norms(network, input_pipeline.pipeline_settings(config, num_devices), train.batch_norm, num_devices)
     checks.one_of('train.init.parts', train.init.parts, PARTS)
     for field in ('log_every', 'evaluate_every', 'checkpoint_every'):
         checks.at_least(0, **{f'train.{field}': train[field]})
     checks.at_least(1, train__keep=train.keep)
+
+
+def check_batch_norms(network: Segmenter, pipeline: PipelineSettings, batch_norm: str, num_devices: int) -> None:
+    """InputError where a batch norm would have fewer than two values per channel, as PyTorch refuses it in training.
+
+    One value less its mean is 0, so what such a batch norm gives does not depend on the image. A global pooling leaves
+    one value of each image, so it needs two images that are normalised together.
+    """
+    images = images_together(pipeline.batch_size, pipeline.parts, batch_norm, num_devices)
+    if images > 1:
+        return
+    values, name = networks.fewest_values(network, images, pipeline.crop_size)
+    if values < 2:
+        raise InputError(
+            f'train.batch_size {pipeline.batch_size} in train.accumulate {pipeline.parts} parts, with train.batch_norm'
+            f" '{batch_norm}' on {num_devices} devices, normalises 1 image at a time, of which {name} has 1 value per"
+            " channel; take fewer parts, a larger batch_size, or batch_norm 'synced' or 'frozen'"
+        )
+
+
+def images_together(batch_size: int, parts: int, batch_norm: str, num_devices: int) -> int:
+    """Images whose statistics normalise together; two where none do, which frozen batch norms do not mind."""
+    if batch_norm == 'frozen':
+        return 2
+    return batch_size // parts // (num_devices if batch_norm == 'per_device' else 1)
 
 
 def make_network(config: ml_collections.ConfigDict) -> Segmenter:
@@ -127,4 +154,4 @@ def _claim(workdir: pathlib.Path, wanted: Mapping[str, Any]) -> None:
 def images_of(dataset: Dataset) -> dict[str, Any]:
     """How many images there are, and a digest of their file names in order: their content would take minutes."""
     names = (pathlib.Path(dataset.example_name(index)).name for index in range(len(dataset)))
-    return {'count': len(dataset), 'names': files.digest(['\n'.join(names).encode()])[:16]}
+    return {'count': len(dataset), 'names': files.digest([os.fsencode('\n'.join(names))])[:16]}

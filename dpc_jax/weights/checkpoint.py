@@ -21,7 +21,7 @@ from flax import traverse_util
 from dpc_jax import files
 from dpc_jax.backbones import mobilenet_v2
 from dpc_jax.base import InputError, PyTree
-from dpc_jax.weights import tf_import
+from dpc_jax.weights import foreign, tf_import
 from dpc_jax.weights.tf_import import LoadReport, Scopes
 
 BACKBONE = 'backbone'
@@ -50,7 +50,7 @@ def save(path: Path, variables: PyTree, *, beside: Mapping[str, str] | None = No
       InputError: there is something at `path` already, other than an empty folder or with `replace` a checkpoint,
         or it cannot be written.
     """
-    path = pathlib.Path(path).absolute()
+    path = files.local(path, 'checkpoint').absolute()
     old = path.with_name(f'.{path.name}.{os.getpid()}.old')
     try:
         if not (replace and (path / SUMS).is_file()):
@@ -85,7 +85,7 @@ def full_disk(error: Exception) -> str:
 
 def check_target(path: Path) -> None:
     """InputError if there is something at `path` already, other than an empty folder."""
-    path = pathlib.Path(path)
+    path = files.local(path, 'checkpoint')
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise InputError(f"checkpoint '{path}' exists already; give a folder that is new or empty")
 
@@ -103,9 +103,7 @@ def restore(path: Path, shapes: PyTree) -> PyTree:
 
 def read(path: Path) -> PyTree:
     """What `save` wrote, as NumPy arrays; InputError: no such folder, no checkpoint of weights, damaged files."""
-    path = pathlib.Path(path).absolute()
-    if not path.is_dir():
-        raise InputError(f"checkpoint '{path}': no such folder")
+    path = foreign.checkpoint_at(path, 'checkpoint')
     verify(path)
     with quiet(), ocp.PyTreeCheckpointer() as checkpointer:
         held = getattr(checkpointer.metadata(path).item_metadata, 'tree', None)
@@ -138,7 +136,7 @@ def load_network(
     Raises:
       InputError: no such checkpoint, damaged, nothing in it fits, or another shape than that of the network.
     """
-    path = pathlib.Path(path).expanduser()
+    path = files.local(path, 'checkpoint')
     if (path / SUMS).is_file():
         parts = {
             collection: {part: tree for part, tree in held.items() if part in scopes}
@@ -228,8 +226,8 @@ def _flat(tree: PyTree) -> Leaves:
 
 
 def _files(folder: pathlib.Path) -> list[str]:
-    """Paths within the folder; hidden ones are those of file managers and network drives."""
-    files = (file for file in folder.rglob('*') if file.is_file() and not file.name.startswith('.'))
+    """Paths within the folder; hidden ones and those like Thumbs.db are those of file managers and network drives."""
+    files = (file for file in folder.rglob('*') if file.is_file() and not foreign.is_of_file_manager(file))
     return sorted(file.relative_to(folder).as_posix() for file in files)
 
 

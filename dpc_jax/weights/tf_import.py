@@ -29,7 +29,8 @@ from flax import traverse_util
 
 from dpc_jax import files
 from dpc_jax.base import InputError, PyTree
-from dpc_jax.weights import tf_bundle
+from dpc_jax.weights import foreign, tf_bundle
+from dpc_jax.weights.foreign import STATE_FILE
 
 BATCH_NORM_LEAVES = {'scale': 'gamma', 'bias': 'beta', 'mean': 'moving_mean', 'var': 'moving_variance'}
 LEAVES = {'kernel': 'weights', 'bias': 'biases'}
@@ -44,8 +45,7 @@ IGNORED = re.compile(
 SHOWN_NAMES = 3  # how many variables a message names before it only counts them
 
 PART_OF_BUNDLE = re.compile(r'\.(index|data-\d{5}-of-\d{5})$')
-TARBALL = re.compile(r'\.(tar(\.\w+)?|tgz)$')
-STATE_FILE = 'checkpoint'  # which TensorFlow keeps beside its checkpoints and which names the latest
+TARBALL = re.compile(r'\.(tar(\.[a-z]\w*)?|tgz)(\.\d+)?$')  # .tar.gz.1: fetched a second time
 
 Path = str | os.PathLike[str]
 Names = tuple[str, ...]
@@ -118,9 +118,10 @@ def read(path: Path) -> Stored:
     variables are read when they are asked for.
 
     Raises:
-      InputError: nothing of that kind there, or it is cut short or damaged.
+      InputError: nothing of that kind there (a file of another kind is called what it is), cut short or damaged.
     """
-    path = pathlib.Path(path)
+    path = files.local(path, 'weights file')
+    foreign.refuse(path)
     prefix = _prefix_of(path)
     if prefix is not None:
         return tf_bundle.open_bundle(prefix)
@@ -128,11 +129,13 @@ def read(path: Path) -> Stored:
 
 
 def files_of(path: Path) -> list[pathlib.Path]:
-    """The files that `read` reads at `path`, sorted."""
-    prefix = _prefix_of(pathlib.Path(path))
+    """The files that `read` reads at `path`, sorted; InputError where they are of another kind."""
+    path = files.local(path, 'weights file')
+    foreign.refuse(path)
+    prefix = _prefix_of(path)
     beside = [] if prefix is None else pathlib.Path(prefix).parent.glob('*')
     parts = [file for file in beside if str(file) != prefix == PART_OF_BUNDLE.sub('', str(file))]
-    return sorted(parts) or [pathlib.Path(path)]
+    return sorted(parts) or [path]
 
 
 def save_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -1,6 +1,8 @@
 """Cells in the official file format, a list of branches with the keys op, kernel, rate, grid_size, input.
 
-The format is that of tensorflow/models research/deeplab/core/dense_prediction_cell_branch5_top1_cityscapes.json.
+The format is that of tensorflow/models research/deeplab/core/dense_prediction_cell_branch5_top1_cityscapes.json. Other
+keys are left out, as the official parser leaves them: it writes some itself (`target_size`, a pooling's `kernel`), and
+tools add names and notes. What an operator needs must be there, so a key that is misspelt is missed.
 """
 
 import contextlib
@@ -46,12 +48,6 @@ _OP_TO_JSON: dict[str, Callable[[Op], dict[str, Any]]] = {
     'pooling': lambda op: {'op': 'pyramid_pooling', 'grid_size': list(op.grid or ())},
 }
 
-# `target_size` (and a pooling's `kernel`) are written back by the official parser; files saved after that have them.
-_JSON_KEYS = {
-    'conv': ('op', 'input', 'kernel', 'rate'),
-    'pyramid_pooling': ('op', 'input', 'grid_size', 'kernel', 'target_size'),
-}
-
 
 @contextlib.contextmanager
 def _located(place: str) -> Iterator[None]:
@@ -64,11 +60,8 @@ def _located(place: str) -> Iterator[None]:
 
 def _op_from_json(entry: dict[str, Any]) -> Op:
     name = entry.get('op')
-    if not isinstance(name, str) or name not in _JSON_KEYS:
-        raise InputError(f'op {name!r}; allowed: {", ".join(map(repr, _JSON_KEYS))}')
-    for key in entry:
-        if key not in _JSON_KEYS[name]:
-            raise InputError(f'unknown key {key!r}; {name} has: {", ".join(_JSON_KEYS[name])}')
+    if name not in ('conv', 'pyramid_pooling'):
+        raise InputError(f"op {name!r}; allowed: 'conv', 'pyramid_pooling'")
     if name == 'pyramid_pooling':
         return Op('pooling', grid=_pair(entry, 'grid_size', GRIDS))
     kernel = _pair(entry, 'kernel', (1, 3))
