@@ -190,7 +190,7 @@ def load_network(config: ml_collections.ConfigDict, checkpoint: Path = '', genot
         raise InputError('checkpoint is empty; give the folder of weights, such as runs/net/weights')
     segmenter = evaluation.make_network(config)
     variables = weights.restore(path, networks.variable_shapes(segmenter))
-    kind = datasets.kind(config.dataset.name)
+    kind = datasets.kind(config.dataset)
     settings = evaluation.inference_settings(config, None)
     return Network(segmenter, variables, tuple(kind.classes), np.asarray(kind.palette, np.uint8), settings)
 

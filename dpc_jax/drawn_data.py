@@ -18,7 +18,7 @@ from PIL import Image
 from dpc_jax import checks, datasets, files
 from dpc_jax.base import IGNORE_LABEL, InputError, Size
 from dpc_jax.canvas import Canvas, Colour, Point
-from dpc_jax.datasets import camvid, coco
+from dpc_jax.datasets import camvid, cityscapes, coco
 
 SHAPES = 4  # in an image
 NOISE = 8.0  # gray levels
@@ -63,7 +63,7 @@ def write(name: str, root: pathlib.Path, count: int, *, size: Size = (72, 96), s
         raise InputError(f'the data set {name!r} cannot be drawn; there are: {", ".join(names())}')
     checks.at_least(1, dataset__generated=count)
     parts, layout = LAYOUTS[name]
-    kind = datasets.kind(name)
+    kind = datasets.kind(ml_collections.ConfigDict({'name': name}))
     drawings = {
         part: [draw(np.random.default_rng((seed, place, number)), kind, size, number) for number in range(count)]
         for place, part in enumerate(parts)
@@ -150,7 +150,7 @@ def _lay_out_camvid(root: pathlib.Path, drawings: Drawings) -> None:
 
 def _lay_out_cityscapes(root: pathlib.Path, drawings: Drawings) -> None:
     ids = np.zeros(256, np.uint8)  # 0 is 'unlabeled'
-    export_ids = datasets.kind('cityscapes').export_ids or ()
+    export_ids = cityscapes.Cityscapes.export_ids or ()
     ids[: len(export_ids)] = export_ids
     for part, drawn in drawings.items():
         for number, drawing in enumerate(drawn):

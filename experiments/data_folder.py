@@ -16,10 +16,12 @@ SPLITS = flags.DEFINE_list('splits', [], 'The splits that are wanted; by default
 
 def opened(name: str, root: str, wanted: Sequence[str]) -> tuple[list[Dataset], dict[str, str]]:
     """The splits that are there, and why the others are not; InputError if none is."""
-    kind, config = datasets.kind(name), ml_collections.ConfigDict({'name': name, 'root': root})
-    datasets.open_root(root, name)
+    config = ml_collections.ConfigDict({'name': name, 'root': root})
+    if name in datasets.names():
+        datasets.open_root(root, name)
+    kind = datasets.kind(config)
     for split in wanted:
-        datasets.check_split(name, split)
+        datasets.check_split(config, split)
     there: list[Dataset] = []
     absent: dict[str, str] = {}
     for split in wanted or kind.splits:

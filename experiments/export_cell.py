@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> None:
         raise InputError('give either --workdir or --storage (of a search) or --genotype')
     out = pathlib.Path(OUT.value).expanduser()
     check_folder(out)
-    classes = datasets.classes(config.dataset.name)
+    classes = datasets.classes(config.dataset)
     genotype, title = chosen_cell()
     network = network_around(genotype, config, len(classes))
     size = size_of_images(config)

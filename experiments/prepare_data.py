@@ -176,7 +176,7 @@ def main(argv: Sequence[str]) -> None:
             f' ({", ".join(datasets.names())}) and at least 1 image'
         )
     there, absent = data_folder.opened(DATASET.value, ROOT.value, SPLITS.value)
-    kind = datasets.kind(DATASET.value)
+    kind = type(there[0])
     out = pathlib.Path(OUT.value or f'prepared_{DATASET.value}').expanduser()
     out.mkdir(parents=True, exist_ok=True)
     broken = {split: why for split, why in absent.items() if SPLITS.value or not why.startswith(ABSENT)}

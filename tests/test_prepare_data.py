@@ -7,6 +7,7 @@ from PIL import Image
 
 from dpc_jax import datasets, drawn_data
 from dpc_jax.base import InputError
+from dpc_jax.datasets import camvid
 from tests import scripts
 from tests.test_experiments import finish
 
@@ -41,7 +42,7 @@ def test_classes_are_counted_by_pixel(root):
     expected = [(labels == value).sum() for value in (*range(11), 255)]
     np.testing.assert_array_equal(found.pixels, expected)
     assert (found.count, found.faults, dict(found.sizes)) == (4, (), {(72, 96): 4})
-    shares = prepare_data.histogram([found], datasets.kind('camvid'))
+    shares = prepare_data.histogram([found], camvid.CamVid)
     assert f'| sky | {100 * expected[0] / labels.size:.3f} |' in shares
     assert f'| not labelled | {100 * expected[-1] / labels.size:.3f} |' in shares
 
@@ -52,11 +53,11 @@ def test_every_fault_is_listed(root):
     assert len(found.faults) == 3
     for fault, path in zip(found.faults, (files[0][0], files[1][1], files[2][1]), strict=True):
         assert str(path) in fault
-    text = prepare_data.report([found], {'test': 'there is no list'}, datasets.kind('camvid'), 'root')
+    text = prepare_data.report([found], {'test': 'there is no list'}, camvid.CamVid, 'root')
     assert all(fault in text for fault in found.faults)
     assert '| train | 4 | **367** | 3 | 72x96 |' in text
     assert '| test | absent | 233 | | there is no list |' in text
-    assert not prepare_data.is_whole(found, datasets.kind('camvid'))
+    assert not prepare_data.is_whole(found, camvid.CamVid)
 
 
 def test_the_contact_sheet_has_whole_images_and_their_labels(root, tmp_path):
@@ -103,5 +104,5 @@ def test_the_exit_code_says_how_it_is(root, tmp_path):
 
 def test_genuine_images_are_whole(shared, tmp_path):
     found = prepare_data.check(load(shared('data/camvid'), 'val'))
-    assert prepare_data.is_whole(found, datasets.kind('camvid'))
+    assert prepare_data.is_whole(found, camvid.CamVid)
     assert found.count == 101

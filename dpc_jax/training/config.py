@@ -43,7 +43,7 @@ def check(config: ml_collections.ConfigDict, num_devices: int) -> None:
                 ' a training starts from train.init.checkpoint and exports no labels'
             )
     evaluation.check(config)
-    datasets.check_split(config.dataset.name, train.split)
+    datasets.check_split(config.dataset, train.split)
     network = make_network(config)
     check_parts(step_settings(config).optimizer.parts, network.scopes)
     input_pipeline.pipeline_settings(config, num_devices)
@@ -55,7 +55,7 @@ def check(config: ml_collections.ConfigDict, num_devices: int) -> None:
 
 def make_network(config: ml_collections.ConfigDict) -> Segmenter:
     """The network as it is trained: its moving averages, the type of its computation."""
-    train, num_classes = config.train, len(datasets.classes(config.dataset.name))
+    train, num_classes = config.train, len(datasets.classes(config.dataset))
     checks.one_of('train.dtype', train.dtype, evaluation.DTYPES)
     if not 0 <= train.bn_decay < 1:
         raise InputError(
@@ -67,7 +67,7 @@ def make_network(config: ml_collections.ConfigDict) -> Segmenter:
 
 def step_settings(config: ml_collections.ConfigDict) -> StepSettings:
     """What a step computes."""
-    train, num_classes = config.train, len(datasets.classes(config.dataset.name))
+    train, num_classes = config.train, len(datasets.classes(config.dataset))
     weights = tuple(train.class_weights)
     if any(type(weight) not in (int, float) for weight in weights) or len(weights) not in (0, num_classes):
         raise InputError(
