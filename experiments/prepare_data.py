@@ -1,6 +1,7 @@
 """Is a copy of a data set on disk whole? Counts, every file, the classes, and a picture of what a network will see.
 
   python experiments/prepare_data.py --dataset=cityscapes --root=/data/cityscapes
+  python experiments/prepare_data.py --config=configs/ade20k.py --root=/data/ADEChallengeData2016
 
 Decodes all images and labels. Writes `report.md` and a contact sheet for each split into --out. A split that is not on
 disk is listed as absent, which is a fault only if --splits names it. Exit code: 0 all is whole, 1 files are faulty (all
@@ -23,12 +24,12 @@ from jaxtyping import UInt8
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from dpc_jax import command_line, datasets, palette
+from dpc_jax import command_line, palette
 from dpc_jax.base import IGNORE_LABEL, InputError, Size
 from dpc_jax.datasets import Dataset
 from dpc_jax.progress import track
 from experiments import common, data_folder
-from experiments.data_folder import DATASET, ROOT, SPLITS
+from experiments.data_folder import SPLITS
 
 OUT = flags.DEFINE_string('out', '', 'Folder for report and pictures; by default prepared_<dataset>.')
 IMAGES = flags.DEFINE_integer('images', 12, 'Images in the contact sheet of a split.')
@@ -170,18 +171,15 @@ def overlay(
 def main(argv: Sequence[str]) -> None:
     """Checks, writes, and gives the result as exit code."""
     del argv
-    if not DATASET.value or IMAGES.value < 1:
-        raise InputError(
-            f"--dataset is '{DATASET.value}' and --images {IMAGES.value}; needed are a data set"
-            f' ({", ".join(datasets.names())}) and at least 1 image'
-        )
-    there, absent = data_folder.opened(DATASET.value, ROOT.value, SPLITS.value)
-    kind = type(there[0])
-    out = pathlib.Path(OUT.value or f'prepared_{DATASET.value}').expanduser()
+    if IMAGES.value < 1:
+        raise InputError(f'--images is {IMAGES.value}; it must be at least 1')
+    config = data_folder.chosen()
+    there, absent, kind = data_folder.opened(config, SPLITS.value)
+    out = pathlib.Path(OUT.value or f'prepared_{config.name}').expanduser()
     out.mkdir(parents=True, exist_ok=True)
     broken = {split: why for split, why in absent.items() if SPLITS.value or not why.startswith(ABSENT)}
     found = [check(dataset) for dataset in there]
-    (out / 'report.md').write_text(report(found, absent, kind, ROOT.value), encoding='utf-8')
+    (out / 'report.md').write_text(report(found, absent, kind, config.root), encoding='utf-8')
     paths = [out / 'report.md']
     for dataset in there:
         sheet = contact_sheet(dataset, IMAGES.value)

@@ -22,8 +22,12 @@ def root(tmp_path):
     return tmp_path / 'camvid'
 
 
+def config_of(root):
+    return ml_collections.ConfigDict({'name': 'camvid', 'root': str(root)})
+
+
 def load(root, split='train'):
-    return datasets.load('camvid', ml_collections.ConfigDict({'root': str(root)}), split)
+    return datasets.load('camvid', config_of(root), split)
 
 
 def spoil(root):
@@ -80,13 +84,13 @@ def test_the_contact_sheet_has_whole_images_and_their_labels(root, tmp_path):
 
 def test_splits_that_are_not_there_are_told(root):
     (root / 'test.txt').unlink()
-    there, absent = data_folder.opened('camvid', str(root), ())
+    there, absent, _ = data_folder.opened(config_of(root), ())
     assert [dataset.split for dataset in there] == ['train', 'val', 'trainval']
     assert absent['test'].startswith(prepare_data.ABSENT)
     with pytest.raises(InputError, match='there is no list file'):
-        data_folder.opened('camvid', str(root), ('test',))
+        data_folder.opened(config_of(root), ('test',))
     with pytest.raises(InputError, match="unknown split 'dev'"):
-        data_folder.opened('camvid', str(root), ('dev',))
+        data_folder.opened(config_of(root), ('dev',))
 
 
 def test_the_exit_code_says_how_it_is(root, tmp_path):
