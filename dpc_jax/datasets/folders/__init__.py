@@ -92,9 +92,12 @@ def kind(config: ml_collections.ConfigDict) -> type[Folders]:
 
 def load(config: ml_collections.ConfigDict, split: str) -> Folders:
     """The files of a split; all labels but those of test must be there. config: `root` (str), and the fields above."""
-    made = kind(config)
-    root = datasets.open_root(config.root, 'folders')
-    return made(split, splits.pairs_of(made.description, root, split))
+    return described(kind(config).description, datasets.open_root(config.root, 'folders'), split)
+
+
+def described(description: Description, root: pathlib.Path, split: str) -> Folders:
+    """The files of a split of the folder `root`, which need not have a `dataset.json`; InputError as of `load`."""
+    return _class_of(description)(split, splits.pairs_of(description, root, split))
 
 
 @functools.lru_cache(maxsize=16)
