@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import cv2
 import ml_collections
 import numpy as np
-from jaxtyping import Bool, Float64, UInt8
+from jaxtyping import Bool, Float64, UInt, UInt8
 from PIL import Image
 
 from dpc_jax import checks, datasets, files
@@ -134,7 +134,7 @@ def _colour(kind: Kind, label: int) -> Colour:
     return red, green, blue
 
 
-def _save(path: pathlib.Path, pixels: UInt8[np.ndarray, '...'], palette: bool = False) -> None:
+def _save(path: pathlib.Path, pixels: UInt[np.ndarray, '...'], palette: bool = False) -> None:
     """Saves JPEG or PNG, by the name; `palette`: as indices of VOC's colours."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(pixels)

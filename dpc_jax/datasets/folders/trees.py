@@ -136,7 +136,9 @@ def listed(path: pathlib.Path, root: pathlib.Path, images: Tree, labels: Tree, *
         if image is None:
             raise InputError(f'{path}, line {number}: there is no image {line!r} in {images.folder} or {root}')
         if label is None and needed:
-            raise InputError(f'{path}, line {number}: the image {image.name} has no label in {labels.folder}')
+            raise InputError(
+                f'{path}, line {number}: the image {image.name} has no label in {labels.folder} ({line!r})'
+            )
         if image in pairs:
             raise InputError(f'{path}, line {number}: the image {image.name} is listed twice')
         pairs[image] = label
@@ -151,12 +153,15 @@ class Seeker:
     tree: Tree
 
     def find(self, text: str) -> pathlib.Path | None:
-        """The file, or None if there is none; see `listed`."""
-        found = self.tree.find(text)
+        """The file of that name or path, or None if there is none."""
+        place = self.root / text
+        return self.tree.find(text) or (place if is_image(place.name) and place.is_file() else None)
+
+    def find_end(self, text: str) -> pathlib.Path | None:
+        """As `find`; of a path with a slash before it that is not there, the longest end that is, two names or more."""
         parts = text.split('/')
-        tails = range(1, len(parts) - 1) if text.startswith('/') else range(0)
-        places = [self.root / text, *(self.root.joinpath(*parts[at:]) for at in tails)]
-        return found or next((place for place in places if is_image(place.name) and place.is_file()), None)
+        ends = ('/'.join(parts[at:]) for at in range(1, len(parts) - 1) if text.startswith('/'))
+        return next((place for place in map(self.find, (text, *ends)) if place is not None), None)
 
     def label_of(self, image: pathlib.Path, tree: Tree, text: str) -> pathlib.Path | None:
         """The label in this tree of an image that a list of `tree` calls so."""
@@ -167,14 +172,19 @@ class Seeker:
 
 
 def _pair(line: str, images: Seeker, labels: Seeker) -> Pair | None:
-    """The line as one name, else cut where a separator is, so that both parts are there; names may have spaces."""
+    """The line as one name, else cut where a separator is, so that both parts are there, for names may have spaces.
+
+    The label is None where none is there.
+    """
     image = images.find(line)
-    if image is not None:
-        return image, labels.label_of(image, images.tree, line)
-    without = None
-    for cut in re.finditer(r'\s*[,;\t]\s*|\s+', line):
-        image, label = images.find(line[: cut.start()]), labels.find(line[cut.end() :])
-        if image is not None and label is not None:
-            return image, label
-        without = without or image
-    return None if without is None else (without, None)
+    if image is None:
+        without = None
+        for cut in re.finditer(r'\s*[,;\t]\s*|\s+', line):
+            image, label = images.find_end(line[: cut.start()]), labels.find_end(line[cut.end() :])
+            if image is not None and label is not None:
+                return image, label
+            without = without or image
+        if without is not None:  # the line names a label, so that of the image's name is not meant
+            return without, None
+        image = images.find_end(line)
+    return None if image is None else (image, labels.label_of(image, images.tree, line))
