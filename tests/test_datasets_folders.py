@@ -1,18 +1,23 @@
 """Own data: each layout and each kind of label gives the classes that were drawn, real files are read as by their own
 reader, and every fault is one clear line."""
 
+import importlib
 import json
 import pathlib
 import pickle
 
+import jax
 import ml_collections
 import numpy as np
 import pytest
 from PIL import Image
 
+import dpc_jax
 from dpc_jax import datasets, drawn_data
 from dpc_jax.base import IGNORE_LABEL
-from dpc_jax.datasets import _packed, cityscapes, folders
+from dpc_jax.datasets import _packed, camvid, cityscapes, folders
+
+pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 SIZE = (6, 8)
 CLASSES = ('ground', 'leaf', 'stone')
@@ -302,6 +307,24 @@ def test_a_pack_carries_the_facts(tmp_path, fault):
     datasets.check_split(config, 'train')
     message = fault(lambda: load(tmp_path / 'pack', classes=('a', 'b', 'c')))
     assert message.endswith('has the classes ground, leaf, stone; dataset.classes is a, b, c')
+
+
+@pytest.mark.slow
+def test_camvid_has_the_cache_and_the_scores_that_it_has_by_its_own_reader(drawn, tmp_path):
+    found = []
+    for name in ('camvid_search', 'own_data_search'):
+        config = importlib.import_module(f'configs.{name}').get_config('toy')
+        config.dataset.root = str(drawn('camvid'))
+        if name == 'own_data_search':
+            config.dataset.splits.update({'train': 'train.txt', 'val': 'val.txt'})
+            config.dataset.update({'classes': camvid.CamVid.classes, 'unknown': (camvid.UNKNOWN,)})
+        prepared = dpc_jax.prepare(config, tmp_path / name)
+        arrays = {path.name: path.read_bytes() for path in (tmp_path / name / 'cache').rglob('*.npy')}
+        found.append((arrays, prepared.evaluate(prepared.space.sample(jax.random.key(0), 1)).scores()))
+    (arrays, scores), (other_arrays, other_scores) = found
+    assert len(arrays) >= 3
+    assert arrays == other_arrays
+    np.testing.assert_array_equal(scores, other_scores)
 
 
 # ---- real files -----------------------------------------------------------------------------------------------------

@@ -49,6 +49,7 @@ class Dataset(abc.ABC):
     splits: ClassVar[tuple[str, ...]] = SPLITS
     published: ClassVar[Mapping[str, int]] = {}  # images of each split, as its authors count them
     export_ids: ClassVar[tuple[int, ...] | None] = None  # value of each class in exported labels; None: its index
+    meaning: ClassVar[str] = ''  # what the labels in the files stand for, where neither code nor config says it all
 
     split: str  # one of `splits`
 

@@ -29,7 +29,7 @@ from dpc_jax.base import InputError, SegmentationExample
 from dpc_jax.datasets import PACK_INFO, Dataset
 
 VERSION = '1.0.0'
-CLASS_FIELDS = ('name', 'classes', 'palette', 'splits', 'published', 'export_ids')
+CLASS_FIELDS = ('name', 'classes', 'palette', 'splits', 'published', 'export_ids', 'meaning')
 
 Track = Callable[[Iterable[int], str, int], Iterator[int]]
 

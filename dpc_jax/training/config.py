@@ -125,6 +125,10 @@ def _claim(workdir: pathlib.Path, wanted: Mapping[str, Any]) -> None:
 
 
 def images_of(dataset: Dataset) -> dict[str, Any]:
-    """How many images there are, and a digest of their file names in order: their content would take minutes."""
+    """How many images there are, and a digest of their file names in order: their content would take minutes.
+
+    Also what their labels stand for, where the config does not say it: a `dataset.json` may have changed.
+    """
     names = (pathlib.Path(dataset.example_name(index)).name for index in range(len(dataset)))
-    return {'count': len(dataset), 'names': files.digest(['\n'.join(names).encode()])[:16]}
+    found = {'count': len(dataset), 'names': files.digest(['\n'.join(names).encode()])[:16]}
+    return {**found, 'meaning': dataset.meaning} if dataset.meaning else found

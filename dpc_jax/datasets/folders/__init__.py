@@ -77,13 +77,6 @@ class Folders(FilePairs):
         """Of the files, and of what their values stand for: the same files read in another way are other data."""
         return hashlib.sha256(f'{super().fingerprint()} {self.meaning}'.encode()).hexdigest()
 
-    @property
-    def meaning(self) -> str:
-        """A text that is equal where equal label files have equal classes."""
-        held = self.description
-        is_colour = held.label_kind == descriptions.COLOUR
-        return repr((is_colour, held.colours if is_colour else held.values, sorted(map(repr, held.unknown_values))))
-
 
 def kind(config: ml_collections.ConfigDict) -> type[Folders]:
     """The class of the data that the config and the `dataset.json` in its root describe; InputError if they do not."""
@@ -109,6 +102,7 @@ def _class_of(description: Description) -> type[Folders]:
         'splits': tuple(split for split, _ in description.splits),
         'published': dict(description.published),
         'export_ids': description.export_ids,
+        'meaning': description.meaning,
     }
     made: type[Folders] = type('Folders', (Folders,), dict(facts))
     return made

@@ -62,6 +62,12 @@ class Description:
             return None
         return tuple(values[0] for values in self.values)
 
+    @property
+    def meaning(self) -> str:
+        """A text that is equal where equal label files have equal classes."""
+        held = self.colours if self.label_kind == COLOUR else self.values
+        return repr((self.label_kind == COLOUR, held, sorted(map(repr, self.unknown_values))))
+
     def to_json(self) -> str:
         """The content of a `dataset.json`, a line for each field that is not as it is by default."""
         fields = [field for field in dataclasses.fields(self) if getattr(self, field.name) != field.default]
