@@ -318,6 +318,8 @@ def test_camvid_has_the_cache_and_the_scores_that_it_has_by_its_own_reader(drawn
         if name == 'own_data_search':
             config.dataset.splits.update({'train': 'train.txt', 'val': 'val.txt'})
             config.dataset.update({'classes': camvid.CamVid.classes, 'unknown': (camvid.UNKNOWN,)})
+            (path,) = tmp_path.glob('camvid_search/backbone-*.npz')  # trained once
+            config.backbone.weights = str(path)
         prepared = dpc_jax.prepare(config, tmp_path / name)
         arrays = {path.name: path.read_bytes() for path in (tmp_path / name / 'cache').rglob('*.npy')}
         found.append((arrays, prepared.evaluate(prepared.space.sample(jax.random.key(0), 1)).scores()))
