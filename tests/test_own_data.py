@@ -18,6 +18,10 @@ from tests import scripts, test_docs
 pytestmark = [pytest.mark.usefixtures('quick_compilation'), pytest.mark.slow]
 
 WEIGHTS = ('--config.backbone.weights=', '--config.train.init.checkpoint=')  # of another width than the toy's
+SMALLER = {
+    'own_data_search': ('--config.search.num_candidates=1', '--config.search.references=()'),
+    'own_data': ('--config.train.steps=1', '--config.evaluate.pictures=1'),
+}
 CLASSES = ['background', 'boat', 'water']
 
 
@@ -70,7 +74,9 @@ def test_the_page_leads_from_a_folder_to_scores(folder, tmp_path, monkeypatch):
         text = text.replace(real, toy)
     done = []
     for _, script, *argv in test_docs.commands_of(text):
-        found = start(script, [word for word in argv if not word.startswith(WEIGHTS)])
+        (size,) = [SMALLER[name] for name in SMALLER if any(f'/{name}.py' in word for word in argv)] or [()]
+        size = size if script == 'run.py' else ()
+        found = start(script, [*(word for word in argv if not word.startswith(WEIGHTS)), *size])
         done.append(pathlib.Path(script).stem)
         assert script == 'run.py' or found == 0
         if (folder / 'dataset.json').exists() and done[-1] == 'propose_dataset':
