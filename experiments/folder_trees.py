@@ -83,12 +83,15 @@ def _matches(one: str, other: str, places: Mapping[str, Sequence[File]]) -> Iter
         return
     inside = {file.path for file in places[other]} if one != other else set()
     images = [file for file in places[one] if file.path not in inside]
-    for image_suffix in _common_suffixes([file.rest for file in images]):
+    suffixes = _common_suffixes([file.rest for file in images])
+    if one == other:  # x.jpg and x.png
+        suffixes += sorted({pathlib.PurePosixPath(file.path).suffix for file in images})
+    for image_suffix in dict.fromkeys(suffixes):
         stems = {(file.word, name): file for file in images if (name := trees.stem(file.rest, image_suffix))}
         found: dict[str, list[tuple[File, File]]] = collections.defaultdict(list)
         for label in places[other]:
             match = _image_of(label, stems)
-            if match is not None and match[0].path != label.path:
+            if match is not None:
                 found[match[1]].append((match[0], label))
         if one != other:
             endings = [ending for ending in found if ending.lower() in trees.SUFFIXES]
@@ -115,7 +118,7 @@ def _image_of(label: File, stems: Mapping[tuple[str, str], File]) -> tuple[File,
     """The image whose stem the label's name begins with, the longest, and what follows in small letters."""
     for match in reversed(list(re.finditer(r'[._ -]', label.rest))):
         image = stems.get((label.word, label.rest[: match.start()]))
-        if image is not None:
+        if image is not None and image.path != label.path:
             ending = label.rest[match.start() :]
             return image, ending.lower() if ending.lower() in trees.SUFFIXES else ending
     return None
