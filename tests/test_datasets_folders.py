@@ -16,6 +16,7 @@ import dpc_jax
 from dpc_jax import datasets, drawn_data
 from dpc_jax.base import IGNORE_LABEL
 from dpc_jax.datasets import _packed, camvid, cityscapes, folders
+from dpc_jax.training import config as train_config
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
 
@@ -284,6 +285,13 @@ def test_the_same_files_read_in_another_way_are_other_data(tmp_path):
     marks = [load(tmp_path, **fields).fingerprint() for fields in ({}, {'label_kind': 'id', 'ids': (2, 1, 0)})]
     assert marks[0] != marks[1]
     assert marks[0] == load(tmp_path, label_kind='id', ids=(0, 1, 2)).fingerprint()
+
+
+def test_a_training_does_not_go_on_where_labels_stand_for_something_else(tmp_path):
+    one(tmp_path, np.array([[0, 1, 2]], np.uint8))
+    first, other = load(tmp_path), load(tmp_path, label_kind='id', ids=(2, 1, 0))
+    assert train_config.images_of(first) == train_config.images_of(load(tmp_path, classes=('a', 'b', 'c')))
+    assert train_config.images_of(first) != train_config.images_of(other)
 
 
 def test_a_worker_makes_the_same_data_set(tmp_path):

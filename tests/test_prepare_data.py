@@ -1,17 +1,20 @@
 """Is a copy of a data set whole: everything that is wrong is counted and named."""
 
+import types
+
 import ml_collections
 import numpy as np
 import pytest
 from PIL import Image
 
+from configs import pascal_context
 from dpc_jax import datasets, drawn_data
 from dpc_jax.base import InputError
-from dpc_jax.datasets import camvid
+from dpc_jax.datasets import _packed, camvid
 from tests import scripts
 from tests.test_experiments import finish
 
-data_folder, prepare_data = scripts.load('data_folder'), scripts.load('prepare_data')
+common, data_folder, prepare_data = map(scripts.load, ('common', 'data_folder', 'prepare_data'))
 
 SCRIPT = 'experiments/prepare_data.py'
 
@@ -110,3 +113,28 @@ def test_genuine_images_are_whole(shared, tmp_path):
     found = prepare_data.check(load(shared('data/camvid'), 'val'))
     assert prepare_data.is_whole(found, camvid.CamVid)
     assert found.count == 101
+
+
+def test_a_config_names_own_data(tmp_path, monkeypatch):
+    """Its fields count, --root takes the place of its folder, and the published counts are its own."""
+    config = pascal_context.get_config('toy')
+    drawn_data.write('folders', tmp_path / 'context', 2, config=config.dataset)
+    (tmp_path / 'context/dataset.json').unlink()
+    for name, value in (('DATASET', ''), ('ROOT', str(tmp_path / 'context'))):
+        monkeypatch.setattr(data_folder, name, types.SimpleNamespace(value=value))
+    monkeypatch.setattr(common, 'CONFIG', types.SimpleNamespace(value=config))
+    chosen = data_folder.chosen()
+    assert config.dataset.root == ''
+    there, absent, kind = data_folder.opened(chosen, ())
+    assert ([dataset.split for dataset in there], absent) == (['train', 'val'], {})
+    found = [prepare_data.check(dataset) for dataset in there]
+    assert [checked.faults for checked in found] == [(), ()]
+    assert '| train | 2 | **4998** | 0 | 72x96 |' in prepare_data.counts_table(found, absent, kind)
+    sets = {dataset.split: dataset for dataset in there}
+    _packed.write(sets, tmp_path / 'context', tmp_path / 'pack', track=lambda items, *_: iter(items))
+    monkeypatch.setattr(data_folder, 'ROOT', types.SimpleNamespace(value=str(tmp_path / 'pack')))
+    packed, _, kind = data_folder.opened(data_folder.chosen(), ())
+    assert [prepare_data.check(dataset).pixels.tolist() for dataset in packed] == [c.pixels.tolist() for c in found]
+    monkeypatch.setattr(data_folder, 'DATASET', types.SimpleNamespace(value='camvid'))
+    with pytest.raises(InputError, match="--dataset is 'camvid'; needed are a data set"):
+        data_folder.chosen()
