@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import dpc_jax
-from dpc_jax import datasets, drawn_data
+from dpc_jax import datasets, drawn_data, evaluation
 from dpc_jax.base import IGNORE_LABEL
 from dpc_jax.datasets import _packed, camvid, cityscapes, folders
 from dpc_jax.training import config as train_config
@@ -278,6 +278,14 @@ def test_the_config_counts_before_the_file(tmp_path):
 def test_predictions_are_exported_in_the_values_of_the_files(tmp_path, fields, ids):
     describe(tmp_path, **TREES, **fields)
     assert datasets.kind(ml_collections.ConfigDict({'name': 'folders', 'root': str(tmp_path)})).export_ids == ids
+
+
+def test_exported_ids_of_16_bits_are_written_as_such(tmp_path):
+    fields = {'label_kind': 'id', 'ids': [3, 3000, 5]}
+    truth = np.array([[3, 3000, 5, 3000]], np.uint16)
+    label = one(tmp_path, truth, **fields)
+    evaluation.write_label(tmp_path / 'written.png', label, load(tmp_path))
+    np.testing.assert_array_equal(np.array(Image.open(tmp_path / 'written.png')), truth)
 
 
 def test_the_same_files_read_in_another_way_are_other_data(tmp_path):
