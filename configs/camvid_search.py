@@ -20,15 +20,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     """The search; `arg` may be 'toy' (a backbone trained for a few steps unless weights are given)."""
     config = common.search_config()
     config.dataset = ml_collections.ConfigDict({'name': 'camvid', 'root': ''})
-    config.cell.filters = 64
-    config.cache.crop_size = (321, 321)
-    config.proxy.steps = 500
-    config.proxy.learning_rate = 0.4
-    config.proxy.bn_decay = 0.97
-    config.proxy.loss_stride = 8
-    config.search.num_candidates = 48
-    config.search.sampler_settings.evolution.update({'population': 16, 'sample': 5})  # of 48 candidates
-    common.camvid_recipe(config.rerank)
+    common.camvid_search_recipe(config)
     if common.words(arg, 'toy'):
         common.shrink(config)
         config.cache.crop_size = (65, 65)

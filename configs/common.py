@@ -1,6 +1,7 @@
 """The fields of every config with the values of the paper (arXiv:1809.04184); a config changes what differs."""
 
 import ml_collections
+from ml_collections import config_dict
 
 
 def search_config() -> ml_collections.ConfigDict:
@@ -170,6 +171,21 @@ def rerank_config() -> ml_collections.ConfigDict:
     return config
 
 
+def own_data(config: ml_collections.ConfigDict) -> None:
+    """Makes `config` that of a folder of images and labels (dpc_jax/datasets/folders); nothing is set but its name.
+
+    What is not set is taken from `dataset.json` in the root.
+    """
+    config.name = 'folders'
+    config.root = ''
+    config.generated = 0
+    config.update(dict.fromkeys(('images', 'labels', 'image_suffix', 'label_suffix', 'label_kind', 'overlap'), ''))
+    config.update(dict.fromkeys(('classes', 'colours', 'ids', 'unknown'), ()))
+    config.update({'splits': {}, 'published': {}})
+    config.split_seed = config_dict.placeholder(int)
+    config.reduce_zero_label = config_dict.placeholder(bool)
+
+
 def scenes() -> ml_collections.ConfigDict:
     """The procedural street scenes that search and networks share."""
     return ml_collections.ConfigDict(
@@ -208,6 +224,19 @@ def camvid_recipe(config: ml_collections.ConfigDict) -> None:
     config.train.log_every = 10
     config.train.evaluate_every = 80
     config.train.checkpoint_every = 40
+
+
+def camvid_search_recipe(config: ml_collections.ConfigDict) -> None:
+    """How cells are searched on a few hundred images with ImageNet features: 40 minutes on two cores for CamVid."""
+    config.cell.filters = 64
+    config.cache.crop_size = (321, 321)
+    config.proxy.steps = 500
+    config.proxy.learning_rate = 0.4
+    config.proxy.bn_decay = 0.97
+    config.proxy.loss_stride = 8
+    config.search.num_candidates = 48
+    config.search.sampler_settings.evolution.update({'population': 16, 'sample': 5})  # of 48 candidates
+    camvid_recipe(config.rerank)
 
 
 def network_config() -> ml_collections.ConfigDict:

@@ -198,18 +198,21 @@ def load_network(
       InputError: no such checkpoint, a damaged one, or one that belongs to another network.
     """
     if isinstance(config, str | pathlib.Path):
-        path = pathlib.Path(config).expanduser()
+        path = files.local(config, 'checkpoint')
         settled, settings = described.config_of(path), InferenceSettings()
-        segmenter = networks.make(settled, len(described.classes_of(settled, path)['classes']))
     else:
         config = with_genotype(config, genotype)
         if not str(checkpoint or config.checkpoint):
             raise InputError('checkpoint is empty; give the folder of weights, such as runs/net/weights')
-        path = pathlib.Path(checkpoint or config.checkpoint).expanduser()
-        settled = described.settled(config, path)
-        settings, segmenter = evaluation.inference_settings(settled, None), evaluation.make_network(settled)
-    variables = weights.restore(path, networks.variable_shapes(segmenter))
+        path = files.local(checkpoint or config.checkpoint, 'checkpoint')
+        settled, settings = described.settled(config, path, with_data=False), None
     kinds = described.classes_of(settled, path)
+    if settings is None:
+        settings = evaluation.inference_settings(settled, None)
+        segmenter = evaluation.make_network(settled, len(kinds['classes']))
+    else:
+        segmenter = networks.make(settled, len(kinds['classes']))
+    variables = weights.restore(path, networks.variable_shapes(segmenter))
     return Network(segmenter, variables, kinds['classes'], kinds['palette'], settings)
 
 
@@ -228,7 +231,7 @@ def predict(network: Network | Path, image: np.ndarray) -> UInt8[np.ndarray, 'H 
         that are not finite; or whatever is wrong with the folder.
     """
     if not isinstance(network, Network):
-        path = pathlib.Path(network).expanduser()
+        path = files.local(network, 'checkpoint')
         sums = path / weights.SUMS
         network = _loaded(str(path), sums.read_text(errors='replace') if sums.is_file() else '')
     pixels = np.asarray(image)

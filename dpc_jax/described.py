@@ -16,6 +16,7 @@ import numpy as np
 
 from dpc_jax import contexts, datasets, preprocess, provenance
 from dpc_jax.base import InputError
+from dpc_jax.files import local
 
 FILE = 'network.json'
 FORMAT = 1
@@ -44,7 +45,7 @@ class Description(NamedTuple):
 
 def of(config: ml_collections.ConfigDict) -> Description:
     """The description of the network that a config of a whole network names, for the classes of its data set."""
-    kind = datasets.kind(config.dataset.name)
+    kind = datasets.kind(config.dataset)
     colours = ((int(red), int(green), int(blue)) for red, green, blue in np.asarray(kind.palette))
     ids = None if kind.export_ids is None else tuple(kind.export_ids)
     return Description(sections(config), config.dataset.name, tuple(kind.classes), tuple(colours), ids)
@@ -76,7 +77,7 @@ def read(folder: pathlib.Path) -> Description | None:
 
     InputError: the file cannot be read, or a later version of this project wrote it.
     """
-    path = folder.expanduser() / FILE
+    path = local(folder, 'checkpoint') / FILE
     try:
         held = json.loads(path.read_text(encoding='utf-8'))
         if held['format'] > FORMAT:
@@ -95,9 +96,12 @@ def read(folder: pathlib.Path) -> Description | None:
         raise InputError(f'{path} cannot be read: {type(error).__name__} {error}') from error
 
 
-def settled(config: ml_collections.ConfigDict, folder: pathlib.Path) -> ml_collections.ConfigDict:
+def settled(
+    config: ml_collections.ConfigDict, folder: pathlib.Path, *, with_data: bool = True
+) -> ml_collections.ConfigDict:
     """A copy of the config in which fields that it leaves open (None) are those of the checkpoint in that folder.
 
+    `with_data`: whether it goes with the data set that the config names, which then must have the same classes.
     A warning says so where an older checkpoint has no description. Where the output stride is another one, it is said.
 
     Raises:
@@ -114,18 +118,22 @@ def settled(config: ml_collections.ConfigDict, folder: pathlib.Path) -> ml_colle
             f"{left} is not given, and checkpoint '{folder}' does not say which network it is of: give the config that"
             ' it was trained with'
         )
-    check(config, folder, datasets.classes(config.dataset.name))
+    check(config, folder, datasets.classes(config.dataset) if with_data else None)
     return config
 
 
-def check(config: ml_collections.ConfigDict, folder: pathlib.Path, classes: tuple[str, ...]) -> None:
-    """InputError if the checkpoint in that folder is of another network than the config's, or of other classes."""
+def check(config: ml_collections.ConfigDict, folder: pathlib.Path, classes: tuple[str, ...] | None) -> None:
+    """InputError if the checkpoint in that folder is of another network than the config's, or of other classes.
+
+    Where `classes` are None, they are not compared.
+    """
     held = read(folder)
     if held is None:
         warn(folder)
         return
     _check_network(held, sections(config), folder, only=('backbone', 'context', 'decoder'))
-    _check_classes(held, classes, folder)
+    if classes is not None:
+        _check_classes(held, classes, folder)
     there, here = held.network['backbone']['output_stride'], config.backbone.output_stride
     if there != here:
         print(f'output stride {here}; the checkpoint was trained at {there}, atrous rates follow')
@@ -151,7 +159,7 @@ def check_start(config: ml_collections.ConfigDict, folder: pathlib.Path, parts: 
 
 def warn(folder: pathlib.Path) -> None:
     """Says that a checkpoint has no description, so that another network of the same shapes would not be noticed."""
-    if (folder.expanduser() / FILE).is_file() or not folder.expanduser().is_dir():
+    if not local(folder, 'checkpoint').is_dir():  # whoever reads the weights says so
         return
     logging.warning("checkpoint '%s' does not say which network it is of, and is taken for the config's", folder)
 

@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 import cv2
 import ml_collections
 import numpy as np
-from jaxtyping import Bool, Float64, UInt8
+from jaxtyping import Bool, Float64, UInt, UInt8
 from PIL import Image
 
 from dpc_jax import checks, datasets, files
 from dpc_jax.base import IGNORE_LABEL, InputError, Size
 from dpc_jax.canvas import Canvas, Colour, Point
-from dpc_jax.datasets import camvid, coco
+from dpc_jax.datasets import camvid, coco, folders
 
 SHAPES = 4  # in an image
 NOISE = 8.0  # gray levels
@@ -47,29 +47,41 @@ class Drawing(NamedTuple):
 Drawings = Mapping[str, Sequence[Drawing]]
 """Drawings by the part of the data set that they are for."""
 
+Kind = type[datasets.Dataset]
+
 
 def names() -> tuple[str, ...]:
     """The data sets that `write` can draw."""
     return tuple(sorted(LAYOUTS))
 
 
-def write(name: str, root: pathlib.Path, count: int, *, size: Size = (72, 96), seed: int = 0) -> None:
+def write(
+    name: str,
+    root: pathlib.Path,
+    count: int,
+    *,
+    config: ml_collections.ConfigDict | None = None,
+    size: Size = (72, 96),
+    seed: int = 0,
+) -> None:
     """Draws the data set `name` into the folder `root`, which is made: `count` images for each of its parts.
 
     The parts of a name are in LAYOUTS; its other splits are made of them, as in the real one (`trainval` has twice
-    `count`, and so has `train_aug`). Equal arguments give equal pixels. InputError if it cannot be drawn.
+    `count`, and so has `train_aug`). `config` is that of a data set whose facts depend on it; without one, an example
+    is drawn. Equal arguments give equal pixels. InputError if it cannot be drawn.
     """
     if name not in LAYOUTS:
         raise InputError(f'the data set {name!r} cannot be drawn; there are: {", ".join(names())}')
     checks.at_least(1, dataset__generated=count)
     parts, layout = LAYOUTS[name]
-    kind = datasets.kind(name)
+    kind = datasets.kind(config or ml_collections.ConfigDict({'name': name, 'generated': count}))
+    parts = parts or kind.splits
     drawings = {
         part: [draw(np.random.default_rng((seed, place, number)), kind, size, number) for number in range(count)]
         for place, part in enumerate(parts)
     }
     root.mkdir(parents=True, exist_ok=True)
-    layout(root, drawings)
+    layout(root, drawings, kind)
 
 
 def prepared(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> ml_collections.ConfigDict:
@@ -84,7 +96,7 @@ def prepared(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> ml_col
     if not folder.is_dir():
         try:
             with files.whole(folder) as draft:
-                write(config.name, draft, count)
+                write(config.name, draft, count, config=config)
         except OSError:
             if not folder.is_dir():  # else another process was faster, with the same data
                 raise
@@ -93,7 +105,7 @@ def prepared(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> ml_col
     return drawn
 
 
-def draw(random: np.random.Generator, kind: type[datasets.Dataset], size: Size, number: int) -> Drawing:
+def draw(random: np.random.Generator, kind: Kind, size: Size, number: int) -> Drawing:
     """Image `number` of a part; the classes take turns, so that a few images hold all."""
     classes = np.arange(len(kind.classes))[kind.classes[0] == 'background' :]
     ground = 0 if kind.classes[0] == 'background' else int(classes[number % len(classes)])
@@ -117,12 +129,12 @@ def _points(outline: Float64[np.ndarray, 'K 2']) -> list[Point]:
     return [(x, y) for x, y in outline.tolist()]
 
 
-def _colour(kind: type[datasets.Dataset], label: int) -> Colour:
+def _colour(kind: Kind, label: int) -> Colour:
     red, green, blue = (30 + 0.75 * kind.palette[label]).astype(int).tolist()
     return red, green, blue
 
 
-def _save(path: pathlib.Path, pixels: UInt8[np.ndarray, '...'], palette: bool = False) -> None:
+def _save(path: pathlib.Path, pixels: UInt[np.ndarray, '...'], palette: bool = False) -> None:
     """Saves JPEG or PNG, by the name; `palette`: as indices of VOC's colours."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(pixels)
@@ -137,7 +149,7 @@ def _save_list(path: pathlib.Path, lines: Sequence[str]) -> None:
     path.write_text('\n'.join(lines) + '\n', encoding='utf-8')
 
 
-def _lay_out_camvid(root: pathlib.Path, drawings: Drawings) -> None:
+def _lay_out_camvid(root: pathlib.Path, drawings: Drawings, kind: Kind) -> None:
     for part, drawn in drawings.items():
         lines = []
         for number, drawing in enumerate(drawn):
@@ -148,9 +160,9 @@ def _lay_out_camvid(root: pathlib.Path, drawings: Drawings) -> None:
         _save_list(root / f'{part}.txt', lines)
 
 
-def _lay_out_cityscapes(root: pathlib.Path, drawings: Drawings) -> None:
+def _lay_out_cityscapes(root: pathlib.Path, drawings: Drawings, kind: Kind) -> None:
     ids = np.zeros(256, np.uint8)  # 0 is 'unlabeled'
-    export_ids = datasets.kind('cityscapes').export_ids or ()
+    export_ids = kind.export_ids or ()
     ids[: len(export_ids)] = export_ids
     for part, drawn in drawings.items():
         for number, drawing in enumerate(drawn):
@@ -163,11 +175,11 @@ def _lay_out_cityscapes(root: pathlib.Path, drawings: Drawings) -> None:
             elif part == 'train_extra':
                 del labels['gtFine']
             _save(root / 'leftImg8bit' / f'{frame}_leftImg8bit.png', drawing.image)
-            for kind, label in labels.items():
-                _save(root / kind / f'{frame}_{kind}_labelIds.png', ids[label])
+            for folder, label in labels.items():
+                _save(root / folder / f'{frame}_{folder}_labelIds.png', ids[label])
 
 
-def _lay_out_pascal_voc(root: pathlib.Path, drawings: Drawings) -> None:
+def _lay_out_pascal_voc(root: pathlib.Path, drawings: Drawings, kind: Kind) -> None:
     root = root / 'VOCdevkit' / 'VOC2012'
     names = {
         part: [f'{2007 + place}_{number:06}' for number in range(len(drawings[part]))]
@@ -186,7 +198,7 @@ def _lay_out_pascal_voc(root: pathlib.Path, drawings: Drawings) -> None:
         _save_list(root / 'ImageSets' / 'Segmentation' / f'{name}.txt', lines)
 
 
-def _lay_out_person_part(root: pathlib.Path, drawings: Drawings) -> None:
+def _lay_out_person_part(root: pathlib.Path, drawings: Drawings, kind: Kind) -> None:
     folder = root / 'pascal_person_part'
     lines: dict[str, list[str]] = {'trainval': []}
     for place, (part, drawn) in enumerate(drawings.items()):
@@ -201,7 +213,7 @@ def _lay_out_person_part(root: pathlib.Path, drawings: Drawings) -> None:
         _save_list(folder / 'pascal_person_part_trainval_list' / f'{split}.txt', lines[split])
 
 
-def _lay_out_coco(root: pathlib.Path, drawings: Drawings) -> None:
+def _lay_out_coco(root: pathlib.Path, drawings: Drawings, kind: Kind) -> None:
     other = {ours: theirs for theirs, ours in coco.OTHER_NAMES.items()}
     ids = dict(zip(datasets.VOC_CLASSES[1:], COCO_IDS, strict=True))
     categories = [{'id': number, 'name': other.get(name, name)} for name, number in ids.items()]
@@ -242,11 +254,30 @@ def run_lengths(mask: Bool[np.ndarray, 'H W']) -> list[int]:
     return np.diff([0, *ends]).tolist()
 
 
-LAYOUTS: Mapping[str, tuple[tuple[str, ...], Callable[[pathlib.Path, Drawings], None]]] = {
+def _lay_out_folders(root: pathlib.Path, drawings: Drawings, kind: Kind) -> None:
+    assert issubclass(kind, folders.Folders)
+    facts = kind.description
+    endings = facts.image_suffix or '.jpg', facts.label_suffix or '.png'
+    for part, source in facts.splits:
+        names = [f'{part}_{number:04}' for number in range(len(drawings[part]))]
+        places = [root / text.replace(folders.SPLIT, str(source)) for text in (facts.images, facts.labels)]
+        lines = []
+        for name, drawing in zip(names, drawings[part], strict=True):
+            image, label = (place / f'{name}{ending}' for place, ending in zip(places, endings, strict=True))
+            _save(image, drawing.image)
+            _save(label, folders.encode(drawing.label, facts))
+            lines.append(name if facts.images else f'{image.name} {label.name}')
+        if isinstance(source, str) and folders.SPLIT not in facts.images:
+            _save_list(root / source, lines)
+    (root / folders.FILE).write_text(facts.to_json(), encoding='utf-8')
+
+
+LAYOUTS: Mapping[str, tuple[tuple[str, ...], Callable[[pathlib.Path, Drawings, Kind], None]]] = {
     'camvid': (('train', 'val', 'test'), _lay_out_camvid),
     'cityscapes': (('train', 'val', 'test', 'train_extra'), _lay_out_cityscapes),
     'pascal_voc': (('train', 'val', 'test', 'aug'), _lay_out_pascal_voc),
     'person_part': (('train', 'val'), _lay_out_person_part),
     'coco': (('train', 'val'), _lay_out_coco),
+    'folders': ((), _lay_out_folders),
 }
-"""Name -> parts that are drawn, and how they become files."""
+"""Name -> parts that are drawn (none named: each split), and how they become files."""

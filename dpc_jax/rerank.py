@@ -141,7 +141,7 @@ class WholeNetworks:
         return result
 
     def _trained(self, network: ml_collections.ConfigDict, place: pathlib.Path, made_of: str) -> Result:
-        classes = len(datasets.classes(self.config.dataset.name))
+        classes = len(datasets.classes(self.config.dataset))
         with (
             (place / OUTPUT).open('a', encoding='utf-8', errors='backslashreplace') as output,
             contextlib.redirect_stdout(output),

@@ -66,7 +66,7 @@ def main(argv: Sequence[str]) -> None:
         raise InputError('give either --workdir or --storage (of a search) or --genotype')
     out = pathlib.Path(OUT.value).expanduser()
     check_folder(out)
-    classes = datasets.classes(config.dataset.name)
+    classes = datasets.classes(config.dataset)
     genotype, title = chosen_cell()
     network = network_around(genotype, config, len(classes))
     config = config.copy_and_resolve_references()
@@ -133,7 +133,7 @@ def load_weights(config: ml_collections.ConfigDict, network: Segmenter) -> tuple
     if path and BACKBONE.value:
         raise InputError('give either --checkpoint, which has the backbone in it, or --backbone')
     if path:
-        described.check(config, pathlib.Path(path), datasets.classes(config.dataset.name))
+        described.check(config, pathlib.Path(path), datasets.classes(config.dataset))
         variables = weights.restore(pathlib.Path(path).expanduser(), networks.variable_shapes(network))
         return variables, f'checkpoint {path}'
     drawn = f'drawn from seed {config.seed}, not trained'

@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> None:
     common.check_whole_network(config)
     source, out = (pathlib.Path(flag.value).expanduser() for flag in (CHECKPOINT, OUT))
     weights.check_target(out)
-    classes = datasets.classes(config.dataset.name)
+    classes = datasets.classes(config.dataset)
     network = networks.make(config, len(classes))
     stored = weights.read_official(source)
     variables, report = weights.assign_official(

@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from absl import app, flags
 from rich.console import Console
 
-from dpc_jax import command_line, datasets
+from dpc_jax import command_line
 from dpc_jax.base import InputError
 from dpc_jax.datasets import _packed
 from dpc_jax.progress import track
 from experiments import common, data_folder
-from experiments.data_folder import DATASET, ROOT, SPLITS
+from experiments.data_folder import SPLITS
 
 OUT = flags.DEFINE_string('out', '', 'Folder for the pack; it must not be there.')
 
@@ -30,10 +30,11 @@ flags.adopt_module_key_flags(data_folder)  # so that --help lists them
 def main(argv: Sequence[str]) -> None:
     """Packs what is there of the data set."""
     del argv
-    if not DATASET.value or not OUT.value:
-        raise InputError(f'--dataset ({", ".join(datasets.names())}), --root and --out are needed')
-    root, out = (pathlib.Path(name).expanduser() for name in (ROOT.value, OUT.value))
-    there, absent = data_folder.opened(DATASET.value, str(root), SPLITS.value)
+    config = data_folder.chosen('--root, --out')
+    if not OUT.value:
+        raise InputError("--out is ''; it must be a folder that is not there")
+    root, out = (pathlib.Path(name).expanduser() for name in (config.root, OUT.value))
+    there, absent, _ = data_folder.opened(config, SPLITS.value)
     for why in (why for split, why in absent.items() if split in SPLITS.value):
         raise InputError(why)
     shown = functools.partial(track, console=Console(file=sys.stdout))

@@ -1,6 +1,7 @@
 """Is a copy of a data set on disk whole? Counts, every file, the classes, and a picture of what a network will see.
 
   python experiments/prepare_data.py --dataset=cityscapes --root=/data/cityscapes
+  python experiments/prepare_data.py --config=configs/ade20k.py --root=/data/ADEChallengeData2016
 
 Decodes all images and labels. Writes `report.md` and a contact sheet for each split into --out. A split that is not on
 disk is listed as absent, which is a fault only if --splits names it. Exit code: 0 all is whole, 1 files are faulty (all
@@ -19,26 +20,21 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from absl import app, flags
-from jaxtyping import UInt8
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
-from dpc_jax import command_line, datasets, palette
+from dpc_jax import command_line
 from dpc_jax.base import IGNORE_LABEL, InputError, Size
 from dpc_jax.datasets import Dataset
 from dpc_jax.progress import track
 from experiments import common, data_folder
-from experiments.data_folder import DATASET, ROOT, SPLITS
+from experiments.contact_sheet import contact_sheet as contact_sheet
+from experiments.contact_sheet import overlay as overlay
+from experiments.data_folder import SPLITS
 
 OUT = flags.DEFINE_string('out', '', 'Folder for report and pictures; by default prepared_<dataset>.')
 IMAGES = flags.DEFINE_integer('images', 12, 'Images in the contact sheet of a split.')
 
 flags.adopt_module_key_flags(data_folder)  # so that --help lists them
 
-COLUMNS = 4  # of a contact sheet; each has an image and, below it, the image with its label over it
-TILE = 2.4  # inches wide
-OPACITY = 0.6  # of a label over its image
-DARK = (20, 20, 20)  # where there is no label
 ABSENT = ('there is no ', 'there are no ')  # how messages of data sets begin if a list or folder of a split is absent
 SHOWN_FAULTS = 5  # on the screen; the report has all
 
@@ -125,63 +121,23 @@ def report(found: Sequence[Checked], absent: dict[str, str], kind: type[Dataset]
     return '\n'.join(lines)
 
 
-# ---- picture --------------------------------------------------------------------------------------------------------
-
-
-def contact_sheet(dataset: Dataset, count: int) -> Figure | None:
-    """Images evenly drawn from the split, each with its label over it; None where none is whole."""
-    chosen = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int)
-    examples = [dataset[index] for index in chosen.tolist() if not look(dataset, index)[0]]
-    if not examples:
-        return None
-    rows = -(-len(examples) // COLUMNS)
-    tallest = max(example.label.shape[0] / example.label.shape[1] for example in examples)
-    legend = 0.25 * -(-len(dataset.classes) // 6) + 0.3
-    figure = Figure((COLUMNS * TILE, 2 * rows * TILE * tallest + legend), layout='constrained')
-    axes = figure.subplots(2 * rows, COLUMNS, squeeze=False)
-    for place in axes.ravel():
-        place.set_axis_off()
-    for number, example in enumerate(examples):
-        row, column = divmod(number, COLUMNS)
-        axes[2 * row, column].imshow(example.image)
-        axes[2 * row + 1, column].imshow(overlay(dataset, example.image, example.label))
-    colours = [*dataset.palette / 255, np.array(DARK) / 255]
-    patches = [
-        Patch(facecolor=colour, edgecolor=palette.GREY, lw=0.5, label=name)
-        for colour, name in zip(colours, (*dataset.classes, 'not labelled'), strict=True)
-    ]
-    figure.legend(handles=patches, loc='outside lower center', ncols=6, frameon=False, fontsize=8)
-    return figure
-
-
-def overlay(
-    dataset: Dataset, image: UInt8[np.ndarray, 'H W 3'], label: UInt8[np.ndarray, 'H W']
-) -> UInt8[np.ndarray, 'H W 3']:
-    """The label in its colours over the image."""
-    colours = np.tile(np.array(DARK, np.uint8), (IGNORE_LABEL + 1, 1))
-    colours[: dataset.num_classes] = dataset.palette
-    mixed: UInt8[np.ndarray, 'H W 3'] = np.rint(OPACITY * colours[label] + (1 - OPACITY) * image).astype(np.uint8)
-    return mixed
-
-
 # ---- the script -----------------------------------------------------------------------------------------------------
 
 
 def main(argv: Sequence[str]) -> None:
     """Checks, writes, and gives the result as exit code."""
     del argv
-    if not DATASET.value or IMAGES.value < 1:
-        raise InputError(
-            f"--dataset is '{DATASET.value}' and --images {IMAGES.value}; needed are a data set"
-            f' ({", ".join(datasets.names())}) and at least 1 image'
-        )
-    there, absent = data_folder.opened(DATASET.value, ROOT.value, SPLITS.value)
-    kind = datasets.kind(DATASET.value)
-    out = pathlib.Path(OUT.value or f'prepared_{DATASET.value}').expanduser()
+    if IMAGES.value < 1:
+        raise InputError(f'--images is {IMAGES.value}; it must be at least 1')
+    config = data_folder.chosen()
+    there, absent, kind = data_folder.opened(config, SPLITS.value)
+    out = pathlib.Path(OUT.value or f'prepared_{config.name}').expanduser()
     out.mkdir(parents=True, exist_ok=True)
     broken = {split: why for split, why in absent.items() if SPLITS.value or not why.startswith(ABSENT)}
     found = [check(dataset) for dataset in there]
-    (out / 'report.md').write_text(report(found, absent, kind, ROOT.value), encoding='utf-8', errors='backslashreplace')
+    (out / 'report.md').write_text(
+        report(found, absent, kind, config.root), encoding='utf-8', errors='backslashreplace'
+    )
     paths = [out / 'report.md']
     for dataset in there:
         sheet = contact_sheet(dataset, IMAGES.value)

@@ -5,6 +5,7 @@ import importlib.util
 import pathlib
 import types
 
+import grain  # noqa: F401 -- defines flags of its own, which must be known before a script's are forgotten
 from absl import flags
 
 

@@ -11,7 +11,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs import common, scenes_search
-from dpc_jax import assembly, command_line, evaluation, rerank
+from dpc_jax import assembly, command_line, datasets, evaluation, rerank
 from dpc_jax.base import InputError
 from dpc_jax.training import config as train_config
 
@@ -27,7 +27,8 @@ COMMON = {
     ('train', 'aux_cells'): common.aux_network_config,
 }
 PAPERS = {'dpc': '1809.04184', 'aux_cells': '1810.10804'}
-ARGS = [(name, arg) for name in NAMES for arg in ('', 'toy', *('stage2', 'stage2,toy')[: 2 * (name == 'pascal_voc')])]
+MORE = {'pascal_voc': ('stage2', 'stage2,toy'), 'pascal_context': ('background', 'background,toy')}
+ARGS = [(name, arg) for name in NAMES for arg in ('', 'toy', *MORE.get(name, ()))]
 
 
 def config_of(name, arg=''):
@@ -71,8 +72,10 @@ def test_a_config_says_the_paper_and_the_command(name):
 
 
 @pytest.mark.parametrize(('name', 'arg'), ARGS)
-def test_a_config_builds_and_is_accepted(name, arg):
+def test_a_config_builds_and_is_accepted(name, arg, drawn):
     config = config_of(name, arg)
+    if name.startswith('own_data') and not arg:
+        config.dataset.root = str(drawn('folders'))  # their classes stand in its dataset.json
     CHECKS[config.journey](config)
     if config.journey == 'train':
         evaluation.check(config)
@@ -89,7 +92,9 @@ def test_a_config_has_the_common_fields_and_no_others(name, arg):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_an_unknown_argument_is_refused_in_one_line(name):
-    with pytest.raises(ValueError, match=r"config argument ':toi' is not known; allowed: none, (':stage2', )?':toy'"):
+    with pytest.raises(
+        ValueError, match=r"config argument ':toi' is not known; allowed: none, (':(stage2|background)', )?':toy'"
+    ):
         config_of(name, 'toi')
 
 
@@ -137,6 +142,29 @@ def test_the_best_decoders_can_be_trained_as_whole_networks(name):
     config = config_of(name, 'toy')
     config.search.ladder = (('full', 1),)
     rerank.check(config, assembly.make_space(config))
+
+
+def test_own_data_without_a_folder_is_refused():
+    for name in ('own_data', 'own_data_search'):
+        config = config_of(name)
+        with pytest.raises(InputError, match=r'dataset\.root is empty'):
+            datasets.classes(config.dataset)
+
+
+@pytest.mark.parametrize(('arg', 'count', 'first'), [('', 59, 'aeroplane'), ('background', 60, 'background')])
+def test_the_background_of_pascal_context_is_left_out_or_kept(arg, count, first):
+    config = config_of('pascal_context', arg).dataset
+    kind = datasets.kind(config)
+    assert (len(kind.classes), kind.classes[0], kind.published['val']) == (count, first, 5105)
+    assert kind.export_ids == (None if arg else tuple(range(1, 60)))
+
+
+def test_the_classes_of_ade20k():
+    """The 150 of objectInfo150.txt: some of its rows, by their number."""
+    kind = datasets.kind(config_of('ade20k').dataset)
+    rows = {1: 'wall', 13: 'person', 21: 'car', 45: 'chest of drawers', 101: 'poster', 128: 'bicycle', 150: 'flag'}
+    assert {number: kind.classes[number - 1] for number in rows} == rows
+    assert (len(kind.classes), kind.export_ids) == (150, tuple(range(1, 151)))
 
 
 def test_there_are_configs_of_every_journey():

@@ -193,6 +193,11 @@ def test_a_label_value_out_of_range(root, kind, value, allowed, fault):
 
 
 def test_classes_and_splits_are_known_without_files():
-    assert datasets.classes('cityscapes')[:2] == ('road', 'sidewalk')
-    assert datasets.kind('cityscapes').splits[:4] == ('train', 'val', 'test', 'trainval')
-    assert datasets.kind('scenes').splits == datasets.SPLITS
+    assert datasets.classes(ml_collections.ConfigDict({'name': 'cityscapes'}))[:2] == ('road', 'sidewalk')
+    assert datasets.kind(ml_collections.ConfigDict({'name': 'cityscapes'})).splits[:4] == (
+        'train',
+        'val',
+        'test',
+        'trainval',
+    )
+    assert datasets.kind(ml_collections.ConfigDict({'name': 'scenes'})).splits == datasets.SPLITS

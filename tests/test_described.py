@@ -16,6 +16,7 @@ from dpc_jax import contexts, datasets, described, networks, weights
 from dpc_jax.journeys import evaluate, train
 from dpc_jax.spaces.dpc import Space
 
+SCENES = ml_collections.ConfigDict({'name': 'scenes'})
 CONFIGS = ('scenes', 'camvid', 'cityscapes', 'coco', 'pascal_voc', 'person_part', 'voc_aux', 'camvid_aux')
 
 
@@ -52,13 +53,13 @@ def test_the_network_of_every_config_is_built_from_what_its_checkpoint_says(name
     config = importlib.import_module(f'configs.{name}').get_config()
     said(config, tmp_path)
     open_config = described.settled(from_checkpoint.get_config(), tmp_path)
-    classes = datasets.classes(config.dataset.name)
+    classes = datasets.classes(config.dataset)
     for other in (open_config, described.config_of(tmp_path)):
         assert networks.make(other, len(classes)) == networks.make(config, len(classes))
     held = described.read(tmp_path)
     assert (held.dataset, held.classes) == (config.dataset.name, classes)
     assert open_config.dataset.name == config.dataset.name
-    kind = datasets.kind(config.dataset.name)
+    kind = datasets.kind(config.dataset)
     np.testing.assert_array_equal(described.classes_of(config, tmp_path)['palette'], kind.palette)
     assert held.export_ids == kind.export_ids
 
@@ -102,7 +103,7 @@ def test_classes_of_other_names_are_refused(tmp_path, fault):
     text = json.loads((folder / described.FILE).read_text())
     text['classes'][3] = 'lamp'
     (folder / described.FILE).write_text(json.dumps(text))
-    classes = datasets.classes('scenes')
+    classes = datasets.classes(SCENES)
     assert f"class 3 is 'lamp' there and '{classes[3]}' in the data set" in fault(
         lambda: described.settled(config_of(), folder)
     )

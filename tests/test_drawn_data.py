@@ -97,7 +97,9 @@ def test_voc_labels_have_a_palette(drawn):
 
 
 def test_what_cannot_be_drawn(tmp_path, fault):
-    message = "the data set 'scenes' cannot be drawn; there are: camvid, cityscapes, coco, pascal_voc, person_part"
+    message = (
+        "the data set 'scenes' cannot be drawn; there are: camvid, cityscapes, coco, folders, pascal_voc, person_part"
+    )
     assert fault(lambda: drawn_data.write('scenes', tmp_path, 1)) == message
     assert fault(lambda: drawn_data.write('camvid', tmp_path, 0)) == 'dataset.generated is 0; it must be at least 1'
 
@@ -128,7 +130,7 @@ def test_other_configs_stay_as_they_are(tmp_path):
 def test_data_of_a_faster_process_are_taken(tmp_path, monkeypatch):
     write = drawn_data.write
 
-    def slow(name: str, root: pathlib.Path, count: int) -> None:
+    def slow(name: str, root: pathlib.Path, count: int, **fields: object) -> None:
         write(name, root, count)
         write(name, tmp_path / 'data' / name, count)  # the other one's
 
@@ -139,7 +141,7 @@ def test_data_of_a_faster_process_are_taken(tmp_path, monkeypatch):
 
 
 def test_a_failure_leaves_no_data(tmp_path, monkeypatch):
-    def fail(name: str, root: pathlib.Path, count: int) -> None:
+    def fail(name: str, root: pathlib.Path, count: int, **fields: object) -> None:
         root.mkdir(parents=True)
         raise OSError(28, 'No space left on device')
 

@@ -11,6 +11,7 @@ import time
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import pytest
 from PIL import Image
@@ -110,7 +111,9 @@ def test_what_is_written_says_the_same_everywhere(whole):
     assert all(path.parent == workdir / 'evaluation' and path.stat().st_size for path in found.files)
     with (workdir / 'evaluation/confusion.csv').open() as file:
         head, *lines = csv.reader(file)
-    assert head[1:] == [line[0] for line in lines] == list(datasets.classes('camvid'))
+    assert (
+        head[1:] == [line[0] for line in lines] == list(datasets.classes(ml_collections.ConfigDict({'name': 'camvid'})))
+    )
     np.testing.assert_array_equal(np.array(lines)[:, 1:].astype(int), found.confusion)
     assert row['miou'] == pytest.approx(float(metrics.mean_iou(found.confusion)))
     assert row['pixel_accuracy'] == pytest.approx(np.trace(found.confusion) / found.confusion.sum())
@@ -462,7 +465,7 @@ def test_the_command_line_evaluates_at_several_scales_and_exports(frames, tmp_pa
     for path in sorted((tmp_path / 'export').iterdir()):
         frame = path.name.removesuffix('_leftImg8bit.png')
         wanted = np.asarray(Image.open(frames / f'gtFine/val/ulm/{frame}_gtFine_labelIds.png'))
-        scored = np.isin(wanted, datasets.kind('cityscapes').export_ids)
+        scored = np.isin(wanted, datasets.kind(ml_collections.ConfigDict({'name': 'cityscapes'})).export_ids)
         hits += (np.asarray(Image.open(path)) == wanted)[scored].sum()
         total += scored.sum()
     assert row['labelled_pixels'] == total

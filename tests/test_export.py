@@ -11,6 +11,7 @@ import sys
 import jax
 import jax.export
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import pytest
 from PIL import Image
@@ -25,6 +26,7 @@ from tests.networks_by_hand import filled
 pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+CAMVID = ml_collections.ConfigDict({'name': 'camvid'})
 SIZE = (33, 49)
 CLASSES = 11
 PHOTOS = np.random.default_rng(0).integers(0, 256, (3, *SIZE, 3)).astype(np.uint8)
@@ -184,7 +186,7 @@ def test_a_cell_leaves_as_json_drawings_and_a_network_that_runs_without_this_pac
     np.testing.assert_array_equal(labels['fits'], found['classes'][0])
     for name, image in images.items():
         assert np.asarray(labels[name]).shape == image.shape[:2]
-    assert labels['fits'].getpalette()[:33] == np.asarray(datasets.kind('camvid').palette).ravel().tolist()
+    assert labels['fits'].getpalette()[:33] == np.asarray(datasets.kind(CAMVID).palette).ravel().tolist()
     padded = np.full((1, *SIZE, 3), 127, np.uint8)
     padded[0, :20, :30] = images['small']
     np.testing.assert_array_equal(labels['small'], expected(network, variables, padded)[0, :20, :30].argmax(-1))

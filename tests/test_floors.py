@@ -67,6 +67,7 @@ ROOMS = {
     'evaluation': ('scorer', 'report', 'results', 'config'),
     'prediction': ('images', 'tiles', 'predictor', 'results', 'page'),
     'training': ('optimizer', 'step', 'log', 'checkpoint', 'pictures', 'config'),
+    'datasets.folders': ('description', 'labels', 'trees', 'splits'),
     'spaces.dpc': ('operators', 'genotype', 'official_json', 'cost', 'space'),
     'spaces.aux_cells': ('operators', 'genotype', 'formats', 'cost', 'space'),
     'aux_decoder': ('module', 'tape', 'kernels', 'registers', 'interpreter', 'machine'),

@@ -142,7 +142,7 @@ class Training:
         (place / 'metrics.jsonl').write_text(
             '{"step": 2, "loss": 1.5}\n{"step": 4, "loss": 0.5}\n{"step": 4, "miou": 1}\n'
         )
-        classes = len(datasets.classes(config.dataset.name))
+        classes = len(datasets.classes(config.dataset))
         right = 5 + len(config.context.genotype) % 7 + config.seed
         return Evaluation(np.eye(classes, dtype=np.int64) * right + 1, {}, [])
 

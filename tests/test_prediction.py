@@ -8,6 +8,7 @@ import re
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import pytest
 from PIL import Image
@@ -22,6 +23,8 @@ from dpc_jax.prediction.predictor import Found
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
 
+SCENES = ml_collections.ConfigDict({'name': 'scenes'})
+CITYSCAPES = ml_collections.ConfigDict({'name': 'cityscapes'})
 SIZES = ((33, 49), (40, 30), (33, 49), (1, 70), (40, 30))
 
 
@@ -37,7 +40,7 @@ def checkpoint(tmp_path_factory):
     """Weights of a network without context that has not been trained, but gives more than one class."""
     config = scenes.get_config('toy')
     config.context.name = 'none'
-    network = networks.make(config, len(datasets.classes('scenes')))
+    network = networks.make(config, len(datasets.classes(SCENES)))
     variables = networks.init_variables(jax.random.key(3), network)
     variables['params']['logits']['kernel'] *= 1e12
     folder = tmp_path_factory.mktemp('predict') / 'weights'
@@ -200,8 +203,8 @@ def test_label_images_are_indices_with_the_palette_of_the_classes(done):
     _, workdir, rows = done
     image = Image.open(workdir / 'predictions/labels/photo 2.png')
     assert image.mode == 'P'
-    palette = np.array(image.getpalette()).reshape(-1, 3)[: len(datasets.classes('scenes'))]
-    np.testing.assert_array_equal(palette, datasets.kind('scenes').palette)
+    palette = np.array(image.getpalette()).reshape(-1, 3)[: len(datasets.classes(SCENES))]
+    np.testing.assert_array_equal(palette, datasets.kind(SCENES).palette)
     counts = np.bincount(np.asarray(image).ravel(), minlength=13) / image.size[0] / image.size[1]
     np.testing.assert_allclose(rows[2].shares, counts, atol=1e-6)
 
@@ -237,7 +240,7 @@ def test_ids_of_the_server_may_be_written(photos, tmp_path):
     )
     found = Image.open(tmp_path / 'work/predictions/labels/photo 1.png')
     assert found.mode == 'L'
-    ids = datasets.kind('cityscapes').export_ids
+    ids = datasets.kind(CITYSCAPES).export_ids
     assert set(np.unique(np.asarray(found)).tolist()) == {ids[i] for i, share in enumerate(rows[0].shares) if share > 0}
 
 

@@ -1,16 +1,20 @@
 """Is a copy of a data set whole: everything that is wrong is counted and named."""
 
+import types
+
 import ml_collections
 import numpy as np
 import pytest
 from PIL import Image
 
+from configs import pascal_context
 from dpc_jax import datasets, drawn_data
 from dpc_jax.base import InputError
+from dpc_jax.datasets import _packed, camvid
 from tests import scripts
 from tests.test_experiments import finish
 
-data_folder, prepare_data = scripts.load('data_folder'), scripts.load('prepare_data')
+common, data_folder, prepare_data = map(scripts.load, ('common', 'data_folder', 'prepare_data'))
 
 SCRIPT = 'experiments/prepare_data.py'
 
@@ -21,8 +25,12 @@ def root(tmp_path):
     return tmp_path / 'camvid'
 
 
+def config_of(root):
+    return ml_collections.ConfigDict({'name': 'camvid', 'root': str(root)})
+
+
 def load(root, split='train'):
-    return datasets.load('camvid', ml_collections.ConfigDict({'root': str(root)}), split)
+    return datasets.load('camvid', config_of(root), split)
 
 
 def spoil(root):
@@ -41,7 +49,7 @@ def test_classes_are_counted_by_pixel(root):
     expected = [(labels == value).sum() for value in (*range(11), 255)]
     np.testing.assert_array_equal(found.pixels, expected)
     assert (found.count, found.faults, dict(found.sizes)) == (4, (), {(72, 96): 4})
-    shares = prepare_data.histogram([found], datasets.kind('camvid'))
+    shares = prepare_data.histogram([found], camvid.CamVid)
     assert f'| sky | {100 * expected[0] / labels.size:.3f} |' in shares
     assert f'| not labelled | {100 * expected[-1] / labels.size:.3f} |' in shares
 
@@ -52,11 +60,11 @@ def test_every_fault_is_listed(root):
     assert len(found.faults) == 3
     for fault, path in zip(found.faults, (files[0][0], files[1][1], files[2][1]), strict=True):
         assert str(path) in fault
-    text = prepare_data.report([found], {'test': 'there is no list'}, datasets.kind('camvid'), 'root')
+    text = prepare_data.report([found], {'test': 'there is no list'}, camvid.CamVid, 'root')
     assert all(fault in text for fault in found.faults)
     assert '| train | 4 | **367** | 3 | 72x96 |' in text
     assert '| test | absent | 233 | | there is no list |' in text
-    assert not prepare_data.is_whole(found, datasets.kind('camvid'))
+    assert not prepare_data.is_whole(found, camvid.CamVid)
 
 
 def test_the_contact_sheet_has_whole_images_and_their_labels(root, tmp_path):
@@ -79,13 +87,13 @@ def test_the_contact_sheet_has_whole_images_and_their_labels(root, tmp_path):
 
 def test_splits_that_are_not_there_are_told(root):
     (root / 'test.txt').unlink()
-    there, absent = data_folder.opened('camvid', str(root), ())
+    there, absent, _ = data_folder.opened(config_of(root), ())
     assert [dataset.split for dataset in there] == ['train', 'val', 'trainval']
     assert absent['test'].startswith(prepare_data.ABSENT)
     with pytest.raises(InputError, match='there is no list file'):
-        data_folder.opened('camvid', str(root), ('test',))
+        data_folder.opened(config_of(root), ('test',))
     with pytest.raises(InputError, match="unknown split 'dev'"):
-        data_folder.opened('camvid', str(root), ('dev',))
+        data_folder.opened(config_of(root), ('dev',))
 
 
 def test_the_exit_code_says_how_it_is(root, tmp_path):
@@ -103,5 +111,30 @@ def test_the_exit_code_says_how_it_is(root, tmp_path):
 
 def test_genuine_images_are_whole(shared, tmp_path):
     found = prepare_data.check(load(shared('data/camvid'), 'val'))
-    assert prepare_data.is_whole(found, datasets.kind('camvid'))
+    assert prepare_data.is_whole(found, camvid.CamVid)
     assert found.count == 101
+
+
+def test_a_config_names_own_data(tmp_path, monkeypatch):
+    """Its fields count, --root takes the place of its folder, and the published counts are its own."""
+    config = pascal_context.get_config('toy')
+    drawn_data.write('folders', tmp_path / 'context', 2, config=config.dataset)
+    (tmp_path / 'context/dataset.json').unlink()
+    for name, value in (('DATASET', ''), ('ROOT', str(tmp_path / 'context'))):
+        monkeypatch.setattr(data_folder, name, types.SimpleNamespace(value=value))
+    monkeypatch.setattr(common, 'CONFIG', types.SimpleNamespace(value=config))
+    chosen = data_folder.chosen()
+    assert config.dataset.root == ''
+    there, absent, kind = data_folder.opened(chosen, ())
+    assert ([dataset.split for dataset in there], absent) == (['train', 'val'], {})
+    found = [prepare_data.check(dataset) for dataset in there]
+    assert [checked.faults for checked in found] == [(), ()]
+    assert '| train | 2 | **4998** | 0 | 72x96 |' in prepare_data.counts_table(found, absent, kind)
+    sets = {dataset.split: dataset for dataset in there}
+    _packed.write(sets, tmp_path / 'context', tmp_path / 'pack', track=lambda items, *_: iter(items))
+    monkeypatch.setattr(data_folder, 'ROOT', types.SimpleNamespace(value=str(tmp_path / 'pack')))
+    packed, _, kind = data_folder.opened(data_folder.chosen(), ())
+    assert [prepare_data.check(dataset).pixels.tolist() for dataset in packed] == [c.pixels.tolist() for c in found]
+    monkeypatch.setattr(data_folder, 'DATASET', types.SimpleNamespace(value='camvid'))
+    with pytest.raises(InputError, match="--dataset is 'camvid'; needed are a data set"):
+        data_folder.chosen()

@@ -514,6 +514,8 @@ def test_a_log_that_is_no_json_is_named(tmp_path):
         ('pascal_voc', 'stage2,toy', 'mobilenet_v2'),
         ('person_part', 'toy', 'mobilenet_v2'),
         ('coco', 'toy', 'mobilenet_v2'),
+        ('ade20k', 'toy', 'mobilenet_v2'),
+        ('pascal_context', 'toy', 'mobilenet_v2'),
         ('camvid', 'toy', 'mobilenet_v2'),
     ],
 )
@@ -526,7 +528,7 @@ def test_every_toy_trains_on_drawn_data_in_the_real_folders(name, arg, backbone,
     config.train.steps = 1
     config.evaluate.pictures = 1
     found = train.run(config, tmp_path)
-    assert (tmp_path / 'data' / name).is_dir()
+    assert (tmp_path / 'data' / config.dataset.name).is_dir()
     assert found.row['images'] == 6
     assert math.isfinite(lines(tmp_path)[0]['loss'])
 

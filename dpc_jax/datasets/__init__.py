@@ -1,6 +1,8 @@
 """The menu of data sets: `load('camvid', config.dataset, 'train')` opens `dpc_jax/datasets/camvid.py`.
 
-Each file of the folder exposes `load(config, split) -> Dataset`; its docstring lists the config's fields.
+Each file of the folder exposes `load(config, split) -> Dataset`; its docstring lists the config's fields. What is known
+of a data set without its images (classes, colours, splits, ...) stands in its class. Where that depends on the config,
+the file exposes `kind(config) -> type[Dataset]` as well, which makes such a class.
 """
 
 import abc
@@ -11,6 +13,7 @@ import os
 import pathlib
 import pkgutil
 import re
+import types
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
@@ -47,6 +50,7 @@ class Dataset(abc.ABC):
     splits: ClassVar[tuple[str, ...]] = SPLITS
     published: ClassVar[Mapping[str, int]] = {}  # images of each split, as its authors count them
     export_ids: ClassVar[tuple[int, ...] | None] = None  # value of each class in exported labels; None: its index
+    meaning: ClassVar[str] = ''  # what the labels in the files stand for, where neither code nor config says it all
 
     split: str  # one of `splits`
 
@@ -224,11 +228,21 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != PACKED))
 
 
-def kind(name: str) -> type[Dataset]:
-    """The class of the data set `name`, whose files need not be there; InputError if the name is not known."""
+def kind(config: ml_collections.ConfigDict) -> type[Dataset]:
+    """The class of the data set that `config.dataset` describes, with its facts; images need not be there.
+
+    InputError if the name is not known, or if the facts are neither in the config nor beside the data.
+    """
+    return _kind(config.name, config)
+
+
+def _kind(name: str, config: ml_collections.ConfigDict) -> type[Dataset]:
     if name not in names():
         raise InputError(f'unknown data set {name!r}; there are: {", ".join(names())}')
     module = importlib.import_module(f'{__name__}.{name}')
+    if hasattr(module, 'kind'):
+        made: type[Dataset] = _pack_module().kind(name, config) if _is_pack(config) else module.kind(config)
+        return made
     kinds = (thing for thing in vars(module).values() if isinstance(thing, type) and issubclass(thing, Dataset))
     return next(thing for thing in kinds if thing.__module__ == module.__name__)
 
@@ -238,14 +252,14 @@ def load(name: str, config: ml_collections.ConfigDict, split: str) -> Dataset:
 
     Where `config.root` is a pack (experiments/pack_data.py), the data set is read from it.
     """
-    check_split(name, split)
-    if (files.local(config.get('root', ''), 'dataset.root') / PACK_INFO).is_file():
+    _check_split(_kind(name, config), split)
+    if _is_pack(config):
         for field in ('duplicate_hard', 'train_list', 'train_images', 'held_out'):
             if config.get(field, None):
                 raise InputError(
                     f'dataset.{field} is {config[field]}; a pack has every image once, give the folder itself'
                 )
-        packed: Dataset = importlib.import_module(f'{__name__}.{PACKED}').load(name, config.root, split)
+        packed: Dataset = _pack_module().load(name, config.root, split)
         return packed
     try:
         dataset: Dataset = importlib.import_module(f'{__name__}.{name}').load(config, split)
@@ -257,16 +271,27 @@ def load(name: str, config: ml_collections.ConfigDict, split: str) -> Dataset:
     return dataset
 
 
-def check_split(name: str, split: str) -> None:
-    """InputError unless the data set `name` has a split `split`; its files need not be there."""
-    splits = kind(name).splits
-    if split not in splits:
-        raise InputError(f'unknown split {split!r}; there are: {", ".join(splits)}')
+def _is_pack(config: ml_collections.ConfigDict) -> bool:
+    return (files.local(config.get('root', ''), 'dataset.root') / PACK_INFO).is_file()
 
 
-def classes(name: str) -> tuple[str, ...]:
-    """Names of the classes of the data set `name`, whose files need not be there; InputError for another name."""
-    return kind(name).classes
+def _pack_module() -> types.ModuleType:
+    return importlib.import_module(f'{__name__}.{PACKED}')
+
+
+def check_split(config: ml_collections.ConfigDict, split: str) -> None:
+    """InputError unless the data set of `config.dataset` has a split `split`; its images need not be there."""
+    _check_split(kind(config), split)
+
+
+def _check_split(kind: type[Dataset], split: str) -> None:
+    if split not in kind.splits:
+        raise InputError(f'unknown split {split!r}; there are: {", ".join(kind.splits)}')
+
+
+def classes(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+    """Names of the classes of the data set of `config.dataset`; InputError as of `kind`."""
+    return kind(config).classes
 
 
 def check(dataset: Dataset) -> None:

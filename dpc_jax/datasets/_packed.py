@@ -15,9 +15,10 @@ import pathlib
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
+import ml_collections
 import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import UInt8
@@ -27,7 +28,7 @@ from dpc_jax.base import InputError, SegmentationExample
 from dpc_jax.datasets import PACK_INFO, Dataset
 
 VERSION = '1.0.0'
-CLASS_FIELDS = ('name', 'classes', 'palette', 'splits', 'published', 'export_ids')
+CLASS_FIELDS = ('name', 'classes', 'palette', 'splits', 'published', 'export_ids', 'meaning')
 
 Track = Callable[[Iterable[int], str, int], Iterator[int]]
 
@@ -81,20 +82,38 @@ class Packed(Dataset):
         return stored
 
 
+class About(NamedTuple):
+    """What the pack says of itself."""
+
+    fingerprints: Mapping[str, str]  # by split
+    names: Mapping[str, list[str]]  # by split: paths of the images in the folder that was packed
+    facts: Mapping[str, Any] | None  # of the data set, by the names in CLASS_FIELDS; None in older packs
+
+
+def kind(name: str, config: ml_collections.ConfigDict) -> type[Dataset]:
+    """The class of the pack in `config.root`, with the facts of what was packed; InputError as of `load`.
+
+    Also where the config names other classes than those of the pack.
+    """
+    folder = files.local(config.root, 'dataset.root')
+    made = _class_of(name, _about(name, folder))
+    wanted = tuple(config.get('classes', None) or made.classes)
+    if wanted != made.classes:
+        raise InputError(
+            f"the pack '{folder}' has the classes {', '.join(made.classes)}; dataset.classes is {', '.join(wanted)}"
+        )
+    return made
+
+
 def load(name: str, root: str | pathlib.Path, split: str) -> Packed:
     """A split of the pack in the folder `root`, which must be of the data set `name`.
 
     Raises:
       InputError: the pack is of another data set, does not have the split, or is damaged.
     """
-    folder, kind = files.local(root, 'dataset.root'), datasets.kind(name)
-    try:
-        about = json.loads((folder / PACK_INFO).read_text(encoding='utf-8'))
-        held, digests, names = about['source'], about['fingerprints'], about['names']
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f'{folder / PACK_INFO} cannot be read: {_line(error)}') from None
-    if held != name:
-        raise InputError(f"dataset.root '{folder}' is a pack of {held}, not of {name}")
+    folder = files.local(root, 'dataset.root')
+    about = _about(name, folder)
+    digests, names = about.fingerprints, about.names
     if split not in digests:
         raise InputError(f"the pack '{folder}' has no split {split!r}; there are: {', '.join(digests)}")
     try:
@@ -108,11 +127,42 @@ def load(name: str, root: str | pathlib.Path, split: str) -> Packed:
         raise InputError(
             f"the pack '{folder}' is damaged: {split} has {len(source)} of its {len(names[split])} examples"
         )
-    fields = {field: getattr(kind, field) for field in CLASS_FIELDS}
-    made: Packed = type(f'Packed{kind.__name__}', (Packed,), fields)(
-        split, folder, source, tuple(names[split]), digests[split]
-    )
+    return _class_of(name, about)(split, folder, source, tuple(names[split]), digests[split])
+
+
+def _about(name: str, folder: pathlib.Path) -> About:
+    try:
+        about = json.loads((folder / PACK_INFO).read_text(encoding='utf-8'))
+        held, found = about['source'], About(about['fingerprints'], about['names'], _read_facts(about))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f'{folder / PACK_INFO} cannot be read: {_line(error)}') from None
+    if held != name:
+        raise InputError(f"dataset.root '{folder}' is a pack of {held}, not of {name}")
+    return found
+
+
+def _class_of(name: str, about: About) -> type[Packed]:
+    if about.facts is None:
+        kind = datasets.kind(ml_collections.ConfigDict({'name': name}))
+        facts = {field: getattr(kind, field) for field in CLASS_FIELDS}
+    else:
+        facts = dict(about.facts)
+    made: type[Packed] = type(f'Packed_{name}', (Packed,), facts)
     return made
+
+
+def _read_facts(about: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    if 'facts' not in about:
+        return None
+    facts = {field: about['facts'][field] for field in CLASS_FIELDS}
+    listed = {field: tuple(facts[field] or ()) for field in ('classes', 'splits', 'export_ids')}
+    palette = np.array(facts['palette'], np.uint8).reshape(len(listed['classes']), 3)
+    return {**facts, **listed, 'export_ids': listed['export_ids'] or None, 'palette': palette}
+
+
+def _facts(dataset: Dataset) -> dict[str, Any]:
+    facts = {field: getattr(dataset, field) for field in CLASS_FIELDS}
+    return {**facts, 'palette': dataset.palette.tolist(), 'published': dict(dataset.published)}
 
 
 def write(sets: Mapping[str, Dataset], root: pathlib.Path, folder: pathlib.Path, *, track: Track) -> dict[str, int]:
@@ -154,7 +204,7 @@ class _Builder(tfds.core.GeneratorBasedBuilder):
         first = next(iter(self._sets.values()))
         about = {
             'source': first.name,
-            'classes': list(first.classes),
+            'facts': _facts(first),
             'fingerprints': {split: dataset.fingerprint() for split, dataset in self._sets.items()},
             'names': {split: self._names(dataset) for split, dataset in self._sets.items()},
         }

@@ -27,7 +27,7 @@ FOLLOWS = (0, 0)  # a size that is to be found out
 def check(config: ml_collections.ConfigDict) -> None:
     """Makes all that is made at no cost, so that a bad value is refused before any work; InputError."""
     evaluate, stride = config.evaluate, config.backbone.output_stride
-    datasets.check_split(config.dataset.name, evaluate.split)
+    datasets.check_split(config.dataset, evaluate.split)
     make_network(config)
     crop_size = _size(config, 'crop_size')
     if crop_size != FOLLOWS and any((side - 1) % stride for side in crop_size):
@@ -41,11 +41,11 @@ def check(config: ml_collections.ConfigDict) -> None:
         raise InputError(f'evaluate.pictures is {evaluate.pictures}; it must be 0 to {MOST_PICTURES}')
 
 
-def make_network(config: ml_collections.ConfigDict) -> Segmenter:
-    """The network for the classes of the data set, computing in the dtype that is asked for."""
+def make_network(config: ml_collections.ConfigDict, num_classes: int | None = None) -> Segmenter:
+    """The network, computing in the dtype that is asked for; by default for the classes of the data set."""
     dtype = config.evaluate.dtype
     checks.one_of('evaluate.dtype', dtype, DTYPES)
-    network = networks.make(config, len(datasets.classes(config.dataset.name)))
+    network = networks.make(config, num_classes or len(datasets.classes(config.dataset)))
     return network.clone(backbone=network.backbone.clone(dtype=jnp.dtype(dtype)))
 
 

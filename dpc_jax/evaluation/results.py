@@ -35,7 +35,8 @@ class Evaluation(NamedTuple):
 def write_label(path: pathlib.Path, classes: UInt8[np.ndarray, 'H W'], dataset: Dataset) -> None:
     """A label image of the original size, in the ids that the data set's server takes."""
     ids = dataset.export_ids or range(dataset.num_classes)
-    Image.fromarray(np.array(ids, np.uint8)[classes]).save(path)
+    kind = np.uint8 if max(ids) < 256 else np.uint16
+    Image.fromarray(np.array(ids, kind)[classes]).save(path)
 
 
 def cause(config: ml_collections.ConfigDict, dataset: Dataset, variables: PyTree) -> dict[str, Any]:

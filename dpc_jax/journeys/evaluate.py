@@ -40,7 +40,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Evaluation:
             'checkpoint is empty; experiments/import_checkpoint.py makes one from official weights; give its folder:'
             ' --config.checkpoint=FOLDER'
         )
-    config = described.settled(config, pathlib.Path(config.checkpoint))
+    config = described.settled(config, files.local(config.checkpoint, 'checkpoint'))
     evaluation.check(config)
     place = drawn_data.prepared(config.dataset, workdir)
     dataset = datasets.load(config.dataset.name, place, config.evaluate.split)

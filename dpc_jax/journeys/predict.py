@@ -40,14 +40,14 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> list[Row]:
     """
     sharding.check_devices()
     check(config)
-    checkpoint = pathlib.Path(config.checkpoint).expanduser()
-    config = described.settled(config, checkpoint)
-    network = evaluation.make_network(config)
+    checkpoint = files.local(config.checkpoint, 'checkpoint')
+    config = described.settled(config, checkpoint, with_data=False)
+    classes = classes_of(config, checkpoint)
+    network = evaluation.make_network(config, len(classes['classes']))
     variables = weights.restore(checkpoint, networks.variable_shapes(network))
     passes = evaluation.inference_settings(config, None)
     predictor = prediction.of(network, variables, passes, settings_of(config))
     images = prediction.listed(config.predict.images, workdir)
-    classes = classes_of(config, checkpoint)
     kept = Kept(workdir / FOLDER, cause(config, variables), classes)
     faults = predict_all(predictor, images, kept, stop=config.predict.faulty_images == 'stop')
     rows = [kept.rows[image.name] for image in images if image.name in kept.rows]

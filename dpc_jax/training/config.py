@@ -45,7 +45,7 @@ def check(config: ml_collections.ConfigDict, num_devices: int) -> None:
                 ' a training starts from train.init.checkpoint and exports no labels'
             )
     evaluation.check(config)
-    datasets.check_split(config.dataset.name, train.split)
+    datasets.check_split(config.dataset, train.split)
     network = make_network(config)
     check_parts(step_settings(config).optimizer.parts, network.scopes)
     check_batch_norms(network, input_pipeline.pipeline_settings(config, num_devices), train.batch_norm, num_devices)
@@ -82,7 +82,7 @@ def images_together(batch_size: int, parts: int, batch_norm: str, num_devices: i
 
 def make_network(config: ml_collections.ConfigDict) -> Segmenter:
     """The network as it is trained: its moving averages, the type of its computation."""
-    train, num_classes = config.train, len(datasets.classes(config.dataset.name))
+    train, num_classes = config.train, len(datasets.classes(config.dataset))
     checks.one_of('train.dtype', train.dtype, evaluation.DTYPES)
     if not 0 <= train.bn_decay < 1:
         raise InputError(
@@ -94,7 +94,7 @@ def make_network(config: ml_collections.ConfigDict) -> Segmenter:
 
 def step_settings(config: ml_collections.ConfigDict) -> StepSettings:
     """What a step computes."""
-    train, num_classes = config.train, len(datasets.classes(config.dataset.name))
+    train, num_classes = config.train, len(datasets.classes(config.dataset))
     weights = tuple(train.class_weights)
     if any(type(weight) not in (int, float) for weight in weights) or len(weights) not in (0, num_classes):
         raise InputError(
@@ -152,6 +152,10 @@ def _claim(workdir: pathlib.Path, wanted: Mapping[str, Any]) -> None:
 
 
 def images_of(dataset: Dataset) -> dict[str, Any]:
-    """How many images there are, and a digest of their file names in order: their content would take minutes."""
+    """How many images there are, and a digest of their file names in order: their content would take minutes.
+
+    Also what their labels stand for, where the config does not say it: a `dataset.json` may have changed.
+    """
     names = (pathlib.Path(dataset.example_name(index)).name for index in range(len(dataset)))
-    return {'count': len(dataset), 'names': files.digest([os.fsencode('\n'.join(names))])[:16]}
+    found = {'count': len(dataset), 'names': files.digest([os.fsencode('\n'.join(names))])[:16]}
+    return {**found, 'meaning': dataset.meaning} if dataset.meaning else found
