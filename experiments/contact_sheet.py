@@ -13,7 +13,8 @@ COLUMNS = 4  # each has an image and, below it, the image with its label over it
 TILE = 2.4  # inches wide
 LARGEST = 800  # pixels of a side; larger images are thinned out
 OPACITY = 0.6  # of a label over its image
-DARK = (20, 20, 20)  # where there is no label
+LIGHT, DARK = (235, 235, 235), (60, 60, 60)  # stripes where there is no label: a colour may be one of a class
+STRIPES = 24  # pairs of them across an image
 MOST_CLASSES = 36  # in a legend; of more, those that are shown
 
 
@@ -40,11 +41,12 @@ def contact_sheet(dataset: Dataset, count: int) -> Figure | None:
         row, column = divmod(number, columns)
         axes[2 * row, column].imshow(example.image)
         axes[2 * row + 1, column].imshow(overlay(dataset, example.image, example.label))
-    named = [(dataset.palette[label] / 255, dataset.classes[label]) for label in shown]
     patches = [
-        Patch(facecolor=colour, edgecolor=palette.GREY, lw=0.5, label=name)
-        for colour, name in (*named, (np.array(DARK) / 255, 'not labelled'))
+        Patch(facecolor=dataset.palette[at] / 255, edgecolor=palette.GREY, lw=0.5, label=dataset.classes[at])
+        for at in shown
     ]
+    light, dark = np.array(LIGHT) / 255, np.array(DARK) / 255
+    patches.append(Patch(facecolor=tuple(light), edgecolor=tuple(dark), lw=0.5, hatch='////', label='not labelled'))
     figure.legend(handles=patches, loc='outside lower center', ncols=names_across, frameon=False, fontsize=8)
     return figure
 
@@ -53,9 +55,13 @@ def overlay(
     dataset: Dataset, image: UInt8[np.ndarray, 'H W 3'], label: UInt8[np.ndarray, 'H W']
 ) -> UInt8[np.ndarray, 'H W 3']:
     """The label in its colours over the image."""
-    colours = np.tile(np.array(DARK, np.uint8), (IGNORE_LABEL + 1, 1))
+    colours = np.zeros((IGNORE_LABEL + 1, 3), np.uint8)
     colours[: dataset.num_classes] = dataset.palette
-    mixed: UInt8[np.ndarray, 'H W 3'] = np.rint(OPACITY * colours[label] + (1 - OPACITY) * image).astype(np.uint8)
+    rows, columns = np.indices(label.shape)
+    is_dark = (rows + columns) // max(1, max(label.shape) // (2 * STRIPES)) % 2 == 1
+    stripes = np.where(is_dark[:, :, None], np.array(DARK, np.uint8), np.array(LIGHT, np.uint8))
+    over = np.where((label == IGNORE_LABEL)[:, :, None], stripes, colours[label])
+    mixed: UInt8[np.ndarray, 'H W 3'] = np.rint(OPACITY * over + (1 - OPACITY) * image).astype(np.uint8)
     return mixed
 
 
