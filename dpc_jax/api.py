@@ -220,7 +220,7 @@ def predict(network: Network | Path, image: np.ndarray) -> UInt8[np.ndarray, 'H 
     """The class of each pixel of an RGB image [H, W, 3] in 0..255, of any size.
 
     >>> classes = dpc_jax.predict(network, np.asarray(PIL.Image.open('street.png').convert('RGB')))
-    >>> classes = dpc_jax.predict('runs/net/weights', image)
+    >>> by_folder = dpc_jax.predict('runs/net/weights', image)
 
     The image is padded with the mean pixel to output stride * k + 1, as in an evaluation, by whose settings
     (`config.evaluate.scales`, `.flip`) it is predicted; one of more than 2049x2049 pixels goes in tiles. A program is
