@@ -13,7 +13,10 @@ import struct
 import numpy as np
 from PIL import Image
 
-from dpc_jax.base import InputError
+from dpc_jax.base import InputError, Size
+
+SUFFIXES = ('.bmp', '.gif', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
+"""Endings of image files, in lower case."""
 
 ORIENTATION = 0x0112  # EXIF tag
 TURNS = {  # what makes an image upright, by the value of that tag (CIPA DC-008, 4.6.4)
@@ -25,6 +28,9 @@ TURNS = {  # what makes an image upright, by the value of that tag (CIPA DC-008,
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+LYING = (5, 6, 7, 8)
+"""Values of the tag whose rows are columns."""
+
 WIDE = ('I;16', 'I;16L', 'I;16B', 'I;16N', 'I')
 """Modes of Pillow for gray images of 16 bits; `I` of old versions, and of files of 32 bits."""
 
@@ -86,6 +92,19 @@ def upper_bits(gray: np.ndarray) -> np.ndarray:
     if gray.min(initial=0) < 0 or gray.max(initial=0) > 0xFFFF:
         raise ValueError(f'gray values of {gray.min()} to {gray.max()} do not fit in 16 bits; save it with 8 bits')
     return (gray >> 8).astype(np.uint8)
+
+
+def size_of(path: pathlib.Path) -> Size:
+    """(height, width) of what `decode` gives, from the head of the file; InputError if it cannot be read."""
+    allow_pixels()
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            return (width, height) if orientation_of(image) in LYING else (height, width)
+    except Image.DecompressionBombError as error:
+        raise too_large(f'cannot decode {path}:', b'', error) from None
+    except FAULTS as error:
+        raise InputError(f'cannot decode {path}: {error}') from None
 
 
 def orientation_of(image: Image.Image) -> int:

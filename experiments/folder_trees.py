@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dpc_jax import datasets
+from dpc_jax import datasets, image_files
 from dpc_jax.base import InputError
 from dpc_jax.datasets import folders
 from dpc_jax.datasets.folders import trees
@@ -94,7 +94,7 @@ def _matches(one: str, other: str, places: Mapping[str, Sequence[File]]) -> Iter
             if match is not None:
                 found[match[1]].append((match[0], label))
         if one != other:
-            endings = [ending for ending in found if ending.lower() in trees.SUFFIXES]
+            endings = [ending for ending in found if ending.lower() in image_files.SUFFIXES]
             if len(endings) > 1:
                 found = {**found, '': list(itertools.chain.from_iterable(found[ending] for ending in endings))}
         for label_suffix, pairs in found.items():
@@ -120,7 +120,7 @@ def _image_of(label: File, stems: Mapping[tuple[str, str], File]) -> tuple[File,
         image = stems.get((label.word, label.rest[: match.start()]))
         if image is not None and image.path != label.path:
             ending = label.rest[match.start() :]
-            return image, ending.lower() if ending.lower() in trees.SUFFIXES else ending
+            return image, ending.lower() if ending.lower() in image_files.SUFFIXES else ending
     return None
 
 

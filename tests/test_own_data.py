@@ -72,21 +72,25 @@ def test_the_page_leads_from_a_folder_to_scores(folder, tmp_path, monkeypatch):
         '321x321': '65x81',
     }.items():
         text = text.replace(real, toy)
-    done = []
+    done, results = [], []
     for _, script, *argv in test_docs.commands_of(text):
         (size,) = [SMALLER[name] for name in SMALLER if any(f'/{name}.py' in word for word in argv)] or [()]
         size = size if script == 'run.py' else ()
         found = start(script, [*(word for word in argv if not word.startswith(WEIGHTS)), *size])
+        results.append(found)
         done.append(pathlib.Path(script).stem)
         assert script == 'run.py' or found == 0
         if (folder / 'dataset.json').exists() and done[-1] == 'propose_dataset':
             name_the_classes(folder / 'dataset.json')
-    assert done == ['propose_dataset', 'propose_dataset', 'prepare_data', 'run', 'export_cell', 'run', 'run']
+    assert done == ['propose_dataset', 'propose_dataset', 'prepare_data', 'run', 'export_cell', 'run', 'run', 'run']
+    *_, evaluated, predicted = results
     assert (tmp_path / 'look/proposed.png').stat().st_size > 10_000
-    assert list(found.row['iou']) == CLASSES
+    assert list(evaluated.row['iou']) == CLASSES
     labels = list((tmp_path / 'mine_val/labels').iterdir())
-    assert len(labels) == found.row['images'] == 2
+    assert len(labels) == evaluated.row['images'] == 2
     assert set(np.unique(np.array(Image.open(labels[0])))) <= {0, 1, 2}
+    assert len(predicted) == len(list((folder / 'photos').rglob('*.*')))
+    assert 'boat' in (tmp_path / 'mine_photos/predictions/predictions.csv').read_text()
 
 
 def name_the_classes(path):

@@ -15,7 +15,7 @@ from PIL import Image
 
 import dpc_jax
 from configs import from_checkpoint, scenes
-from dpc_jax import datasets, described, inference, networks, prediction, weights
+from dpc_jax import datasets, described, image_files, inference, networks, prediction, weights
 from dpc_jax.inference import InferenceSettings
 from dpc_jax.journeys import predict
 from dpc_jax.prediction import Kept, PredictSettings, tiles
@@ -322,6 +322,19 @@ def test_a_bad_value_is_one_line_and_nothing_is_written(checkpoint, photos, tmp_
     assert not (tmp_path / 'work').exists()
 
 
+def test_real_photos_and_a_frame_of_cityscapes(checkpoint, shared, tmp_path):
+    """Of four sizes; each label image is as large as its image, and is what Python gives."""
+    images = sorted(shared('data/fixtures/voc2012').rglob('*.jpg'))
+    images += sorted(shared('data/fixtures/cityscapes_tiny').rglob('*_leftImg8bit.png'))
+    (tmp_path / 'list.txt').write_text('\n'.join(map(str, images)))
+    rows = predict.run(config_of(checkpoint, tmp_path / 'list.txt'), tmp_path / 'work')
+    assert [pathlib.Path(row.path) for row in rows] == sorted(images)
+    for row in rows:
+        assert label(tmp_path / 'work', row.name).shape == image_files.size_of(pathlib.Path(row.path))
+    image = np.asarray(Image.open(rows[0].path).convert('RGB'))
+    np.testing.assert_array_equal(label(tmp_path / 'work', rows[0].name), dpc_jax.predict(checkpoint, image))
+
+
 # ---- which images ---------------------------------------------------------------------------------------------------
 
 
@@ -357,7 +370,7 @@ def test_images_of_one_name_keep_their_suffixes(tree):
 
 
 def test_no_image_is_one_line(tree, fault):
-    assert 'where no image is; known endings: .jpg' in fault(lambda: names(tree / '.cache/nothing*'))
+    assert 'where no image is; known endings: .bmp' in fault(lambda: names(tree / '.cache/nothing*'))
     (tree / 'list.txt').write_text('a/none.png\n')
     assert 'names' in fault(lambda: names(tree / 'list.txt'))
 
@@ -368,10 +381,10 @@ def test_sizes_are_read_from_the_head_and_turned_as_the_camera_says(tmp_path, fa
     exif[0x0112] = 6
     image.save(tmp_path / 'turned.jpg', exif=exif)
     image.save(tmp_path / 'plain.jpg')
-    assert prediction.size_of(tmp_path / 'plain.jpg') == (20, 30)
-    assert prediction.size_of(tmp_path / 'turned.jpg') == (30, 20)
+    assert image_files.size_of(tmp_path / 'plain.jpg') == (20, 30)
+    assert image_files.size_of(tmp_path / 'turned.jpg') == (30, 20)
     (tmp_path / 'broken.jpg').write_bytes(b'no')
-    assert fault(lambda: prediction.size_of(tmp_path / 'broken.jpg')).startswith('cannot decode ')
+    assert fault(lambda: image_files.size_of(tmp_path / 'broken.jpg')).startswith('cannot decode ')
 
 
 # ---- batches --------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import ml_collections
 import numpy as np
 from jaxtyping import UInt8
 
-from dpc_jax import checks, datasets, described, evaluation, files, networks, prediction, sharding, weights
+from dpc_jax import checks, datasets, described, evaluation, files, image_files, networks, prediction, sharding, weights
 from dpc_jax.base import InputError, Size
 from dpc_jax.prediction import Kept, Listed, Predictor, PredictSettings, Row
 from dpc_jax.progress import track
@@ -114,7 +114,7 @@ def predict_all(predictor: Predictor, images: list[Listed], kept: Kept, *, stop:
         if image.name in kept.rows:
             continue
         try:
-            sized.append((image, prediction.size_of(image.path)))
+            sized.append((image, image_files.size_of(image.path)))
         except InputError as error:
             passed_over(image, str(error))
     if len(images) > len(sized) + len(faults):

@@ -1,12 +1,11 @@
 """The door of predictions: which images, a network over them whole or in tiles, and what is written of each."""
 
-from dpc_jax.prediction.images import SUFFIXES, Listed, listed, size_of
+from dpc_jax.prediction.images import Listed, listed
 from dpc_jax.prediction.page import write_page
 from dpc_jax.prediction.predictor import Found, Predictor, PredictSettings, batches, of
 from dpc_jax.prediction.results import Kept, Row
 
 __all__ = [
-    'SUFFIXES',
     'Found',
     'Kept',
     'Listed',
@@ -16,6 +15,5 @@ __all__ = [
     'batches',
     'listed',
     'of',
-    'size_of',
     'write_page',
 ]

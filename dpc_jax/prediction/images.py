@@ -7,13 +7,10 @@ import pathlib
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from PIL import ExifTags, Image
+from dpc_jax import files, image_files, list_files
+from dpc_jax.base import InputError
 
-from dpc_jax.base import InputError, Size
-
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm')
 LISTS = ('.txt', '.lst')
-TURNED = (5, 6, 7, 8)  # of the EXIF orientation: rows are columns
 
 
 class Listed(NamedTuple):
@@ -34,7 +31,7 @@ def listed(images: str, outside: pathlib.Path) -> list[Listed]:
     """
     if not images:
         raise InputError('predict.images is empty; give a folder, an image, a pattern or a list of paths')
-    path = pathlib.Path(images).expanduser()
+    path = files.local(images, 'predict.images')
     found: Iterable[pathlib.Path]
     if path.is_dir():
         found, root = (file for file in path.rglob('*') if is_image(file, path)), path
@@ -51,22 +48,21 @@ def listed(images: str, outside: pathlib.Path) -> list[Listed]:
     outside = outside.resolve()
     chosen = sorted({file for file in found if outside not in file.resolve().parents})
     if not chosen:
-        raise InputError(f"predict.images is '{images}', where no image is; known endings: {', '.join(SUFFIXES)}")
+        raise InputError(
+            f"predict.images is '{images}', where no image is; known endings: {', '.join(image_files.SUFFIXES)}"
+        )
     return _named(chosen, root)
 
 
 def is_image(path: pathlib.Path, root: pathlib.Path) -> bool:
     """Whether it is called like an image; no file or folder below `root` on the way to it is hidden."""
     hidden = any(part.startswith('.') for part in path.relative_to(root).parts)
-    return not hidden and path.suffix.lower() in SUFFIXES and path.is_file()
+    return not hidden and path.suffix.lower() in image_files.SUFFIXES and path.is_file()
 
 
 def _of_list(path: pathlib.Path) -> list[pathlib.Path]:
-    try:
-        lines = path.read_text(encoding='utf-8-sig').splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"predict.images: the list '{path}' cannot be read: {error}") from error
-    found = [path.parent / pathlib.Path(line.strip()).expanduser() for line in lines if line.strip()]
+    lines = list_files.read_lines(path, 'the path of an image')
+    found = [path.parent / pathlib.Path(line).expanduser() for _, line in lines]
     missing = [file for file in found if not file.is_file()]
     if missing:
         raise InputError(
@@ -95,14 +91,3 @@ def _named(paths: Iterable[pathlib.Path], root: pathlib.Path) -> list[Listed]:
         Listed(path, short if times[short.casefold()] == 1 else name)
         for path, name, short in zip(paths, names, plain, strict=True)
     ]
-
-
-def size_of(path: pathlib.Path) -> Size:
-    """(height, width) of the pixels that `datasets.decode` gives, from the head of the file; InputError if faulty."""
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in TURNED
-            return (width, height) if turned else (height, width)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f'cannot decode {path}: {error}') from None

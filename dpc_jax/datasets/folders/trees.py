@@ -6,11 +6,9 @@ import pathlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
+from dpc_jax import image_files, list_files
 from dpc_jax.base import InputError
 from dpc_jax.datasets import Pair
-
-SUFFIXES = ('.bmp', '.gif', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
-"""Endings of image files, in lower case."""
 
 NOT_OURS = ('__macosx',)  # folders that archives of macOS leave
 SHOWN = 3  # names in a message
@@ -18,7 +16,7 @@ SHOWN = 3  # names in a message
 
 def is_image(name: str) -> bool:
     """Whether a file's name is that of an image: no hidden file, such as the `._*` of macOS, and a known ending."""
-    return not name.startswith('.') and name.lower().endswith(SUFFIXES)
+    return not name.startswith('.') and name.lower().endswith(image_files.SUFFIXES)
 
 
 def walk(folder: pathlib.Path, apart: Sequence[pathlib.Path] = ()) -> Iterator[str]:
@@ -107,22 +105,6 @@ def matched(images: Tree, labels: Tree, *, needed: bool) -> tuple[Pair, ...]:
 # ---- lists ----------------------------------------------------------------------------------------------------------
 
 
-def read_lines(path: pathlib.Path) -> tuple[tuple[int, str], ...]:
-    """Number (from 1) and text of each line that has any; InputError if none has."""
-    try:
-        content = path.read_bytes()
-        wide = content.startswith((b'\xff\xfe', b'\xfe\xff'))
-        lines = content.decode('utf-16' if wide else 'utf-8-sig').splitlines()
-    except FileNotFoundError:
-        raise InputError(f'there is no list file {path} (lines: an image, or an image and its label)') from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f'cannot read the list file {path}: {error}') from None
-    found = tuple((number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip())
-    if not found:
-        raise InputError(f'the list file {path} is empty')
-    return found
-
-
 def listed(path: pathlib.Path, root: pathlib.Path, images: Tree, labels: Tree, *, needed: bool) -> tuple[Pair, ...]:
     """The pairs of a list file. A line is an image, or an image and a label, which a space, tab or comma separates.
 
@@ -131,8 +113,8 @@ def listed(path: pathlib.Path, root: pathlib.Path, images: Tree, labels: Tree, *
     """
     seekers = tuple(Seeker(root, tree) for tree in (images, labels))
     pairs: dict[pathlib.Path, pathlib.Path | None] = {}
-    for number, line in read_lines(path):
-        image, label = _pair(line.replace('\\', '/'), *seekers) or (None, None)
+    for number, line in list_files.read_lines(path, 'an image, or an image and its label'):
+        image, label = _pair(line, *seekers) or (None, None)
         if image is None:
             raise InputError(f'{path}, line {number}: there is no image {line!r} in {images.folder} or {root}')
         if label is None and needed:
