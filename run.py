@@ -1,13 +1,15 @@
-"""Runs the journey that a config names, in a work folder: a search, the training of a network, its evaluation.
+"""Runs the journey that a config names, in a work folder: a search, a training, an evaluation, predictions.
 
   python run.py --config=configs/scenes_search.py --workdir=runs/scenes
   python run.py --config=configs/cityscapes.py --workdir=runs/cityscapes --config.dataset.root=/data/cityscapes
   python run.py --config=configs/cityscapes.py --workdir=runs/cityscapes_test --config.journey=evaluate \\
     --config.dataset.root=/data/cityscapes --config.checkpoint=runs/cityscapes/weights
+  python run.py --config=configs/from_checkpoint.py --workdir=runs/photos --config.checkpoint=runs/cityscapes/weights \\
+    --config.predict.images=photos
 
-A search and a training go on where they were stopped, an evaluation begins anew. Any field of the config can be set on
-the command line, e.g. --config.search.num_candidates=100 or --config.proxy.steps=500; configs/common.py lists the
-fields. A config may take an argument after a colon: --config=configs/scenes_search.py:toy runs in seconds.
+Searches, trainings and predictions go on where they were stopped, an evaluation begins anew. Any field of the config
+can be set on the command line, e.g. --config.search.num_candidates=100 or --config.proxy.steps=500; configs/common.py
+lists the fields. A config may take an argument after a colon: --config=configs/scenes_search.py:toy runs in seconds.
 
 A training on several hosts: the same command on each, with --coordinator (docs/training.md, "Several hosts").
 

@@ -300,6 +300,17 @@ def test_values_that_are_not_finite_are_an_error(checkpoint, photos, tmp_path, f
     assert 'values that are not finite' in fault(lambda: dpc_jax.predict(tmp_path / 'held', picture(0, (33, 49))))
 
 
+def test_an_image_that_is_too_large_for_the_memory_is_one_line(checkpoint, photos, tmp_path, fault, monkeypatch):
+    def too_much(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(prediction.Predictor, 'found', too_much)
+    line = fault(lambda: predict.run(config_of(checkpoint, photos / 'photo 1.png'), tmp_path))
+    assert line.startswith(
+        f'out of memory with {photos / "photo 1.png"} of 40x30 pixels, evaluate.batch_size 1; with a'
+    )
+
+
 @pytest.mark.parametrize(
     ('fields', 'line'),
     [

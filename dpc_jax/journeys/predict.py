@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 
 from dpc_jax import checks, datasets, described, evaluation, files, image_files, networks, prediction, sharding, weights
 from dpc_jax.base import InputError, Size
-from dpc_jax.prediction import Kept, Listed, Predictor, PredictSettings, Row
+from dpc_jax.prediction import Found, Kept, Listed, Predictor, PredictSettings, Row
 from dpc_jax.progress import track
 from dpc_jax.read_ahead import read_ahead
 
@@ -126,12 +126,27 @@ def predict_all(predictor: Predictor, images: list[Listed], kept: Kept, *, stop:
         for image, pixels in group:
             if isinstance(pixels, InputError):
                 passed_over(image, str(pixels))
-        all_found = predictor.found([pixels for _, pixels in there]) if there else []
+        all_found = _found(predictor, there) if there else []
         for (image, pixels), found in zip(there, all_found, strict=True):
             if not found.finite:
                 raise InputError(f'{image.path}: the network gives values that are not finite; its weights are damaged')
             kept.add(image.name, image.path, pixels, found)
     return faults
+
+
+def _found(predictor: Predictor, there: list[tuple[Listed, UInt8[np.ndarray, '_ _ 3']]]) -> list[Found]:
+    """What is found in images of one size; where the memory is not enough, one line says what helps."""
+    image, pixels = there[0]
+    try:
+        return predictor.found([pixels for _, pixels in there])
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        if not sharding.is_out_of_memory(error):
+            raise
+        settings = predictor.settings
+        raise InputError(
+            f'out of memory with {image.path} of {pixels.shape[0]}x{pixels.shape[1]} pixels, evaluate.batch_size'
+            f' {settings.batch_size}; with a predict.whole below that size it goes in tiles of {settings.tile}'
+        ) from error
 
 
 def _read(images: list[Listed]) -> list[tuple[Listed, UInt8[np.ndarray, 'H W 3'] | InputError]]:
