@@ -3,7 +3,7 @@
 # What is searched, and where: configs/scenes_search.py in runs/scenes.
 CONFIG = configs/scenes_search.py
 WORKDIR = runs/$(patsubst %_search,%,$(basename $(notdir $(CONFIG))))
-# Processes that run tests, a file in each at a time; the longest file takes a fifth of the time of all.
+# Processes that run tests, a file in each at a time, in the order of tests/conftest.py: the longest first.
 JOBS = 2
 
 # The newest Python that runs of those that the requirement lists were tried on, else any that is new enough.
@@ -35,7 +35,7 @@ test: $(DEV_STAMP)  ## the whole gate: format, lint, types, tests
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
-	$(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile
+	$(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder
 
 format: $(DEV_STAMP)  ## rewrite the files as the gate wants them
 	$(BIN)/ruff check --fix-only --quiet

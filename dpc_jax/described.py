@@ -174,11 +174,11 @@ def _fill(config: ml_collections.ConfigDict, held: Description) -> None:
 
 
 def _open_fields(config: ml_collections.ConfigDict) -> Iterator[str]:
-    """Fields without a value."""
-    for section in ('backbone', 'context', 'decoder', 'dataset'):
-        for field in list(config[section]):
-            if config[section][field] is None:
-                yield f'{section}.{field}'
+    """Fields without a value; of the data set's, which may have some by themselves, its name alone."""
+    for section in ('backbone', 'context', 'decoder'):
+        yield from (f'{section}.{field}' for field, value in config[section].items() if value is None)
+    if config.dataset.name is None:
+        yield 'dataset.name'
 
 
 def _check_network(held: Description, here: Sections, folder: pathlib.Path, *, only: Collection[str]) -> None:

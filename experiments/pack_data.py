@@ -31,8 +31,8 @@ def main(argv: Sequence[str]) -> None:
     """Packs what is there of the data set."""
     del argv
     config = data_folder.chosen('--root, --out')
-    if not OUT.value:
-        raise InputError("--out is ''; it must be a folder that is not there")
+    if not OUT.value or not config.root:
+        raise InputError('--root and --out are needed; --help explains them')
     root, out = (pathlib.Path(name).expanduser() for name in (config.root, OUT.value))
     there, absent, _ = data_folder.opened(config, SPLITS.value)
     for why in (why for split, why in absent.items() if split in SPLITS.value):

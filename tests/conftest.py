@@ -53,6 +53,27 @@ install_import_hook('dpc_jax', 'beartype.beartype')  # before the first import o
 flags.FLAGS.mark_as_parsed()  # grain reads flags, and nobody parses them under pytest
 
 
+LONGEST = ('train', 'experiments', 'run', 'aux_decoder', 'search', 'ladder', 'population', 'equivalence', 'aux_machine')
+LONGEST += (
+    'study',
+    'aux_search',
+    'backbones',
+    'evaluate_cells',
+    'evaluate',
+    'contexts',
+    'controller',
+    'public_api',
+    'docs',
+)
+"""Files of tests that take minutes, the longest first."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files come first, so that of several processes none is left with one of them at the end."""
+    places = {f'test_{name}.py': place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(LONGEST)))  # stable: the others as they were
+
+
 @pytest.fixture(autouse=True, scope='module')
 def _forget_programs() -> Iterator[None]:
     """Drops what JAX keeps of a module's programs: thousands of them fill gigabytes and slow every collection."""

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from configs import camvid, cityscapes
-from dpc_jax import datasets, evaluation, files, inference, metrics, networks, preprocess, weights
+from dpc_jax import datasets, described, evaluation, files, inference, metrics, networks, preprocess, weights
 from dpc_jax.base import IGNORE_LABEL, InputError
 from dpc_jax.evaluation import scorer as evaluator
 from dpc_jax.journeys import evaluate
@@ -442,7 +442,8 @@ def frames(tmp_path_factory):
         Image.fromarray(draw.integers(0, 34, (32, 64), np.uint8)).save(label)
     config = cityscapes.get_config('toy')
     config.backbone.name = 'mobilenet_v2'
-    checkpoint.save(folder / 'held', filled(evaluation.make_network(config)))
+    beside = described.files(described.of(config))
+    checkpoint.save(folder / 'held', filled(evaluation.make_network(config)), beside=beside)
     return folder
 
 

@@ -128,7 +128,7 @@ def test_both_flags_are_needed(run, tmp_path):
 def test_an_unknown_journey_is_refused(run, tmp_path):
     config = scenes_search.get_config('toy')
     config.journey = 'rest'
-    is_one_line(run(config, tmp_path), "journey is 'rest'; allowed: evaluate, search, train")
+    is_one_line(run(config, tmp_path), "journey is 'rest'; allowed: evaluate, predict, search, train")
 
 
 def no_label(root):
@@ -276,8 +276,9 @@ def test_a_search_finds_the_same_bit_for_bit_on_any_number_of_devices(whole, tmp
         shutil.copytree(whole[0] / 'cache', workdir / 'cache')
         for path in whole[0].glob('backbone-*.npz'):
             shutil.copy(path, workdir)
-        code, _, err = finish(TOY, f'--workdir={workdir}', *SEARCH)
-        assert (code, err) == (0, '')
+        process = start(TOY, f'--workdir={workdir}', *SEARCH)
+        _, err = process.communicate()
+        assert (process.returncode, err) == (0, '')
         candidates, _ = study_archive.read(f'sqlite:///{workdir / "study.db"}', 'dpc-proxy')
         found.append([(c.number, c.key, c.score, c.curve, c.losses, c.confusions, c.extras) for c in candidates])
         assert candidates[0].device == {1: 'cpu'}.get(devices, f'{devices} x cpu')
