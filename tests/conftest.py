@@ -53,17 +53,9 @@ install_import_hook('dpc_jax', 'beartype.beartype')  # before the first import o
 flags.FLAGS.mark_as_parsed()  # grain reads flags, and nobody parses them under pytest
 
 
-LONGEST = ('train', 'experiments', 'run', 'aux_decoder', 'search', 'ladder', 'population', 'equivalence', 'aux_machine')
-LONGEST += (
-    'study',
-    'aux_search',
-    'backbones',
-    'evaluate_cells',
-    'evaluate',
-    'contexts',
-    'controller',
-    'public_api',
-    'docs',
+LONGEST = (
+    *('train', 'experiments', 'run', 'aux_decoder', 'search', 'ladder', 'population', 'equivalence', 'aux_machine'),
+    *('study', 'aux_search', 'backbones', 'evaluate_cells', 'evaluate', 'contexts', 'controller', 'public_api', 'docs'),
 )
 """Files of tests that take minutes, the longest first."""
 
