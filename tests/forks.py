@@ -80,5 +80,10 @@ def _server(quick: str) -> subprocess.Popen[str]:
     server = subprocess.Popen(
         [sys.executable, '-c', SERVER], cwd=ROOT, env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
-    atexit.register(server.kill)
+    atexit.register(_end, server)
     return server
+
+
+def _end(server: subprocess.Popen[str]) -> None:
+    with server:  # closes the pipes and waits
+        server.kill()
