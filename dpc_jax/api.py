@@ -198,6 +198,8 @@ def load_network(
       InputError: no such checkpoint, a damaged one, or one that belongs to another network.
     """
     if isinstance(config, str | pathlib.Path):
+        if checkpoint or genotype is not None:
+            raise InputError(f"the folder '{config}' says which network it is: give it alone, or a config before it")
         path = files.local(config, 'checkpoint')
         settled, settings = described.config_of(path), InferenceSettings()
     else:

@@ -7,14 +7,15 @@ let wrong numbers through in silence. `network.json` lies among the files of a c
 import json
 import logging
 import pathlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 import ml_collections
 import numpy as np
 
-from dpc_jax import contexts, datasets, preprocess, provenance
+from dpc_jax import contexts, datasets, preprocess, provenance, weights
 from dpc_jax.base import InputError
 from dpc_jax.files import local
 
@@ -25,6 +26,9 @@ DECODER = ('output_stride', 'low_level_filters', 'filters')
 
 FREE = ('backbone.output_stride', 'context.dropout_rate', 'context.auxiliary_weight')
 """Fields in which a network may differ from its checkpoint. Atrous rates follow the output stride by themselves."""
+
+WHERE = ('name', 'root', 'generated')
+"""Fields of the config of a data set that say which it is and where it lies."""
 
 Sections = dict[str, dict[str, Any]]
 """Backbone, context and decoder, with the fields of a config by which `networks.make` builds them."""
@@ -38,6 +42,8 @@ class Description(NamedTuple):
     classes: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]  # RGB colour of each class, 0..255
     export_ids: tuple[int, ...] | None  # value of each class in exported labels; None: its index
+    fields: Mapping[str, Any] = MappingProxyType({})  # of the config of the data set, but where it lies
+    label_map: str = ''  # what values in its label files stand for, where neither its name nor the fields say it
 
 
 # ---- written --------------------------------------------------------------------------------------------------------
@@ -48,7 +54,11 @@ def of(config: ml_collections.ConfigDict) -> Description:
     kind = datasets.kind(config.dataset)
     colours = ((int(red), int(green), int(blue)) for red, green, blue in np.asarray(kind.palette))
     ids = None if kind.export_ids is None else tuple(kind.export_ids)
-    return Description(sections(config), config.dataset.name, tuple(kind.classes), tuple(colours), ids)
+    fields = json.loads(config.dataset.to_json_best_effort())
+    fields = {name: value for name, value in fields.items() if name not in WHERE}
+    return Description(
+        sections(config), config.dataset.name, tuple(kind.classes), tuple(colours), ids, fields, kind.meaning
+    )
 
 
 def sections(config: ml_collections.ConfigDict) -> Sections:
@@ -62,7 +72,7 @@ def files(description: Description) -> dict[str, str]:
     """Name -> text of what `weights.save` puts beside the weights."""
     content = {
         'format': FORMAT,
-        **description._asdict(),
+        **{**description._asdict(), 'fields': dict(description.fields)},
         'images': {'channels': 'RGB', 'range': [0, 255], 'padding': preprocess.MEAN_PIXEL},
         'made_by': {'commit': provenance.commit(), 'jax': jax.__version__},
     }
@@ -89,6 +99,8 @@ def read(folder: pathlib.Path) -> Description | None:
             tuple(held['classes']),
             tuple((red, green, blue) for red, green, blue in held['palette']),
             None if ids is None else tuple(ids),
+            held['fields'],
+            held['label_map'],
         )
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -114,6 +126,7 @@ def settled(
             _fill(config, held)
     left = next(_open_fields(config), None)
     if left is not None:
+        check_place(folder)
         raise InputError(
             f"{left} is not given, and checkpoint '{folder}' does not say which network it is of: give the config that"
             ' it was trained with'
@@ -134,6 +147,8 @@ def check(config: ml_collections.ConfigDict, folder: pathlib.Path, classes: tupl
     _check_network(held, sections(config), folder, only=('backbone', 'context', 'decoder'))
     if classes is not None:
         _check_classes(held, classes, folder)
+        if held.dataset == config.dataset.name and held.label_map != datasets.kind(config.dataset).meaning:
+            print(f"warning: values in label files stand for classes in another way than in the training of '{folder}'")
     there, here = held.network['backbone']['output_stride'], config.backbone.output_stride
     if there != here:
         print(f'output stride {here}; the checkpoint was trained at {there}, atrous rates follow')
@@ -164,13 +179,33 @@ def warn(folder: pathlib.Path) -> None:
     logging.warning("checkpoint '%s' does not say which network it is of, and is taken for the config's", folder)
 
 
+def check_place(folder: pathlib.Path) -> None:
+    """InputError where no checkpoint of weights is; it names one that is below."""
+    place = local(folder, 'checkpoint')
+    if not place.is_dir():
+        raise InputError(f"checkpoint '{folder}': no such folder")
+    if not (place / weights.SUMS).is_file():
+        below = [name for name in ('weights', 'best') if (place / name / weights.SUMS).is_file()]
+        hint = f"; did you mean '{place / below[0]}'?" if below else ''
+        raise InputError(f"checkpoint '{folder}' holds no weights of this project{hint}")
+
+
 def _fill(config: ml_collections.ConfigDict, held: Description) -> None:
     for section, fields in held.network.items():
         for field, value in fields.items():
             if config[section].get(field) is None:
-                config[section][field] = tuple(value) if isinstance(value, list) else value
+                config[section][field] = _as_config(value)
     if config.dataset.name is None:
         config.dataset.name = held.dataset
+    if config.dataset.name == held.dataset:
+        for field, value in held.fields.items():
+            if field not in config.dataset:
+                config.dataset[field] = _as_config(value)
+
+
+def _as_config(value: Any) -> Any:
+    """A value of JSON as configs have it: tuples, also in tuples."""
+    return tuple(map(_as_config, value)) if isinstance(value, list) else value
 
 
 def _open_fields(config: ml_collections.ConfigDict) -> Iterator[str]:
@@ -218,8 +253,7 @@ def config_of(folder: pathlib.Path) -> ml_collections.ConfigDict:
     """What `networks.make` needs of a config, as the checkpoint says it; InputError where it says nothing."""
     held = read(folder)
     if held is None:
-        if not folder.is_dir():
-            raise InputError(f"checkpoint '{folder}': no such folder")
+        check_place(folder)
         raise InputError(
             f"checkpoint '{folder}' does not say which network it is of: give the config that it was trained with, too"
         )

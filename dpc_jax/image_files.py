@@ -34,6 +34,9 @@ LYING = (5, 6, 7, 8)
 WIDE = ('I;16', 'I;16L', 'I;16B', 'I;16N', 'I')
 """Modes of Pillow for gray images of 16 bits; `I` of old versions, and of files of 32 bits."""
 
+OF_16_BITS = ('PNG', 'PPM')
+"""Formats whose mode `I` is of 16 bits at most."""
+
 MOST_PIXELS = 'DPC_MAX_PIXELS'
 """Environment variable: so many pixels an image may have. Without it the limit is Pillow's, 178 956 970. It is no field
 of the config, because Pillow keeps the limit for a whole process, and worker processes inherit the environment."""
@@ -82,6 +85,8 @@ def pixels(image: Image.Image, mode: str | None) -> np.ndarray:
     upright = image if turn is None else image.transpose(turn)
     if mode is None:
         return np.array(upright)
+    if upright.mode == 'F' or (upright.mode == 'I' and image.format not in OF_16_BITS):
+        raise ValueError('gray values of 32 bits have no known range; save it with 8 or 16 bits')
     if upright.mode in WIDE:
         upright = Image.fromarray(upper_bits(np.array(upright)))
     return np.array(upright.convert(mode))

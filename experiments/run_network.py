@@ -36,22 +36,51 @@ def run_arrays(images_path: str, found_path: str) -> None:
     np.savez(found_path, **call(np.load(images_path).astype(takes.dtype)))
 
 
-def run_images(paths: list[str], out: pathlib.Path) -> None:
-    """A label PNG of each image file."""
-    from PIL import Image, ImageOps
+def run_images(paths: list[str], out: pathlib.Path) -> int:
+    """A label PNG of each image file; how many files were broken, which are named and passed over."""
+    from PIL import Image
 
     takes, call = load()
     told = json.loads((HERE / 'network.json').read_text(encoding='utf-8'))
-    out.mkdir(parents=True, exist_ok=True)
-    for path in map(pathlib.Path, paths):
-        with Image.open(path) as file:
-            image = np.asarray(ImageOps.exif_transpose(file).convert('RGB'))
+    broken = 0
+    for path, place in places_of(paths, out).items():
+        try:
+            image = read(path)
+        except (OSError, SyntaxError, ValueError) as error:
+            print(f'{path}: {error}; it is passed over', file=sys.stderr)
+            broken += 1
+            continue
+        out.mkdir(parents=True, exist_ok=True)
         label = Image.fromarray(classes_of(image, takes, call))
         label.putpalette([value for colour in told['palette'] for value in colour])
-        label.save(out / f'{path.stem}.png')
+        label.save(place)
         seen, counts = np.unique(np.asarray(label), return_counts=True)
         shares = sorted(zip(counts / counts.sum(), seen.tolist(), strict=True), reverse=True)
-        print(out / f'{path.stem}.png', *(f'{told["classes"][i]} {100 * share:.1f} %' for share, i in shares[:3]))
+        print(place, *(f'{told["classes"][i]} {100 * share:.1f} %' for share, i in shares[:3]))
+    return broken
+
+
+def places_of(paths: list[str], out: pathlib.Path) -> dict[pathlib.Path, pathlib.Path]:
+    """Image -> its label PNG; nothing is written over an image, or twice."""
+    places = {path: out / f'{path.stem}.png' for path in map(pathlib.Path, paths)}
+    images = {path.resolve() for path in places}
+    for path, place in places.items():
+        if place.resolve() in images or list(places.values()).count(place) > 1:
+            sys.exit(f'{path}: {place} is an image, or is of another one, too; give another --out')
+    return places
+
+
+def read(path: pathlib.Path) -> np.ndarray:
+    """RGB [H, W, 3] in 0..255, upright; of gray of 16 bits the upper 8."""
+    from PIL import Image, ImageOps
+
+    with Image.open(path) as file:
+        image = ImageOps.exif_transpose(file)
+        if image.mode == 'F' or (image.mode == 'I' and file.format not in ('PNG', 'PPM')):
+            raise ValueError('gray values of 32 bits have no known range; save it with 8 or 16 bits')
+        if image.mode.startswith('I'):
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        return np.asarray(image.convert('RGB'))
 
 
 def classes_of(image: np.ndarray, takes: Any, call: Callable[[Any], Any]) -> np.ndarray:
@@ -91,7 +120,7 @@ def main(arguments: list[str]) -> None:
     out = [argument.removeprefix('--out=') for argument in arguments if argument.startswith('--out=')]
     paths = [argument for argument in arguments if not argument.startswith('--')]
     if out and paths:
-        run_images(paths, pathlib.Path(out[-1]))
+        sys.exit(run_images(paths, pathlib.Path(out[-1])) > 0)
     elif len(arguments) == len(paths) == 2 and paths[0].endswith('.npy'):
         run_arrays(*paths)
     else:

@@ -18,6 +18,7 @@ from dpc_jax.spaces.dpc import Space
 
 SCENES = ml_collections.ConfigDict({'name': 'scenes'})
 CONFIGS = ('scenes', 'camvid', 'cityscapes', 'coco', 'pascal_voc', 'person_part', 'voc_aux', 'camvid_aux')
+CONFIGS += ('ade20k', 'pascal_context')
 
 
 def config_of(name='dpc', **fields):
@@ -62,6 +63,8 @@ def test_the_network_of_every_config_is_built_from_what_its_checkpoint_says(name
     kind = datasets.kind(config.dataset)
     np.testing.assert_array_equal(described.classes_of(config, tmp_path)['palette'], kind.palette)
     assert held.export_ids == kind.export_ids
+    again = datasets.kind(open_config.dataset)  # the facts that a config says go with the checkpoint
+    assert (again.classes, again.splits, again.meaning) == (kind.classes, kind.splits, kind.meaning)
 
 
 @pytest.mark.parametrize('name', contexts.names())
@@ -129,10 +132,33 @@ def test_an_older_checkpoint_is_taken_for_the_configs_with_a_warning(tmp_path, c
     with caplog.at_level(logging.WARNING):
         assert described.settled(config_of(), tmp_path).context.name == 'dpc'
     assert 'does not say which network it is of' in caplog.text
+    (tmp_path / 'SHA256SUMS').write_text('')
     line = fault(lambda: described.settled(from_checkpoint.get_config(), tmp_path))
     assert line.startswith(f"backbone.name is not given, and checkpoint '{tmp_path}' does not say which network")
     assert 'give the config that it was trained with, too' in fault(lambda: described.config_of(tmp_path))
-    assert fault(lambda: described.config_of(tmp_path / 'no')) == f"checkpoint '{tmp_path / 'no'}': no such folder"
+    for ask in (described.config_of, lambda folder: described.settled(from_checkpoint.get_config(), folder)):
+        assert fault(lambda ask=ask: ask(tmp_path / 'no')) == f"checkpoint '{tmp_path / 'no'}': no such folder"
+
+
+def test_a_folder_above_that_of_the_weights_is_named(tmp_path, fault):
+    (tmp_path / 'net/weights').mkdir(parents=True)
+    (tmp_path / 'net/weights/SHA256SUMS').write_text('')
+    line = fault(lambda: described.settled(from_checkpoint.get_config(), tmp_path / 'net'))
+    assert line.endswith(f"holds no weights of this project; did you mean '{tmp_path / 'net/weights'}'?")
+
+
+def test_label_files_that_are_read_in_another_way_are_warned_of(tmp_path, capsys):
+    config = from_checkpoint.get_config()
+    for ids in ([0, 255], [255, 0]):
+        fields = {'classes': ['a', 'b'], 'images': 'x', 'labels': 'y', 'splits': {'train': 0.5, 'val': 0.5}}
+        (tmp_path / 'dataset.json').write_text(json.dumps({**fields, 'label_kind': 'id', 'ids': ids}))
+        trained = importlib.import_module('configs.own_data').get_config()
+        trained.dataset.root = str(tmp_path)
+        if ids == [0, 255]:
+            said(trained, tmp_path / 'held')
+        config.dataset.root = str(tmp_path)
+        described.settled(config, tmp_path / 'held')
+        assert ('warning: values in label files' in capsys.readouterr().out) == (ids == [255, 0])
 
 
 @pytest.mark.parametrize(

@@ -84,10 +84,14 @@ def test_the_upper_8_of_16_bits_are_taken(tmp_path):
     np.testing.assert_array_equal(image_files.upper_bits(gray.astype(np.int32)), expected)
 
 
-def test_gray_values_beyond_16_bits_are_refused(tmp_path, fault):
-    path = save(tmp_path / 'a.tif', np.array([[0, 70000]], np.int32))
+@pytest.mark.parametrize(
+    'values', [np.array([[0, 70000]], np.int32), np.array([[0, 220]], np.int32), np.ones((2, 2), np.float32)]
+)
+def test_gray_values_of_32_bits_are_refused(tmp_path, fault, values):
+    """What stands for white is not known: 1, 255, 65535 or the largest."""
+    path = save(tmp_path / 'a.tif', values)
     said = fault(lambda: image_files.decode(path, 'RGB'))
-    assert said == f'cannot decode {path}: gray values of 0 to 70000 do not fit in 16 bits; save it with 8 bits'
+    assert said == f'cannot decode {path}: gray values of 32 bits have no known range; save it with 8 or 16 bits'
 
 
 def test_an_image_over_the_limit_is_named_with_its_size_and_the_way_to_allow_it(shared, tmp_path, fault, monkeypatch):

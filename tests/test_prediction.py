@@ -3,6 +3,7 @@
 import itertools
 import json
 import logging
+import os
 import pathlib
 import re
 
@@ -258,6 +259,38 @@ def test_what_is_finished_is_kept(done, monkeypatch, capsys):
     assert before == {path: path.stat().st_mtime_ns for path in (workdir / 'predictions/labels').iterdir()}
 
 
+def test_an_image_that_changed_is_predicted_again_and_another_one_refused(checkpoint, photos, tmp_path, fault):
+    (tmp_path / 'a').mkdir()
+    (tmp_path / 'b').mkdir()
+    for folder in ('a', 'b'):
+        (tmp_path / folder / 'x.png').write_bytes((photos / 'photo 0.png').read_bytes())
+    predict.run(config_of(checkpoint, tmp_path / 'a'), tmp_path / 'work')
+    (tmp_path / 'a/x.png').write_bytes((photos / 'photo 1.png').read_bytes())
+    (row,) = predict.run(config_of(checkpoint, tmp_path / 'a'), tmp_path / 'work')
+    assert (row.height, row.width) == SIZES[1] == label(tmp_path / 'work', 'x').shape
+    line = fault(lambda: predict.run(config_of(checkpoint, tmp_path / 'b'), tmp_path / 'work'))
+    assert f'holds the prediction of {tmp_path / "a/x.png"}, where that of {tmp_path / "b/x.png"} would be' in line
+
+
+def test_an_image_of_any_shape_is_written(checkpoint, tmp_path):
+    """JPEG has no images with a side above 65,500."""
+    Image.fromarray(np.zeros((2, 65_600, 3), np.uint8)).save(tmp_path / 'wide.png')
+    config = config_of(checkpoint, tmp_path / 'wide.png', predict__whole=(9, 9), predict__tile=(257, 257))
+    config.predict.overlap = 16
+    predict.run(config, tmp_path / 'work')
+    assert label(tmp_path / 'work', 'wide').shape == (2, 65_600)
+    assert (tmp_path / 'work/predictions/overlays/wide.png').is_file()
+    assert 'overlays/wide.png' in (tmp_path / 'work/predictions/index.html').read_text()
+
+
+def test_ids_above_255_are_written_with_16_bits(tmp_path):
+    classes = {'classes': ('a', 'b'), 'palette': np.zeros((2, 3), np.uint8), 'export_ids': (0, 300)}
+    (tmp_path / 'p.png').write_bytes(b'x')
+    kept = Kept(tmp_path, {}, classes)
+    kept.add('p', tmp_path / 'p.png', np.zeros((1, 2, 3), np.uint8), Found(np.array([[0, 1]], np.uint8), None, True))
+    assert np.array(Image.open(kept.label('p'))).tolist() == [[0, 300]]
+
+
 def test_an_image_without_its_label_file_is_predicted_again(done):
     config, workdir, rows = done
     path = workdir / 'predictions/labels/photo 3.png'
@@ -339,7 +372,7 @@ def test_real_photos_and_a_frame_of_cityscapes(checkpoint, shared, tmp_path):
     images += sorted(shared('data/fixtures/cityscapes_tiny').rglob('*_leftImg8bit.png'))
     (tmp_path / 'list.txt').write_text('\n'.join(map(str, images)))
     rows = predict.run(config_of(checkpoint, tmp_path / 'list.txt'), tmp_path / 'work')
-    assert [pathlib.Path(row.path) for row in rows] == sorted(images)
+    assert [row.path for row in rows] == sorted(os.path.abspath(image) for image in images)
     for row in rows:
         assert label(tmp_path / 'work', row.name).shape == image_files.size_of(pathlib.Path(row.path))
     image = np.asarray(Image.open(rows[0].path).convert('RGB'))
@@ -365,6 +398,9 @@ def names(images, outside=pathlib.Path('/nowhere')):
 def test_a_folder_stands_for_all_images_below_it(tree):
     assert names(tree) == ['a/one', 'a/two', 'b/one']
     assert names(tree, tree / 'a') == ['b/one']  # what was written before is not predicted
+    (tree / 'b/day').symlink_to(tree / 'a')
+    (tree / 'b/again').symlink_to(tree / 'b')
+    assert names(tree / 'b') == ['day/one', 'day/two', 'one']
 
 
 def test_a_pattern_a_file_and_a_list(tree):
@@ -378,10 +414,18 @@ def test_a_pattern_a_file_and_a_list(tree):
 def test_images_of_one_name_keep_their_suffixes(tree):
     (tree / 'a/One.png').write_bytes(b'x')
     assert names(tree / 'a') == ['One.png', 'one.JPG', 'two']
+    (tree / 'a/one.jpg.png').write_bytes(b'x')  # its short name is a long one of another
+    found = names(tree / 'a')
+    assert len({name.casefold() for name in found}) == len(found) == 4
+    (tree / 'list').mkdir()
+    (tree / 'list/a').mkdir()
+    (tree / 'list/a/two.png').write_bytes(b'x')
+    (tree / 'list/l.txt').write_text('a/two.png\n../a/two.png\n')
+    assert len(set(names(tree / 'list/l.txt'))) == 2
 
 
 def test_no_image_is_one_line(tree, fault):
-    assert 'where no image is; known endings: .bmp' in fault(lambda: names(tree / '.cache/nothing*'))
+    assert 'where no image is; known: .bmp' in fault(lambda: names(tree / '.cache/nothing*'))
     (tree / 'list.txt').write_text('a/none.png\n')
     assert 'names' in fault(lambda: names(tree / 'list.txt'))
 
@@ -418,7 +462,8 @@ def test_rows_come_back_as_they_were_written(tmp_path):
     classes = {'classes': ('a', 'b'), 'palette': np.zeros((2, 3), np.uint8), 'export_ids': None}
     kept = Kept(tmp_path, {'x': 1}, classes)
     found = Found(np.array([[0, 1], [1, 1]], np.uint8), None, True)
-    kept.add('dir/näme', pathlib.Path('p'), np.zeros((2, 2, 3), np.uint8), found)
+    (tmp_path / 'p').write_bytes(b'x')
+    kept.add('dir/näme', tmp_path / 'p', np.zeros((2, 2, 3), np.uint8), found)
     assert Kept(tmp_path, {'x': 1}, classes).rows == kept.rows
     assert kept.rows['dir/näme'].shares == (0.25, 0.75)
     assert json.loads((tmp_path / 'prediction.json').read_text()) == {'x': 1}

@@ -47,7 +47,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> list[Row]:
     variables = weights.restore(checkpoint, networks.variable_shapes(network))
     passes = evaluation.inference_settings(config, None)
     predictor = prediction.of(network, variables, passes, settings_of(config))
-    images = prediction.listed(config.predict.images, workdir)
+    images = prediction.listed(config.predict.images, workdir / FOLDER)
     kept = Kept(workdir / FOLDER, cause(config, variables), classes)
     faults = predict_all(predictor, images, kept, stop=config.predict.faulty_images == 'stop')
     rows = [kept.rows[image.name] for image in images if image.name in kept.rows]
@@ -111,7 +111,7 @@ def predict_all(predictor: Predictor, images: list[Listed], kept: Kept, *, stop:
 
     sized: list[tuple[Listed, Size]] = []
     for image in images:
-        if image.name in kept.rows:
+        if image.path.is_file() and kept.has(image.name, image.path):
             continue
         try:
             sized.append((image, image_files.size_of(image.path)))

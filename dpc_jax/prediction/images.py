@@ -4,7 +4,7 @@ import collections
 import glob
 import os
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from dpc_jax import files, image_files, list_files
@@ -21,7 +21,7 @@ class Listed(NamedTuple):
 
 
 def listed(images: str, outside: pathlib.Path) -> list[Listed]:
-    """The images that `predict.images` stands for, in order of their names; none that lies in the folder `outside`.
+    """The images that `predict.images` stands for, in order of their paths; none that lies in the folder `outside`.
 
     A folder stands for all images in it and below; a pattern (`*`, `?`, `**`) for those that it matches; a text file
     has a path on each line, relative to its own folder. Hidden files, as file managers leave them, are passed over.
@@ -34,7 +34,7 @@ def listed(images: str, outside: pathlib.Path) -> list[Listed]:
     path = files.local(images, 'predict.images')
     found: Iterable[pathlib.Path]
     if path.is_dir():
-        found, root = (file for file in path.rglob('*') if is_image(file, path)), path
+        found, root = _below(path), path
     elif path.is_file() and path.suffix.lower() in LISTS:
         found = _of_list(path)
         root = path.parent
@@ -42,22 +42,35 @@ def listed(images: str, outside: pathlib.Path) -> list[Listed]:
         found, root = [path], path.parent
     elif glob.has_magic(images):
         matched = map(pathlib.Path, glob.glob(str(path), recursive=True))
-        found, root = (file for file in matched if is_image(file, file.parent)), _folder_of_pattern(path)
+        found, root = (file for file in matched if is_image(file)), _folder_of_pattern(path)
     else:
         raise InputError(f"predict.images is '{images}': there is no such file, folder or pattern")
-    outside = outside.resolve()
-    chosen = sorted({file for file in found if outside not in file.resolve().parents})
+    written = outside.resolve()
+    every = {pathlib.Path(os.path.abspath(file)) for file in found}
+    chosen = sorted(file for file in every if written not in file.resolve().parents)
     if not chosen:
-        raise InputError(
-            f"predict.images is '{images}', where no image is; known endings: {', '.join(image_files.SUFFIXES)}"
-        )
-    return _named(chosen, root)
+        endings = ', '.join(image_files.SUFFIXES)
+        why = f'where there are only predictions of {outside}' if every else f'where no image is; known: {endings}'
+        raise InputError(f"predict.images is '{images}', {why}")
+    return _named(chosen, pathlib.Path(os.path.abspath(root)))
 
 
-def is_image(path: pathlib.Path, root: pathlib.Path) -> bool:
-    """Whether it is called like an image; no file or folder below `root` on the way to it is hidden."""
-    hidden = any(part.startswith('.') for part in path.relative_to(root).parts)
-    return not hidden and path.suffix.lower() in image_files.SUFFIXES and path.is_file()
+def _below(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """All images in a folder and below; folders that are links are followed once."""
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        here = os.path.realpath(place)
+        if here in seen:
+            folders.clear()
+            continue
+        seen.add(here)
+        folders[:] = sorted(name for name in folders if not name.startswith('.'))
+        yield from (path for path in (pathlib.Path(place, name) for name in names) if is_image(path))
+
+
+def is_image(path: pathlib.Path) -> bool:
+    """Whether it is called like an image, and is not hidden."""
+    return not path.name.startswith('.') and path.suffix.lower() in image_files.SUFFIXES and path.is_file()
 
 
 def _of_list(path: pathlib.Path) -> list[pathlib.Path]:
@@ -78,16 +91,22 @@ def _folder_of_pattern(pattern: pathlib.Path) -> pathlib.Path:
     return pathlib.Path(*parts[:first]) if first else pathlib.Path()
 
 
-def _named(paths: Iterable[pathlib.Path], root: pathlib.Path) -> list[Listed]:
-    """Names relative to `root`, or to the folder that all have in common; two of one name keep their suffixes."""
-    paths = list(paths)
+def _named(paths: Sequence[pathlib.Path], root: pathlib.Path) -> list[Listed]:
+    """Names relative to `root`, or to the folder that all have in common; those that would be equal keep suffixes.
+
+    Equal is what differs by case alone, too, for some file systems make one file of these.
+    """
     if not all(path.is_relative_to(root) for path in paths):
-        root = pathlib.Path(os.path.commonpath([path.absolute().parent for path in paths]))
-        paths = [path.absolute() for path in paths]
-    names = [path.relative_to(root).as_posix().replace('../', '') for path in paths]
-    plain = [str(pathlib.PurePosixPath(name).with_suffix('')) for name in names]
-    times = collections.Counter(name.casefold() for name in plain)
-    return [
-        Listed(path, short if times[short.casefold()] == 1 else name)
-        for path, name, short in zip(paths, names, plain, strict=True)
-    ]
+        root = pathlib.Path(os.path.commonpath([path.parent for path in paths]))
+    whole = [path.relative_to(root).as_posix() for path in paths]
+    names = [str(pathlib.PurePosixPath(name).with_suffix('')) for name in whole]
+    for further in (whole, [f'{name}~{place}' for place, name in enumerate(whole)]):
+        while equal := _equal(names) - {place for place, name in enumerate(names) if name == further[place]}:
+            names = [further[place] if place in equal else name for place, name in enumerate(names)]
+    return [Listed(path, name) for path, name in zip(paths, names, strict=True)]
+
+
+def _equal(names: Sequence[str]) -> set[int]:
+    """Places of the names that are there twice."""
+    times = collections.Counter(name.casefold() for name in names)
+    return {place for place, name in enumerate(names) if times[name.casefold()] > 1}

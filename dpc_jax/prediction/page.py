@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dpc_jax import files
-from dpc_jax.prediction.results import LABELS, OVERLAYS, THUMBNAILS, Row
+from dpc_jax.prediction.results import LABELS, OVERLAYS, THUMBNAILS, Row, ending_of
 
 PAGE, TABLE = 'index.html', 'predictions.csv'
 SHOWN = 3  # classes that are named below an image
@@ -70,7 +70,7 @@ def _figure(row: Row, names: Sequence[str], colours: Sequence[str]) -> str:
     )
     overlay, small, label = (
         urllib.parse.quote(f'{folder}/{row.name}{suffix}', errors='surrogateescape')
-        for folder, suffix in ((OVERLAYS, '.jpg'), (THUMBNAILS, '.jpg'), (LABELS, '.png'))
+        for folder, suffix in ((OVERLAYS, ending_of(row.height, row.width)), (THUMBNAILS, '.jpg'), (LABELS, '.png'))
     )
     caption = f'{html.escape(_printable(row.name))} ({row.height}×{row.width}, <a href="{label}">labels</a>)<br>{words}'
     image = f'<a href="{overlay}"><img src="{small}" loading="lazy" alt=""></a>'

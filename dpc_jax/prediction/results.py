@@ -15,7 +15,9 @@ from dpc_jax.prediction.predictor import Found
 
 LABELS, OVERLAYS, PROBABILITIES, THUMBNAILS = 'labels', 'overlays', 'probabilities', 'thumbnails'
 ROWS, CAUSE = 'predictions.jsonl', 'prediction.json'
-THUMBNAIL_HEIGHT = 180
+THUMBNAIL_HEIGHT, THUMBNAIL_WIDTH = 180, 720  # the latter at most
+LONGEST_OF_JPEG = 65_500
+FORMATS = {'.jpg': 'jpeg', '.png': 'png'}
 OPACITY = 0.6  # of colours over the image
 
 
@@ -23,7 +25,8 @@ class Row(NamedTuple):
     """An image that is finished."""
 
     name: str
-    path: str
+    path: str  # absolute
+    written: tuple[int, int]  # bytes of the file, and the time of its last change in nanoseconds
     height: int
     width: int
     shares: tuple[float, ...]  # of its pixels, by class
@@ -49,6 +52,18 @@ class Kept:
         _claim(folder / CAUSE, cause)
         self.rows = {row.name: row for row in _rows(folder / ROWS) if self.label(row.name).is_file()}
 
+    def has(self, name: str, path: pathlib.Path) -> bool:
+        """Whether that image is finished, as it is now; InputError if another image has its place."""
+        row = self.rows.get(name)
+        if row is None:
+            return False
+        if row.path != str(path):
+            raise InputError(
+                f"workdir '{self.folder.parent}' holds the prediction of {row.path}, where that of {path} would be;"
+                ' give another workdir'
+            )
+        return row.written == _written(path)
+
     def label(self, name: str) -> pathlib.Path:
         """The label image of that name."""
         return self.folder / LABELS / f'{name}.png'
@@ -57,9 +72,9 @@ class Kept:
         """Writes the files of an image; the row comes last, so what has a row is whole."""
         overlay = blend(image, self._palette[found.classes])
         small = np.concatenate([_thumbnail(image), _thumbnail(overlay)], axis=1)
-        for kind, pixels in ((OVERLAYS, overlay), (THUMBNAILS, small)):
-            with files.whole(_place(self.folder / kind / f'{name}.jpg')) as draft:
-                Image.fromarray(pixels).save(draft, format='jpeg', quality=90)
+        for kind, pixels, ending in ((OVERLAYS, overlay, ending_of(*overlay.shape[:2])), (THUMBNAILS, small, '.jpg')):
+            with files.whole(_place(self.folder / kind / f'{name}{ending}')) as draft:
+                Image.fromarray(pixels).save(draft, format=FORMATS[ending], quality=90)
         if found.top is not None:
             with (
                 files.whole(_place(self.folder / PROBABILITIES / f'{name}.npz')) as draft,
@@ -70,7 +85,7 @@ class Kept:
             self._label_image(found.classes).save(draft, format='png')
         counts = np.bincount(found.classes.ravel(), minlength=len(self._palette)) / found.classes.size
         height, width = found.classes.shape
-        row = Row(name, str(path), height, width, tuple(round(float(share), 6) for share in counts))
+        row = Row(name, str(path), _written(path), height, width, tuple(round(float(share), 6) for share in counts))
         with open(self.folder / ROWS, 'a', encoding='utf-8', errors='surrogateescape') as file:
             file.write(json.dumps(row._asdict(), ensure_ascii=True) + '\n')
         self.rows[name] = row
@@ -78,7 +93,7 @@ class Kept:
     def _label_image(self, classes: UInt8[np.ndarray, 'H W']) -> Image.Image:
         """Indices with the palette of the classes, or the ids that the data set's server takes."""
         if self._ids is not None:
-            return Image.fromarray(np.array(self._ids, np.uint8)[classes])
+            return Image.fromarray(np.array(self._ids, np.uint8 if max(self._ids) < 256 else np.uint16)[classes])
         image = Image.fromarray(classes)
         image.putpalette(self._palette.ravel().tolist())
         return image
@@ -91,8 +106,19 @@ def blend(image: UInt8[np.ndarray, 'H W 3'], colours: UInt8[np.ndarray, 'H W 3']
 
 
 def _thumbnail(image: UInt8[np.ndarray, 'H W 3']) -> UInt8[np.ndarray, 'h w 3']:
-    width = max(1, round(image.shape[1] * THUMBNAIL_HEIGHT / image.shape[0]))
+    """Of that height; a very wide or a very high image is squeezed."""
+    width = min(max(round(image.shape[1] * THUMBNAIL_HEIGHT / image.shape[0]), THUMBNAIL_HEIGHT // 4), THUMBNAIL_WIDTH)
     return np.asarray(Image.fromarray(image).resize((width, THUMBNAIL_HEIGHT)))
+
+
+def ending_of(height: int, width: int) -> str:
+    """Of an overlay: JPEG has no images with longer sides."""
+    return '.jpg' if max(height, width) <= LONGEST_OF_JPEG else '.png'
+
+
+def _written(path: pathlib.Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
 
 
 def _place(path: pathlib.Path) -> pathlib.Path:
@@ -126,7 +152,7 @@ def _rows(path: pathlib.Path) -> Sequence[Row]:
     for line in text.splitlines():
         try:
             held = json.loads(line)
-            found.append(Row(**{**held, 'shares': tuple(held['shares'])}))
+            found.append(Row(**{**held, 'shares': tuple(held['shares']), 'written': tuple(held['written'])}))
         except (ValueError, TypeError, KeyError):
             continue
     if text and not text.endswith('\n'):  # else the next row would go on in the torn line

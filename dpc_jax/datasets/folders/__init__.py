@@ -31,8 +31,8 @@ a root, `generated` images of an example are drawn.
   published          images of each split, as the authors count them
 
 Masks of 0 and 255 are of two classes with `"label_kind": "id", "ids": [0, 255]`. A value that is of no class and not
-in `unknown` is a fault; 255 is no exception. Images of `test` may lack labels. Hidden files (`._*` of macOS) and what
-is no image are passed over.
+in `unknown` is a fault; 255 is no exception. Images of `test` may lack labels, unless splits are shares. Hidden files
+(`._*` of macOS) and what is no image are passed over.
 """
 
 import dataclasses

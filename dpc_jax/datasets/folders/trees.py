@@ -55,6 +55,10 @@ class Tree:
     suffix: str
     paths: Mapping[str, str]  # from the folder, by what stands before the suffix
 
+    def of(self, name: str) -> pathlib.Path | None:
+        """The file of exactly that name, without the suffix; None if there is none."""
+        return self.folder / self.paths[name] if name in self.paths else None
+
     def find(self, name: str) -> pathlib.Path | None:
         """The file of that name, which may have its suffix; None if there is none."""
         path = self.paths.get(name) or self.paths.get(stem(name, self.suffix) or '')
@@ -89,7 +93,7 @@ def matched(images: Tree, labels: Tree, *, needed: bool) -> tuple[Pair, ...]:
     """Each image with the label of its name; InputError lists images that have none, if one is `needed`."""
     if not images.paths:
         raise InputError(f'there is no image *{images.suffix} in {images.folder}')
-    pairs = tuple((images.folder / images.paths[name], labels.find(name)) for name in sorted(images.paths))
+    pairs = tuple((images.folder / images.paths[name], labels.of(name)) for name in sorted(images.paths))
     missing = [image for image, label in pairs if label is None]
     if missing and needed:
         named = ', '.join(str(image.relative_to(images.folder)) for image in missing[:SHOWN])
@@ -165,7 +169,8 @@ def _pair(line: str, images: Seeker, labels: Seeker) -> Pair | None:
             image, label = images.find_end(line[: cut.start()]), labels.find_end(line[cut.end() :])
             if image is not None and label is not None:
                 return image, label
-            without = without or image
+            rest = line[cut.end() :]
+            without = without or (image if '/' in rest or is_image(rest) else None)
         if without is not None:  # the line names a label, so that of the image's name is not meant
             return without, None
         image = images.find_end(line)
