@@ -1,8 +1,8 @@
 """Whatever network a checkpoint is of: predictions of one's own images, or an evaluation.
 
 Checkpoints that this project writes say which network they are of, and its classes, so no other config is needed. A
-field that is given must agree with the checkpoint, except the output stride, which may be another one (atrous rates
-follow it, as in the papers, Chen et al., arXiv:1809.04184 §4, and Nekrasov et al., arXiv:1810.10804):
+field that is given must agree with the checkpoint, except the output stride, which may be another one: atrous rates
+follow it, as in the official DeepLab (a network of Chen et al., arXiv:1809.04184, is trained at 16 and tested at 8).
 
   python run.py --config=configs/from_checkpoint.py --workdir=runs/photos --config.checkpoint=runs/voc/weights \\
     --config.predict.images=photos

@@ -17,6 +17,7 @@ import numpy as np
 
 from dpc_jax import contexts, datasets, preprocess, provenance, weights
 from dpc_jax.base import InputError
+from dpc_jax.datasets import Dataset
 from dpc_jax.files import local
 
 FILE = 'network.json'
@@ -24,7 +25,10 @@ FORMAT = 1
 BACKBONE = ('name', 'width', 'output_stride')
 DECODER = ('output_stride', 'low_level_filters', 'filters')
 
-FREE = ('backbone.output_stride', 'context.dropout_rate', 'context.auxiliary_weight')
+FREE = (
+    *('backbone.output_stride', 'context.dropout_rate'),
+    *('context.auxiliary', 'context.auxiliary_inner', 'context.auxiliary_weight'),  # take part in training alone
+)
 """Fields in which a network may differ from its checkpoint. Atrous rates follow the output stride by themselves."""
 
 WHERE = ('name', 'root', 'generated')
@@ -131,23 +135,23 @@ def settled(
             f"{left} is not given, and checkpoint '{folder}' does not say which network it is of: give the config that"
             ' it was trained with'
         )
-    check(config, folder, datasets.classes(config.dataset) if with_data else None)
+    check(config, folder, datasets.kind(config.dataset) if with_data else None)
     return config
 
 
-def check(config: ml_collections.ConfigDict, folder: pathlib.Path, classes: tuple[str, ...] | None) -> None:
+def check(config: ml_collections.ConfigDict, folder: pathlib.Path, data: type[Dataset] | Dataset | None) -> None:
     """InputError if the checkpoint in that folder is of another network than the config's, or of other classes.
 
-    Where `classes` are None, they are not compared.
+    `data` is what it goes with; None where it goes with images alone, so that no classes are compared.
     """
     held = read(folder)
     if held is None:
         warn(folder)
         return
     _check_network(held, sections(config), folder, only=('backbone', 'context', 'decoder'))
-    if classes is not None:
-        _check_classes(held, classes, folder)
-        if held.dataset == config.dataset.name and held.label_map != datasets.kind(config.dataset).meaning:
+    if data is not None:
+        _check_classes(held, data.classes, folder)
+        if held.dataset == data.name and held.label_map != data.meaning:
             print(f"warning: values in label files stand for classes in another way than in the training of '{folder}'")
     there, here = held.network['backbone']['output_stride'], config.backbone.output_stride
     if there != here:
@@ -198,9 +202,10 @@ def _fill(config: ml_collections.ConfigDict, held: Description) -> None:
     if config.dataset.name is None:
         config.dataset.name = held.dataset
     if config.dataset.name == held.dataset:
-        for field, value in held.fields.items():
-            if field not in config.dataset:
-                config.dataset[field] = _as_config(value)
+        taken = {field: _as_config(value) for field, value in held.fields.items() if field not in config.dataset}
+        config.dataset.update(taken)
+        if given := [f'{field}={value!r}' for field, value in taken.items() if value]:
+            print(f'the data set as in the training of the checkpoint: {", ".join(given)}')
 
 
 def _as_config(value: Any) -> Any:

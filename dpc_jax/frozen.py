@@ -130,7 +130,7 @@ def build_cache(
         description,
         cache_settings(config),
         output_strides=strides,
-        teacher=teacher.make(config, sets[0].classes),
+        teacher=teacher.make(config, sets[0]),
         track=track,
     )
 

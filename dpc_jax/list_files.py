@@ -4,15 +4,18 @@ A line of a list names an image and perhaps its label. What separates them (spac
 also be part of a name, so whoever reads a line takes the first of the ways to read it whose files are there.
 """
 
+import os
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from dpc_jax import files
+from dpc_jax import files, image_files
 from dpc_jax.base import InputError
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png')  # tried in this order, each in small and in large letters
 LABEL_SUFFIXES = ('.png',)
+
+NOT_OURS = ('__macosx',)  # folders that archives of macOS leave
 
 SEPARATOR = re.compile(r'\s*[,;\t]\s*|\s+')
 FLAG = re.compile(r'\s+-1|\s{2,}[01]')  # of VOC's lists of a class, ImageSets/Main, which write it in two places
@@ -92,3 +95,32 @@ def inside(root: pathlib.Path, name: str, original: str) -> pathlib.Path:
 def is_hidden(path: pathlib.Path) -> bool:
     """Whether a file is one of a file manager or of an archive of macOS (`._frame.png`), and not the user's."""
     return path.name.startswith('.')
+
+
+# ---- folders ---------------------------------------------------------------------------------------------------------
+
+
+def is_image(name: str) -> bool:
+    """Whether a file's name is that of an image: no hidden file, such as the `._*` of macOS, and a known ending."""
+    return not name.startswith('.') and name.lower().endswith(image_files.SUFFIXES)
+
+
+def walk(folder: pathlib.Path, apart: Sequence[pathlib.Path] = ()) -> Iterator[str]:
+    """Paths of the images below a folder, from it, with slashes; folders that are links are followed once.
+
+    `apart`: folders that are not entered.
+    """
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        here = os.path.realpath(place)
+        if here in seen:
+            folders.clear()
+            continue
+        seen.add(here)
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith('.') and name.lower() not in NOT_OURS and pathlib.Path(place, name) not in apart
+        )
+        inside = pathlib.Path(place).relative_to(folder)
+        yield from ((inside / name).as_posix() for name in sorted(names) if is_image(name))

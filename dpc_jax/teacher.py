@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from dpc_jax import described, files, networks, ops, weights
 from dpc_jax.base import InputError, PyTree
+from dpc_jax.datasets import Dataset
 from dpc_jax.heads import TEACHER_STRIDE
 
 Logits = Callable[[Float[Array, 'B H W 3']], Float[Array, 'B h w L']]
@@ -53,7 +54,7 @@ def _digest(variables: PyTree) -> str:
     return files.digest(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(variables))
 
 
-def make(config: ml_collections.ConfigDict, classes: tuple[str, ...]) -> Teacher | None:
+def make(config: ml_collections.ConfigDict, data: Dataset) -> Teacher | None:
     """The teacher of a config, or None, which is said where its term has a weight.
 
     Raises:
@@ -63,12 +64,12 @@ def make(config: ml_collections.ConfigDict, classes: tuple[str, ...]) -> Teacher
         if config.proxy.distillation:
             print('teacher.checkpoint is empty: candidates are trained without a teacher')
         return None
-    network = networks.make(config.teacher, len(classes))
+    network = networks.make(config.teacher, data.num_classes)
     try:
-        described.check(config.teacher, _folder(config), classes)
+        described.check(config.teacher, _folder(config), data)
         variables = weights.restore(_folder(config), networks.variable_shapes(network))
     except InputError as fault:
-        raise InputError(f'teacher of {len(classes)} classes as config.teacher says: {fault}') from fault
+        raise InputError(f'teacher of {data.num_classes} classes as config.teacher says: {fault}') from fault
 
     @jax.jit
     def logits(images: Float[Array, 'B H W 3']) -> Float[Array, 'B h w L']:

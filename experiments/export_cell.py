@@ -133,7 +133,7 @@ def load_weights(config: ml_collections.ConfigDict, network: Segmenter) -> tuple
     if path and BACKBONE.value:
         raise InputError('give either --checkpoint, which has the backbone in it, or --backbone')
     if path:
-        described.check(config, pathlib.Path(path), datasets.classes(config.dataset))
+        described.check(config, pathlib.Path(path), datasets.kind(config.dataset))
         variables = weights.restore(pathlib.Path(path).expanduser(), networks.variable_shapes(network))
         return variables, f'checkpoint {path}'
     drawn = f'drawn from seed {config.seed}, not trained'

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dpc_jax import datasets, image_files
+from dpc_jax import datasets, image_files, list_files
 from dpc_jax.base import InputError
 from dpc_jax.datasets import folders
 from dpc_jax.datasets.folders import trees
@@ -47,7 +47,7 @@ def find(root: pathlib.Path) -> Found:
     """The two trees of most pairs that look like photos and labels; InputError if no two files fit."""
     places: dict[str, list[File]] = collections.defaultdict(list)
     count = 0
-    for path in trees.walk(root):
+    for path in list_files.walk(root):
         count += 1
         for place, file in _places(path):
             places[place].append(file)
@@ -189,7 +189,7 @@ def without_label(root: pathlib.Path, found: Found, words: Iterable[str]) -> lis
     labels = [root / found.fields['labels'].replace(SPLIT, word) for word in (list(words) or [''])]
     missing = []
     for one, other in zip(images, labels, strict=True):
-        for path in trees.walk(one, () if one == other else (other,)):
+        for path in list_files.walk(one, () if one == other else (other,)):
             name = (one / path).relative_to(root).as_posix()
             if name not in paired and trees.stem(path, found.fields['image_suffix']) is not None and one != other:
                 missing.append(name)

@@ -169,6 +169,26 @@ def test_a_description_that_cannot_be_read_is_one_line(tmp_path, fault, text):
     assert fault(lambda: described.read(tmp_path)).startswith(f'{tmp_path / described.FILE} cannot be read: ')
 
 
+def test_fields_of_the_data_set_go_with_the_checkpoint_and_are_said(tmp_path, capsys):
+    config = config_of(dataset__noise=9.0)
+    found = described.settled(from_checkpoint.get_config(), said(config, tmp_path))
+    assert (found.dataset.noise, found.dataset.size) == (9.0, (65, 97))
+    assert 'the data set as in the training of the checkpoint: ' in (out := capsys.readouterr().out)
+    assert 'noise=9.0' in out
+
+
+def test_what_takes_part_in_training_alone_makes_no_other_network(tmp_path):
+    """Nor do fields that a config may lack, if they are as by default."""
+    config = importlib.import_module('configs.voc_aux').get_config('toy')
+    folder = said(config, tmp_path)
+    with config.unlocked():
+        del config.context.repeats
+        del config.context.auxiliary_inner
+        config.context.auxiliary = 'none'
+    described.settled(config, folder)
+    described.check_start(config, folder, 'all')
+
+
 def test_a_later_format_is_one_line(tmp_path, fault):
     (tmp_path / described.FILE).write_text('{"format": 2}')
     assert 'format 2, which a later version wrote' in fault(lambda: described.read(tmp_path))

@@ -268,6 +268,10 @@ def test_an_image_that_changed_is_predicted_again_and_another_one_refused(checkp
     (tmp_path / 'a/x.png').write_bytes((photos / 'photo 1.png').read_bytes())
     (row,) = predict.run(config_of(checkpoint, tmp_path / 'a'), tmp_path / 'work')
     assert (row.height, row.width) == SIZES[1] == label(tmp_path / 'work', 'x').shape
+    whole = (tmp_path / 'a/x.png').read_bytes()
+    (tmp_path / 'a/x.png').write_bytes(whole[:50])
+    assert predict.run(config_of(checkpoint, tmp_path / 'a'), tmp_path / 'work') == []  # not what it was before
+    (tmp_path / 'a/x.png').write_bytes(whole)
     line = fault(lambda: predict.run(config_of(checkpoint, tmp_path / 'b'), tmp_path / 'work'))
     assert f'holds the prediction of {tmp_path / "a/x.png"}, where that of {tmp_path / "b/x.png"} would be' in line
 

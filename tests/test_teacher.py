@@ -4,16 +4,15 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import pytest
 
 from configs import common, scenes_search
-from dpc_jax import assembly, bench, described, frozen, networks, ops, teacher, weights
+from dpc_jax import assembly, bench, datasets, described, frozen, networks, ops, teacher, weights
 from dpc_jax.heads import TEACHER
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
-
-CLASSES = ('a', 'b', 'c', 'd', 'e')
 
 
 def config_of(checkpoint='', **fields):
@@ -88,16 +87,20 @@ def test_a_study_knows_its_teacher_by_its_weights(taught, tmp_path):
 
 def test_without_one_its_term_is_off_and_that_is_said(capsys):
     config = config_of()
-    assert teacher.make(config, CLASSES) is None
+    data = assembly.load_datasets(config)[0]
+    assert teacher.make(config, data) is None
     assert capsys.readouterr().out == 'teacher.checkpoint is empty: candidates are trained without a teacher\n'
     assert assembly.proxy_settings(config, 5, steps=4).distillation == 0
-    assert teacher.make(config_of(**{'proxy.distillation': 0.0}), CLASSES) is None
+    assert teacher.make(config_of(**{'proxy.distillation': 0.0}), data) is None
     assert not capsys.readouterr().out
 
 
-def test_a_teacher_of_other_classes_is_one_line(taught, fault):
-    line = fault(lambda: teacher.make(taught[0], tuple('abcdefg')))
-    assert line.startswith('teacher of 7 classes as config.teacher says: ')
+def test_a_teacher_of_other_classes_is_one_line(taught, drawn, fault):
+    other = datasets.load(
+        'camvid', ml_collections.ConfigDict({'name': 'camvid', 'root': str(drawn('camvid'))}), 'train'
+    )
+    line = fault(lambda: teacher.make(taught[0], other))
+    assert line.startswith('teacher of 11 classes as config.teacher says: ')
     assert 'logits' in line
 
 
@@ -107,9 +110,13 @@ def test_a_teacher_of_another_network_of_the_same_shapes_is_one_line(taught, tmp
     saved_as.dataset, saved_as.context.name = config.dataset, 'aspp'
     weights.save(tmp_path / 'held', variables, beside=described.files(described.of(saved_as)))
     config = config_of(tmp_path / 'held')
-    classes = assembly.load_datasets(config)[0].classes
-    line = fault(lambda: teacher.make(config, classes))
+    data = assembly.load_datasets(config)[0]
+    line = fault(lambda: teacher.make(config, data))
     assert line.endswith('is of another network: context.name is "aspp" there and "none" here')
+    saved_as.context.name = 'none'
+    weights.save(tmp_path / 'right', variables, beside=described.files(described.of(saved_as)))
+    found = teacher.make(config_of(tmp_path / 'right'), data)
+    assert found.description == teacher.make(taught[0], data).description
 
 
 def test_logits_that_float16_does_not_hold_are_one_line(taught, tmp_path, fault):

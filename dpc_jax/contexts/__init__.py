@@ -2,9 +2,9 @@
 
 Each file of the folder exposes `make(config, *, decay)`: a `dpc_jax.context.Context` made from the whole config,
 whose batch norms have that decay, or None for no context at all; `BN_DECAY`, where its own is not DeepLab's; `FIELDS`,
-those of `config.context` that it reads besides those that all have; `read_genotype(text)`, if one of them is
-`genotype`; and `remarks(config)`, where it has something to say before a training or an evaluation: a line, and a
-warning or ''. InputError names what is wrong in the config.
+those of `config.context` that it reads besides those that all have; `DEFAULTS`, of those that a config may lack;
+`read_genotype(text)`, if one of them is `genotype`; and `remarks(config)`, where it has something to say before a
+training or an evaluation: a line, and a warning or ''. InputError names what is wrong in the config.
 """
 
 import importlib
@@ -50,7 +50,8 @@ def described(config: ml_collections.ConfigDict) -> dict[str, Any]:
     checks.one_of('context.name', context.name, names())
     module = _module(context.name)
     fields = getattr(module, 'FIELDS', tuple(context))
-    found = {field: context[field] for field in dict.fromkeys((*OF_ALL, *fields)) if field in context}
+    held = {**getattr(module, 'DEFAULTS', {}), **context}
+    found = {field: held[field] for field in dict.fromkeys((*OF_ALL, *fields)) if field in held}
     if 'genotype' in fields and hasattr(module, 'read_genotype'):
         genotype = module.read_genotype(context.genotype)
         found['genotype'] = ' '.join(spaces.find(genotype)[1].to_json(genotype).split())

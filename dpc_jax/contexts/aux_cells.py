@@ -1,8 +1,7 @@
 """A decoder of auxiliary cells (arXiv:1810.10804 §3), by its name or from a file: nested lists or flat ones.
 
 It stands on an encoder of output stride 32 and has its own logits, so `decoder.output_stride` is 0. Fields of
-`config.context` that only it reads have defaults: `repeats` 2, `auxiliary` 'cell', `auxiliary_inner` False,
-`auxiliary_weight` 0.15.
+`config.context` that only it reads have `DEFAULTS`.
 """
 
 import ml_collections
@@ -13,7 +12,8 @@ from dpc_jax.aux_decoder import BN_DECAY as BN_DECAY
 from dpc_jax.base import Genotype, InputError
 from dpc_jax.spaces import aux_cells
 
-FIELDS = ('genotype', 'repeats', 'auxiliary', 'auxiliary_inner', 'auxiliary_weight')
+DEFAULTS = {'repeats': 2, 'auxiliary': 'cell', 'auxiliary_inner': False, 'auxiliary_weight': AUXILIARY_WEIGHT}
+FIELDS = ('genotype', *DEFAULTS)
 
 
 def make(config: ml_collections.ConfigDict, *, decay: float) -> Decoder:
@@ -23,9 +23,9 @@ def make(config: ml_collections.ConfigDict, *, decay: float) -> Decoder:
       InputError: no such decoder, a word that is none of the auxiliary heads, an encoder without one of the strides.
     """
     context = config.context
-    auxiliary, repeats = context.get('auxiliary', 'cell'), context.get('repeats', 2)
-    checks.one_of('context.auxiliary', auxiliary, AUXILIARIES)
-    checks.at_least(1, context__repeats=repeats)
+    given = {field: context.get(field, default) for field, default in DEFAULTS.items()}
+    checks.one_of('context.auxiliary', given['auxiliary'], AUXILIARIES)
+    checks.at_least(1, context__repeats=given['repeats'])
     check_encoder(config)
     if config.decoder.output_stride:
         raise InputError(
@@ -34,10 +34,10 @@ def make(config: ml_collections.ConfigDict, *, decay: float) -> Decoder:
     return Decoder.of(
         read_genotype(context.genotype),
         filters=context.filters,
-        repeats=repeats,
-        auxiliary=auxiliary,
-        inner=context.get('auxiliary_inner', False),
-        weight=context.get('auxiliary_weight', AUXILIARY_WEIGHT),
+        repeats=given['repeats'],
+        auxiliary=given['auxiliary'],
+        inner=given['auxiliary_inner'],
+        weight=given['auxiliary_weight'],
         decay=decay,
     )
 

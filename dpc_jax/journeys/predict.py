@@ -50,7 +50,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> list[Row]:
     images = prediction.listed(config.predict.images, workdir / FOLDER)
     kept = Kept(workdir / FOLDER, cause(config, variables), classes)
     faults = predict_all(predictor, images, kept, stop=config.predict.faulty_images == 'stop')
-    rows = [kept.rows[image.name] for image in images if image.name in kept.rows]
+    rows = [kept.rows[image.name] for image in images if str(image.path) not in faults]
     written = prediction.write_page(
         kept.folder, rows, faults, title=f'Predictions of {config.predict.images}', classes=classes
     )

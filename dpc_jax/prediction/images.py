@@ -4,7 +4,7 @@ import collections
 import glob
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from dpc_jax import files, image_files, list_files
@@ -34,7 +34,7 @@ def listed(images: str, outside: pathlib.Path) -> list[Listed]:
     path = files.local(images, 'predict.images')
     found: Iterable[pathlib.Path]
     if path.is_dir():
-        found, root = _below(path), path
+        found, root = (path / name for name in list_files.walk(path)), path
     elif path.is_file() and path.suffix.lower() in LISTS:
         found = _of_list(path)
         root = path.parent
@@ -42,35 +42,17 @@ def listed(images: str, outside: pathlib.Path) -> list[Listed]:
         found, root = [path], path.parent
     elif glob.has_magic(images):
         matched = map(pathlib.Path, glob.glob(str(path), recursive=True))
-        found, root = (file for file in matched if is_image(file)), _folder_of_pattern(path)
+        found, root = (file for file in matched if list_files.is_image(file.name)), _folder_of_pattern(path)
     else:
         raise InputError(f"predict.images is '{images}': there is no such file, folder or pattern")
     written = outside.resolve()
     every = {pathlib.Path(os.path.abspath(file)) for file in found}
-    chosen = sorted(file for file in every if written not in file.resolve().parents)
+    chosen = sorted(file for file in every if file.is_file() and written not in file.resolve().parents)
     if not chosen:
         endings = ', '.join(image_files.SUFFIXES)
         why = f'where there are only predictions of {outside}' if every else f'where no image is; known: {endings}'
         raise InputError(f"predict.images is '{images}', {why}")
     return _named(chosen, pathlib.Path(os.path.abspath(root)))
-
-
-def _below(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """All images in a folder and below; folders that are links are followed once."""
-    seen: set[str] = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        here = os.path.realpath(place)
-        if here in seen:
-            folders.clear()
-            continue
-        seen.add(here)
-        folders[:] = sorted(name for name in folders if not name.startswith('.'))
-        yield from (path for path in (pathlib.Path(place, name) for name in names) if is_image(path))
-
-
-def is_image(path: pathlib.Path) -> bool:
-    """Whether it is called like an image, and is not hidden."""
-    return not path.name.startswith('.') and path.suffix.lower() in image_files.SUFFIXES and path.is_file()
 
 
 def _of_list(path: pathlib.Path) -> list[pathlib.Path]:

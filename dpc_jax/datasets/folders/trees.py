@@ -1,50 +1,22 @@
 """Files of images and labels below a folder, matched by name; and lists of pairs."""
 
 import dataclasses
-import os
 import pathlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 
-from dpc_jax import image_files, list_files
+from dpc_jax import list_files
 from dpc_jax.base import InputError
 from dpc_jax.datasets import Pair
 
-NOT_OURS = ('__macosx',)  # folders that archives of macOS leave
 SHOWN = 3  # names in a message
-
-
-def is_image(name: str) -> bool:
-    """Whether a file's name is that of an image: no hidden file, such as the `._*` of macOS, and a known ending."""
-    return not name.startswith('.') and name.lower().endswith(image_files.SUFFIXES)
-
-
-def walk(folder: pathlib.Path, apart: Sequence[pathlib.Path] = ()) -> Iterator[str]:
-    """Paths of the images below a folder, from it, with slashes; folders that are links are followed once.
-
-    `apart`: folders that are not entered.
-    """
-    seen: set[str] = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        here = os.path.realpath(place)
-        if here in seen:
-            folders.clear()
-            continue
-        seen.add(here)
-        folders[:] = sorted(
-            name
-            for name in folders
-            if not name.startswith('.') and name.lower() not in NOT_OURS and pathlib.Path(place, name) not in apart
-        )
-        inside = pathlib.Path(place).relative_to(folder)
-        yield from ((inside / name).as_posix() for name in sorted(names) if is_image(name))
 
 
 def stem(path: str, suffix: str) -> str | None:
     """The path without its ending, `suffix` or any ending of an image; None if it ends otherwise. Case is one."""
     if suffix:
         return path[: -len(suffix)] if path.lower().endswith(suffix.lower()) else None
-    return path[: path.rindex('.')] if is_image(path.rpartition('/')[2]) else None
+    return path[: path.rindex('.')] if list_files.is_image(path.rpartition('/')[2]) else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +49,7 @@ def grow(folder: pathlib.Path, suffix: str, *, what: str, other: tuple[pathlib.P
     if shared and not (suffix or other_suffix):
         raise InputError(f'images and labels are both in {folder}; dataset.label_suffix must tell them apart')
     paths: dict[str, str] = {}
-    for path in walk(folder, () if shared else (other_folder,)):
+    for path in list_files.walk(folder, () if shared else (other_folder,)):
         name = stem(path, suffix)
         # Of two suffixes that fit, the longer says more: in one folder x_mask.png is no image.
         is_others = shared and len(other_suffix) > len(suffix) and stem(path, other_suffix) is not None
@@ -141,7 +113,7 @@ class Seeker:
     def find(self, text: str) -> pathlib.Path | None:
         """The file of that name or path, or None if there is none."""
         place = self.root / text
-        return self.tree.find(text) or (place if is_image(place.name) and place.is_file() else None)
+        return self.tree.find(text) or (place if list_files.is_image(place.name) and place.is_file() else None)
 
     def find_end(self, text: str) -> pathlib.Path | None:
         """As `find`; of a path with a slash before it that is not there, the longest end that is, two names or more."""
@@ -170,7 +142,7 @@ def _pair(line: str, images: Seeker, labels: Seeker) -> Pair | None:
             if image is not None and label is not None:
                 return image, label
             rest = line[cut.end() :]
-            without = without or (image if '/' in rest or is_image(rest) else None)
+            without = without or (image if '/' in rest or list_files.is_image(rest) else None)
         if without is not None:  # the line names a label, so that of the image's name is not meant
             return without, None
         image = images.find_end(line)
