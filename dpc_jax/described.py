@@ -103,8 +103,8 @@ def read(folder: pathlib.Path) -> Description | None:
             tuple(held['classes']),
             tuple((red, green, blue) for red, green, blue in held['palette']),
             None if ids is None else tuple(ids),
-            held['fields'],
-            held['label_map'],
+            held.get('fields', {}),
+            held.get('label_map', ''),
         )
     except (FileNotFoundError, NotADirectoryError):
         return None

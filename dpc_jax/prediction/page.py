@@ -53,7 +53,7 @@ def write_page(
     listed = ''.join(f'<li>{html.escape(_printable(f"{path}: {why}"))}</li>' for path, why in faults.items())
     body = [
         f'<h1>{html.escape(title)}</h1>',
-        f'<p>{len(rows)} images; the share of each class in all of their pixels, image by image:</p>',
+        f'<p>{len(rows)} images; the share of each class, in the mean over the images:</p>',
         f'<p class="key">{key}</p>',
         f'<div class="faults"><p>{len(faults)} without a prediction:</p><ul>{listed}</ul></div>' if faults else '',
         *(_figure(row, names, colours) for row in rows),
