@@ -171,6 +171,41 @@ def rerank_config() -> ml_collections.ConfigDict:
     return config
 
 
+def depth_task() -> ml_collections.ConfigDict:
+    """Distances in metres, by the recipe that is known of the authors' multi-task code (design notes)."""
+    config = ml_collections.ConfigDict({'name': 'depth'})
+    config.loss = 'berhu'  # or l1 | log_l2, which needs the output exp
+    config.output = 'linear'  # the channel is the distance; exp: its natural logarithm
+    config.limits = (0.001, 10.0)  # metres: predictions are clipped to them, truth beyond them is not judged
+    config.crop = 'none'  # which part of an image is judged: none | eigen (arXiv:1406.2283)
+    return config
+
+
+def pose_task() -> ml_collections.ConfigDict:
+    """Joints of one person at a time, by Simple Baselines (arXiv:1804.06208); the values are those for MPII."""
+    config = ml_collections.ConfigDict({'name': 'pose'})
+    config.stride = 4  # pixels between the cells of a heat map
+    config.sigma = 2.0  # cells
+    config.zoom = 0.25  # deviation of the random zoom; 0.3 for COCO
+    config.turn = 30.0  # degrees, deviation of the random turn; 40 for COCO
+    config.turned = 0.6  # probability of a turn
+    return config
+
+
+def pose_recipe(config: ml_collections.ConfigDict) -> None:
+    """How networks for poses are trained: Adam, 1e-3, 140 epochs of batch 128 (arXiv:1804.06208); here poly falls."""
+    adam = {'optimizer': 'adam', 'learning_rate': 0.001, 'weight_decay': 0.0}
+    for part in ('backbone', 'context', 'decoder', 'logits', 'auxiliary'):
+        if (part != 'auxiliary' or config.context.name == 'aux_cells') and (
+            part != 'decoder' or config.decoder.output_stride
+        ):
+            config.train.parts[part] = dict(adam)
+    config.train.batch_size = 128
+    config.train.scales = (1.0,)
+    config.train.ema_decay = 0.0
+    config.evaluate.flip = True
+
+
 def own_data(config: ml_collections.ConfigDict) -> None:
     """Makes `config` that of a folder of images and labels (dpc_jax/datasets/folders); nothing is set but its name.
 
@@ -251,6 +286,8 @@ def network_config() -> ml_collections.ConfigDict:
     config.dataset.root = ''  # as downloaded, or as packed by experiments/pack_data.py
     config.dataset.generated = 0  # > 0, and no root: so many drawn images per split, in the workdir, in the real layout
 
+    config.task = ml_collections.ConfigDict({'name': 'segmentation'})  # or depth | depth_segmentation | pose
+
     config.backbone = ml_collections.ConfigDict()
     config.backbone.name = 'mobilenet_v2'  # or xception_41, xception_65, xception_71
     config.backbone.width = 1.0
@@ -292,6 +329,7 @@ def predict_config() -> ml_collections.ConfigDict:
     """Predictions of images of one's own; passes and batches are those of `config.evaluate`."""
     config = ml_collections.ConfigDict()
     config.images = ''  # a folder, an image, a pattern such as photos/*.jpg, or a text file with a path on each line
+    config.boxes = ''  # of people, for the task pose: a JSON list as of COCO's results; '' takes whole images for one
     config.labels = 'index'  # what label images hold: indices with a palette, or 'export': the data set's own ids
     config.probabilities = 0  # so many of the most probable classes of each pixel are written, too
     config.whole = (2049, 2049)  # images with more pixels than one of this size go in tiles

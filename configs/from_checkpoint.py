@@ -35,4 +35,5 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
             {field: config_dict.placeholder(kind) for field, kind in fields.items()}
         )
     config.dataset.name = config_dict.placeholder(str)
+    config.task = ml_collections.ConfigDict({'name': config_dict.placeholder(str)})
     return config

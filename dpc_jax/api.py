@@ -29,6 +29,7 @@ from dpc_jax.journeys import train as train_journey
 from dpc_jax.prediction import Predictor, PredictSettings
 from dpc_jax.segmenter import Segmenter
 from dpc_jax.study import Candidate
+from dpc_jax.tasks import Task
 
 Path = str | pathlib.Path
 
@@ -170,16 +171,28 @@ class Network:
     """
 
     segmenter: Segmenter
+    task: Task
     variables: PyTree
-    classes: tuple[str, ...]
-    palette: UInt8[np.ndarray, 'L 3']  # RGB colour of each class
     settings: InferenceSettings
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of what the network tells apart: classes, joints, or 'depth'."""
+        return self.task.names
+
+    @property
+    def palette(self) -> UInt8[np.ndarray, 'L 3']:
+        """RGB colour of each of them."""
+        return self.task.palette
 
     @functools.cached_property
     def predictor(self) -> Predictor:
         """Its programs on the devices of this process, one image at a time."""
         mesh = jax.sharding.Mesh(np.array(jax.local_devices()[:1]).reshape(1, 1), sharding.local_mesh().axis_names)
-        return Predictor(self.segmenter, self.variables, self.settings, PredictSettings(), mesh)
+        crop_size = self.task.fields().get('size', (0, 0))
+        return Predictor(
+            *(self.segmenter, self.task, self.variables, self.settings, PredictSettings(), mesh), crop_size=crop_size
+        )
 
 
 def load_network(
@@ -208,18 +221,21 @@ def load_network(
             raise InputError('checkpoint is empty; give the folder of weights, such as runs/net/weights')
         path = files.local(checkpoint or config.checkpoint, 'checkpoint')
         settled, settings = described.settled(config, path, with_data=False), None
-    kinds = described.classes_of(settled, path)
+    task = described.found_task(settled, path)
     if settings is None:
         settings = evaluation.inference_settings(settled, None)
-        segmenter = evaluation.make_network(settled, len(kinds['classes']))
+        segmenter = evaluation.make_network(settled, task.channels)
     else:
-        segmenter = networks.make(settled, len(kinds['classes']))
+        segmenter = networks.make(settled, task.channels)
     variables = weights.restore(path, networks.variable_shapes(segmenter))
-    return Network(segmenter, variables, kinds['classes'], kinds['palette'], settings)
+    return Network(segmenter, task, variables, settings)
 
 
-def predict(network: Network | Path, image: np.ndarray) -> UInt8[np.ndarray, 'H W']:
-    """The class of each pixel of an RGB image [H, W, 3] in 0..255, of any size.
+def predict(network: Network | Path, image: np.ndarray) -> Any:
+    """What a network finds in an RGB image [H, W, 3] in 0..255, of any size: the class of each pixel, uint8 [H, W].
+
+    A network of another task gives what that means: metres [H, W] (float32); {'label': classes, 'depth': metres}; or
+    the joints of one person whom the whole image shows, as `joints` [1, J, 3] of (x, y, height) in its pixels.
 
     >>> classes = dpc_jax.predict(network, np.asarray(PIL.Image.open('street.png').convert('RGB')))
     >>> by_folder = dpc_jax.predict('runs/net/weights', image)
@@ -247,7 +263,7 @@ def predict(network: Network | Path, image: np.ndarray) -> UInt8[np.ndarray, 'H 
     (found,) = network.predictor.found([pixels])
     if not found.finite:
         raise InputError('the network gives values that are not finite; its weights are damaged or diverged')
-    return found.classes
+    return found.found
 
 
 @functools.lru_cache(maxsize=2)

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int
 
 IGNORE_LABEL = 255
 """Label value of pixels that take no part in loss or score, in every data set after loading."""
@@ -120,8 +120,63 @@ class SegmentationExample(NamedTuple):
     name: str  # the image's file, or a description for generated ones; used in messages
 
 
-Shown = tuple[SegmentationExample, UInt8[np.ndarray, '_ _']]
-"""An example and what was predicted, of the size of the example."""
+class DepthExample(NamedTuple):
+    """One image with the distance of what each pixel shows; segmentation reads its labels."""
+
+    image: np.ndarray  # uint8 [H, W, 3], RGB
+    label: np.ndarray  # uint8 [H, W], 0..L-1 or IGNORE_LABEL
+    depth: np.ndarray  # float32 [H, W], metres; 0 where it is missing
+    name: str
+
+
+class Person(NamedTuple):
+    """A person in an image; points are (x, y) in pixels from the centre of the first one, sizes (height, width)."""
+
+    joints: np.ndarray  # float32 [J, 2]
+    visible: np.ndarray  # uint8 [J]: 0 where the joint is not labelled
+    centre: tuple[float, float]  # (x, y) of the box
+    size: tuple[float, float]  # (height, width) of the box, without a margin
+    head: float  # size of the head, by which PCKh measures distances, pixels; 0 where it is not known
+    score: float  # of the detector that found the box; 1 for an annotated one
+    number: int  # of the person in the files
+    image_number: int  # of the image in the files
+
+
+class PoseExample(NamedTuple):
+    """One person in an image; an image with several is there as often."""
+
+    image: np.ndarray  # uint8 [H, W, 3], RGB
+    person: Person
+    name: str
+
+
+Example = SegmentationExample | DepthExample | PoseExample
+
+Shown = tuple[Any, Any]
+"""An example and what was found in it, in the terms of its task and of the size of the example."""
+
+
+class MainScore(NamedTuple):
+    """The number by which networks of a task are compared."""
+
+    name: str  # in records and rows
+    label: str  # where people read it
+    unit: str
+    factor: float  # of the number that people read: 100 for shares
+    highest: bool  # whether more is better
+
+    def shown(self, value: float) -> str:
+        """`53.03 % mIoU`, `0.612 m RMSE`."""
+        return f'{self.factor * value:.{2 if self.unit == "%" else 3}f} {self.unit} {self.label}'
+
+    def best(self, values: Iterable[float]) -> float:
+        """The best of at least one value."""
+        return max(values) if self.highest else min(values)
+
+    def is_better(self, value: float, before: Iterable[float]) -> bool:
+        """Whether it is better than all before; NaN never is, unless there are none."""
+        return all(value > other if self.highest else value < other for other in before)
+
 
 Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
 """`(items, description, total)`: the items again, with a progress bar."""

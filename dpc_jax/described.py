@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 import jax
 import ml_collections
-import numpy as np
 
-from dpc_jax import contexts, datasets, preprocess, provenance, weights
+from dpc_jax import contexts, datasets, preprocess, provenance, tasks, weights
 from dpc_jax.base import InputError
-from dpc_jax.datasets import Dataset
+from dpc_jax.datasets import Dataset, Facts, Skeleton
 from dpc_jax.files import local
+from dpc_jax.tasks import Task
 
 FILE = 'network.json'
 FORMAT = 1
@@ -48,6 +48,14 @@ class Description(NamedTuple):
     export_ids: tuple[int, ...] | None  # value of each class in exported labels; None: its index
     fields: Mapping[str, Any] = MappingProxyType({})  # of the config of the data set, but where it lies
     label_map: str = ''  # what values in its label files stand for, where neither its name nor the fields say it
+    task: Mapping[str, Any] = MappingProxyType(dict(tasks.DEFAULT))  # the fields of `config.task`
+    targets: tuple[str, ...] = ('label',)  # what its examples have beside images
+    skeleton: Skeleton | None = None
+
+    @property
+    def facts(self) -> Facts:
+        """What a task must know of the data set."""
+        return Facts(self.dataset, self.classes, self.palette, self.export_ids, self.targets, self.skeleton)
 
 
 # ---- written --------------------------------------------------------------------------------------------------------
@@ -56,13 +64,21 @@ class Description(NamedTuple):
 def of(config: ml_collections.ConfigDict) -> Description:
     """The description of the network that a config of a whole network names, for the classes of its data set."""
     kind = datasets.kind(config.dataset)
-    colours = ((int(red), int(green), int(blue)) for red, green, blue in np.asarray(kind.palette))
-    ids = None if kind.export_ids is None else tuple(kind.export_ids)
+    facts, task = datasets.facts_of(kind), tasks.make(config)
     fields = json.loads(config.dataset.to_json_best_effort())
     fields = {name: value for name, value in fields.items() if name not in WHERE}
     return Description(
-        sections(config), config.dataset.name, tuple(kind.classes), tuple(colours), ids, fields, kind.meaning
+        *(sections(config), config.dataset.name, facts.classes, facts.palette, facts.export_ids),
+        *(fields, kind.meaning, with_crop(task, config).fields(), facts.targets, facts.skeleton),
     )
+
+
+def with_crop(task: Task, config: ml_collections.ConfigDict) -> Task:
+    """The task with the size of the crops on which the config evaluates it, if it sees crops."""
+    if not task.of_crops:
+        return task
+    height, width = config.evaluate.crop_size
+    return tasks.of({**task.fields(), 'size': (height, width)}, task.facts)
 
 
 def sections(config: ml_collections.ConfigDict) -> Sections:
@@ -76,7 +92,12 @@ def files(description: Description) -> dict[str, str]:
     """Name -> text of what `weights.save` puts beside the weights."""
     content = {
         'format': FORMAT,
-        **{**description._asdict(), 'fields': dict(description.fields)},
+        **{**description._asdict(), 'fields': dict(description.fields), 'task': dict(description.task)},
+        'skeleton': None if description.skeleton is None else description.skeleton._asdict(),
+        'channels': [
+            {'name': name, 'colour': colour}
+            for name, colour in zip(task_of(description).names, task_of(description).palette.tolist(), strict=True)
+        ],
         'images': {'channels': 'RGB', 'range': [0, 255], 'padding': preprocess.MEAN_PIXEL},
         'made_by': {'commit': provenance.commit(), 'jax': jax.__version__},
     }
@@ -105,11 +126,23 @@ def read(folder: pathlib.Path) -> Description | None:
             None if ids is None else tuple(ids),
             held.get('fields', {}),
             held.get('label_map', ''),
+            {name: _as_config(value) for name, value in held.get('task', tasks.DEFAULT).items()},
+            tuple(held.get('targets', ('label',))),
+            _read_skeleton(held.get('skeleton')),
         )
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f'{path} cannot be read: {type(error).__name__} {error}') from error
+
+
+def _read_skeleton(held: Mapping[str, Any] | None) -> Skeleton | None:
+    return None if held is None else Skeleton(**{name: _as_config(value) for name, value in held.items()})
+
+
+def task_of(description: Description) -> Task:
+    """The task of the network; InputError where a later version wrote one that is not known here."""
+    return tasks.of(description.task, description.facts)
 
 
 def settled(
@@ -149,6 +182,7 @@ def check(config: ml_collections.ConfigDict, folder: pathlib.Path, data: type[Da
         warn(folder)
         return
     _check_network(held, sections(config), folder, only=('backbone', 'context', 'decoder'))
+    _check_task(held, tasks.fields_of(config), folder)
     if data is not None:
         _check_classes(held, data.classes, folder)
         if held.dataset == data.name and held.label_map != data.meaning:
@@ -199,6 +233,8 @@ def _fill(config: ml_collections.ConfigDict, held: Description) -> None:
         for field, value in fields.items():
             if config[section].get(field) is None:
                 config[section][field] = _as_config(value)
+    if config.get('task', None) is None or config.task.get('name') is None:
+        config.task = ml_collections.ConfigDict({name: _as_config(value) for name, value in held.task.items()})
     if config.dataset.name is None:
         config.dataset.name = held.dataset
     if config.dataset.name == held.dataset:
@@ -227,6 +263,16 @@ def _check_network(held: Description, here: Sections, folder: pathlib.Path, *, o
     for field, there, ours in sorted(found, key=lambda difference: not difference[0].endswith('.name')):
         was, now = (_called(field, text, part) for text, part in ((there, held.network), (ours, here)))
         raise InputError(f"checkpoint '{folder}' is of another network: {field} is {was} there and {now} here")
+
+
+def _check_task(held: Description, here: Mapping[str, Any], folder: pathlib.Path) -> None:
+    """Of the fields of a task those count that say what the outputs mean."""
+    for field in ('name', *tasks.MEANINGS):
+        there, ours = held.task.get(field), here.get(field)
+        if there != ours:
+            raise InputError(
+                f"checkpoint '{folder}' is of another task: task.{field} is {there!r} there and {ours!r} here"
+            )
 
 
 def _called(field: str, text: str, network: Sections) -> str:
@@ -268,8 +314,7 @@ def config_of(folder: pathlib.Path) -> ml_collections.ConfigDict:
     return config
 
 
-def classes_of(config: ml_collections.ConfigDict, folder: pathlib.Path) -> dict[str, Any]:
-    """`classes`, `palette` [L, 3] and `export_ids`: what the checkpoint says, else those of the config's data set."""
+def found_task(config: ml_collections.ConfigDict, folder: pathlib.Path) -> Task:
+    """The task of a checkpoint: what it says of its data set, else that of the config's, with the config's fields."""
     held = read(folder) or of(config)
-    palette = np.array(held.palette, np.uint8)
-    return {'classes': held.classes, 'palette': palette, 'export_ids': held.export_ids}
+    return tasks.of({**held.task, **tasks.fields_of(config)}, held.facts)

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, UInt, UInt8
 from PIL import Image
 
-from dpc_jax import checks, datasets, files
+from dpc_jax import checks, datasets, drawn_people, files
 from dpc_jax.base import IGNORE_LABEL, InputError, Size
 from dpc_jax.canvas import Canvas, Colour, Point
 from dpc_jax.datasets import camvid, coco, folders
@@ -27,6 +27,7 @@ INSIDE = 0.85  # share of a shape that has its label; the rest is its rim
 CITIES = {'train': 'aachen', 'val': 'frankfurt', 'test': 'berlin', 'train_extra': 'troisdorf'}
 COCO_IDS = (5, 2, 16, 9, 44, 6, 3, 17, 62, 21, 67, 18, 19, 4, 1, 64, 20, 63, 7, 72)  # of VOC's classes, as in its files
 CROWD = 'person'
+METRE = 5000  # value of drawn distances
 
 
 class Shape(NamedTuple):
@@ -73,15 +74,15 @@ def write(
     if name not in LAYOUTS:
         raise InputError(f'the data set {name!r} cannot be drawn; there are: {", ".join(names())}')
     checks.at_least(1, dataset__generated=count)
-    parts, layout = LAYOUTS[name]
+    parts, lay_out, draw_one = LAYOUTS[name]
     kind = datasets.kind(config or ml_collections.ConfigDict({'name': name, 'generated': count}))
     parts = parts or kind.splits
     drawings = {
-        part: [draw(np.random.default_rng((seed, place, number)), kind, size, number) for number in range(count)]
+        part: [draw_one(np.random.default_rng((seed, place, number)), kind, size, number) for number in range(count)]
         for place, part in enumerate(parts)
     }
     root.mkdir(parents=True, exist_ok=True)
-    layout(root, drawings, kind)
+    lay_out(root, drawings, kind)
 
 
 def prepared(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> ml_collections.ConfigDict:
@@ -272,12 +273,37 @@ def _lay_out_folders(root: pathlib.Path, drawings: Drawings, kind: Kind) -> None
     (root / folders.FILE).write_text(facts.to_json(), encoding='utf-8')
 
 
-LAYOUTS: Mapping[str, tuple[tuple[str, ...], Callable[[pathlib.Path, Drawings, Kind], None]]] = {
-    'camvid': (('train', 'val', 'test'), _lay_out_camvid),
-    'cityscapes': (('train', 'val', 'test', 'train_extra'), _lay_out_cityscapes),
-    'pascal_voc': (('train', 'val', 'test', 'aug'), _lay_out_pascal_voc),
-    'person_part': (('train', 'val'), _lay_out_person_part),
-    'coco': (('train', 'val'), _lay_out_coco),
-    'folders': ((), _lay_out_folders),
+def _lay_out_nyudv2(root: pathlib.Path, drawings: Drawings, kind: Kind) -> None:
+    """PNG files and lists; each class has a distance of its own, the ground slopes, and rims are missing."""
+    for part, drawn in drawings.items():
+        lines = []
+        for number, drawing in enumerate(drawn):
+            rows = np.linspace(6.0, 2.0, drawing.label.shape[0])[:, None]
+            metres = np.where(drawing.label == drawing.label[0, 0], rows, 1 + 0.1 * drawing.label)
+            depth = np.rint(np.where(drawing.label == IGNORE_LABEL, 0, metres) * METRE).astype(np.uint16)
+            names = [f'{folder}/{part}_{number:04}.png' for folder in ('images', 'depth', 'masks40')]
+            for name, pixels in zip(names, (drawing.image, depth, drawing.label), strict=True):
+                _save(root / name, pixels)
+            lines.append('\t'.join(names))
+        _save_list(root / f'{part}.txt', lines)
+
+
+class Layout(NamedTuple):
+    """How a data set is drawn."""
+
+    parts: tuple[str, ...]  # none named: each split
+    lay_out: Callable[[pathlib.Path, Any, Kind], None]  # makes files of what is drawn
+    draw: Callable[[np.random.Generator, Kind, Size, int], Any] = draw
+
+
+LAYOUTS: Mapping[str, Layout] = {
+    'camvid': Layout(('train', 'val', 'test'), _lay_out_camvid),
+    'cityscapes': Layout(('train', 'val', 'test', 'train_extra'), _lay_out_cityscapes),
+    'pascal_voc': Layout(('train', 'val', 'test', 'aug'), _lay_out_pascal_voc),
+    'person_part': Layout(('train', 'val'), _lay_out_person_part),
+    'coco': Layout(('train', 'val'), _lay_out_coco),
+    'coco_keypoints': Layout((), drawn_people.lay_out_coco, drawn_people.draw),
+    'folders': Layout((), _lay_out_folders),
+    'mpii': Layout((), drawn_people.lay_out_mpii, drawn_people.draw),
+    'nyudv2': Layout((), _lay_out_nyudv2),
 }
-"""Name -> parts that are drawn (none named: each split), and how they become files."""

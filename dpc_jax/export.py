@@ -11,11 +11,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import export
-from jaxtyping import Array, Float, Int, Num
+from jaxtyping import Array, Num
 
-from dpc_jax import ops
 from dpc_jax.base import InputError, PyTree, Size
 from dpc_jax.segmenter import Segmenter
+from dpc_jax.tasks import Task
 
 PLATFORMS = ('cpu', 'cuda')
 IMAGE_DTYPES = ('uint8', 'float32')
@@ -34,20 +34,20 @@ def check_size(size: Size, output_stride: int) -> None:
         )
 
 
-def segment(
-    network: Segmenter, variables: PyTree, images: Num[Array, 'B H W 3'], *, pool_crop: Size | None = None
-) -> dict[str, Float[Array, 'B H W L'] | Int[Array, 'B H W']]:
-    """What the program does: 'logits' (float32), resized to the images, and 'classes' (int32), the largest of them.
+def outputs(
+    network: Segmenter, task: Task, variables: PyTree, images: Num[Array, 'B H W 3'], *, pool_crop: Size | None = None
+) -> dict[str, Array]:
+    """What the program does, by name (`Task.program`): of segmentation 'logits', resized to the images, and 'classes'.
 
     The network runs in inference; `images` are in 0..255, of any type. `pool_crop` is that of `Segmenter`.
     """
     coarse: Any = network.apply(variables, images.astype(jnp.float32), False, None, pool_crop)
-    logits = ops.resize_bilinear(coarse, (images.shape[1], images.shape[2]))
-    return {'logits': logits, 'classes': jnp.argmax(logits, -1).astype(jnp.int32)}
+    return task.program(coarse, (images.shape[1], images.shape[2]))
 
 
 def program(
     network: Segmenter,
+    task: Task,
     variables: PyTree,
     *,
     size: Size,
@@ -55,7 +55,7 @@ def program(
     pool_crop: Size | None = None,
     platforms: tuple[str, ...] = PLATFORMS,
 ) -> bytes:
-    """`segment` for any number of images of `size` (H, W) and type `dtype`, serialised; for `jax.export.deserialize`.
+    """`outputs` for any number of images of `size` (H, W) and type `dtype`, serialised; for `jax.export.deserialize`.
 
     Raises:
       InputError: `dtype` is not in `IMAGE_DTYPES`; a side of `size` is not a multiple of the output stride plus 1.
@@ -64,14 +64,14 @@ def program(
         raise InputError(f"type of the images '{dtype}'; allowed: {', '.join(IMAGE_DTYPES)}")
     check_size(size, network.output_stride)
 
-    def classes_and_logits(images: Num[Array, 'B H W 3']) -> PyTree:
-        return segment(network, variables, images, pool_crop=pool_crop)
+    def run(images: Num[Array, 'B H W 3']) -> PyTree:
+        return outputs(network, task, variables, images, pool_crop=pool_crop)
 
     (batch,) = export.symbolic_shape('B')
     images = jax.ShapeDtypeStruct((batch, *size, 3), jnp.dtype(dtype))
     # As in evaluation: by default a GPU rounds the factors of a float32 product to fewer bits.
     with _without_tracebacks(), jax.default_matmul_precision('float32'):
-        return bytes(export.export(jax.jit(classes_and_logits), platforms=platforms)(images).serialize())
+        return bytes(export.export(jax.jit(run), platforms=platforms)(images).serialize())
 
 
 @contextlib.contextmanager

@@ -1,8 +1,9 @@
-"""Images to classes: at one scale, or the mean over several scales and over mirrored images.
+"""Images to what a task finds in them: at one scale, or the mean over several scales and over mirrored images.
 
 It follows the official model.py (predict_labels, predict_labels_multi_scale). A pass at scale s reads the images at
-scale_size(crop, s); its logits are resized to scale_size(crop, max(1, s) / logits stride) and from there to the crop.
-Of several passes the softmax probabilities are averaged. All resizing is bilinear with corners on corners.
+scale_size(crop, s); its logits are resized to scale_size(crop, max(1, s) / logits stride) and from there to the crop,
+or to the size of the task's outputs. What is averaged over several passes is the task's: of segmentation the softmax
+probabilities. All resizing is bilinear with corners on corners.
 """
 
 import dataclasses
@@ -14,11 +15,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float
 
-from dpc_jax import metrics, ops, sharding
+from dpc_jax import ops, sharding
 from dpc_jax.base import InputError, PyTree, Size
 from dpc_jax.segmenter import Segmenter, scale_size
+from dpc_jax.tasks import Target, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,9 +52,9 @@ class InferenceSettings:
 class Prediction(NamedTuple):
     """What is found in a batch over N devices."""
 
-    classes: UInt8[Array, 'B H W']
-    confusion: Int[Array, 'N L L']  # of each device's images, by (label, class): add them up in int64
-    finite: Bool[Array, ' B']  # whether all scores of an image are finite; NaN would be counted as class 0
+    found: PyTree  # of each image, in the terms of the task
+    counts: dict[str, Array]  # of each device's images, [N, ...]: add them up in int64 or float64
+    finite: Bool[Array, ' B']  # whether all outputs of an image are finite; NaN would be counted as class 0
 
 
 # ---- pure, of any batch ---------------------------------------------------------------------------------------------
@@ -77,6 +79,7 @@ def pass_logits(
 
 def pass_scores(
     network: Segmenter,
+    task: Task,
     variables: PyTree,
     images: Float[Array, 'B H W 3'],
     mirrored: bool | Bool[Array, ''] = False,
@@ -84,10 +87,10 @@ def pass_scores(
     scale: float = 1.0,
     settings: InferenceSettings = InferenceSettings(),
 ) -> Float[Array, 'B H W L']:
-    """What a pass adds to the scores of each class: its probabilities, or logits where it is the only pass."""
+    """What a pass adds to the outputs: of segmentation its probabilities, or logits where it is the only pass."""
     logits = pass_logits(network, variables, images, mirrored, scale=scale, pool_crop=settings.pool_crop)
-    logits = _resize(logits, _size(images))
-    return logits if len(settings.passes) == 1 else jax.nn.softmax(logits)
+    logits = _resize(logits, task.output_size(_size(images)))
+    return task.of_pass(logits, mirrored, scale=scale, alone=len(settings.passes) == 1)
 
 
 def _size(images: Float[Array, 'B H W C']) -> Size:
@@ -107,11 +110,11 @@ def _flip(x: Float[Array, 'B H W C'], mirrored: bool | Bool[Array, '']) -> Float
 Total = Callable[[PyTree, Float[Array, 'B H W 3']], Float[Array, 'B H W L']]
 """(variables on every device, images along the devices) -> the sum of `pass_scores`."""
 
-Predict = Callable[[PyTree, Float[Array, 'B H W 3'], UInt8[Array, 'B H W']], Prediction]
-"""(variables on every device, images and labels along the devices) -> classes, and counts against the labels."""
+Predict = Callable[[PyTree, Float[Array, 'B H W 3'], Target], Prediction]
+"""(variables on every device, images and targets along the devices) -> what is found, and counts against those."""
 
 
-def make_total(network: Segmenter, settings: InferenceSettings, mesh: Mesh) -> Total:
+def make_total(network: Segmenter, task: Task, settings: InferenceSettings, mesh: Mesh) -> Total:
     """The sum of `pass_scores` over a mesh; one program per scale.
 
     Passes are added up in one buffer of [B, H, W, L], so that memory does not grow with their number.
@@ -126,13 +129,13 @@ def make_total(network: Segmenter, settings: InferenceSettings, mesh: Mesh) -> T
         mirrored: Bool[Array, ''],
         scale: float,
     ) -> Float[Array, 'B H W L']:
-        one = functools.partial(pass_scores, network, scale=scale, settings=settings)
+        one = functools.partial(pass_scores, network, task, scale=scale, settings=settings)
         on_devices = _on_devices(one, mesh, everywhere, split, everywhere)
         added: Array = total + on_devices(variables, images, mirrored)
         return added
 
     def total_of(variables: PyTree, images: Float[Array, 'B H W 3']) -> Float[Array, 'B H W L']:
-        shape = (*images.shape[:3], network.num_classes)
+        shape = (images.shape[0], *task.output_size(_size(images)), network.num_classes)
         total = jnp.zeros(shape, jnp.float32, device=sharding.along_data(mesh))
         for scale, mirrored in settings.passes:
             total = add(total, variables, images, jnp.asarray(mirrored), scale=scale)
@@ -141,27 +144,27 @@ def make_total(network: Segmenter, settings: InferenceSettings, mesh: Mesh) -> T
     return total_of
 
 
-def make_predict(network: Segmenter, settings: InferenceSettings, mesh: Mesh) -> Predict:
-    """The class of the largest sum of `pass_scores`, over a mesh; one program per scale, and one to finish."""
-    split, total_of = PartitionSpec(sharding.DATA), make_total(network, settings, mesh)
+def make_predict(network: Segmenter, task: Task, settings: InferenceSettings, mesh: Mesh) -> Predict:
+    """What the task finds in the mean of `pass_scores`, over a mesh; one program per scale, and one to finish."""
+    split, total_of = PartitionSpec(sharding.DATA), make_total(network, task, settings, mesh)
 
-    def count(total: Float[Array, 'B H W L'], labels: UInt8[Array, 'B H W']) -> Prediction:
-        classes = metrics.predict(jnp.moveaxis(total, -1, 1))
-        confusion = metrics.confusion_matrix(classes, labels.astype(jnp.int32), total.shape[-1])
-        return Prediction(classes.astype(jnp.uint8), confusion[None], jnp.isfinite(total).all((1, 2, 3)))
+    def count(total: Float[Array, 'B H W L'], target: Target) -> Prediction:
+        found = task.found(mean_of(total, settings))
+        counts = jax.tree.map(lambda x: x[None], task.measure(found, target))
+        return Prediction(found, counts, jnp.isfinite(total).all((1, 2, 3)))
 
     finish = jax.jit(_on_devices(count, mesh, split, split))
 
-    def predict(variables: PyTree, images: Float[Array, 'B H W 3'], labels: UInt8[Array, 'B H W']) -> Prediction:
-        prediction: Prediction = finish(total_of(variables, images), labels)
+    def predict(variables: PyTree, images: Float[Array, 'B H W 3'], target: Target) -> Prediction:
+        prediction: Prediction = finish(total_of(variables, images), target)
         return prediction
 
     return predict
 
 
-def probabilities(total: Float[Array, '*B L'], settings: InferenceSettings) -> Float[Array, '*B L']:
-    """Of the sum of all passes: their mean, or the softmax of the only one."""
-    return jax.nn.softmax(total) if len(settings.passes) == 1 else total / len(settings.passes)
+def mean_of(total: Float[Array, '*B L'], settings: InferenceSettings) -> Float[Array, '*B L']:
+    """Of the sum of all passes."""
+    return total if len(settings.passes) == 1 else total / len(settings.passes)
 
 
 def _on_devices(one: Callable[..., PyTree], mesh: Mesh, *specs: PartitionSpec) -> Callable[..., PyTree]:

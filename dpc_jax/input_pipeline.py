@@ -23,12 +23,13 @@ import jax
 import ml_collections
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Float32, Int, Integer, UInt8
+from jaxtyping import Array, Float, Float32, Int
 
 from dpc_jax import checks, preprocess, sharding
-from dpc_jax.base import InputError, SegmentationExample, Size
+from dpc_jax.base import Example, InputError, PyTree, Size
 from dpc_jax.datasets import Dataset
 from dpc_jax.read_ahead import read_ahead
+from dpc_jax.tasks import Seen, Target, Task, Views
 
 FAULTY_IMAGES = ('stop', 'skip')
 WORKER_BATCHES = 2  # batches that each worker holds ready
@@ -68,7 +69,7 @@ class TrainBatch(NamedTuple):
     """The rows of this process of one step's batch."""
 
     images: Float32[np.ndarray, 'A B H W 3']
-    labels: UInt8[np.ndarray, 'A B H W']
+    target: Target  # [A, B, ...]
     indices: Int[np.ndarray, ' N']  # into the data set, of all rows of all processes, in their order
     faults: tuple[str, ...]  # of images that others replace
 
@@ -124,6 +125,7 @@ def pipeline_settings(config: ml_collections.ConfigDict, num_devices: int) -> Pi
 
 def train_batches(
     dataset: Dataset,
+    task: Task,
     settings: PipelineSettings,
     *,
     start: int,
@@ -140,7 +142,7 @@ def train_batches(
     """
     if start >= stop:
         return
-    load = Load(dataset, settings, process, processes)
+    load = Load(dataset, task, settings, process, processes)
     epochs = -(-stop * settings.batch_size // len(dataset))
     order = grain.MapDataset.range(len(dataset)).seed(settings.seed).shuffle().repeat(epochs)
     numbered = order.map_with_index(_numbered)
@@ -194,6 +196,7 @@ class Load:
     """`load(rows)`: the batch of (example number, index into the data set) `[N, 2]`; a process takes its share."""
 
     dataset: Dataset
+    task: Task
     settings: PipelineSettings
     process: int = 0
     processes: int = 1
@@ -203,30 +206,25 @@ class Load:
         parts = rows.reshape(self.settings.parts, self.processes, -1, 2)[:, self.process]
         faults: list[str] = []
         try:
-            crops = [self.crop(int(number), int(index), faults) for number, index in parts.reshape(-1, 2)]
+            seen = [self.seen(int(number), int(index), faults) for number, index in parts.reshape(-1, 2)]
         except InputError as error:
             return Faulty(str(error))
-        images, labels = (
-            np.stack(arrays).reshape(*parts.shape[:2], *arrays[0].shape) for arrays in zip(*crops, strict=True)
-        )
-        return TrainBatch(images, labels, rows[:, 1].copy(), tuple(faults))
+        batch: Seen = jax.tree.map(lambda *arrays: np.stack(arrays).reshape(*parts.shape[:2], *arrays[0].shape), *seen)
+        return TrainBatch(batch.image, batch.target, rows[:, 1].copy(), tuple(faults))
 
-    def crop(self, number: int, index: int, faults: list[str]) -> preprocess.Crop:
+    def seen(self, number: int, index: int, faults: list[str]) -> Seen:
         """Example `number`; what was faulty is added to `faults`."""
         settings = self.settings
-        return preprocess.augment(
-            np.random.SeedSequence(settings.seed, spawn_key=(number,)),
-            self.example(index, faults),
-            crop_size=settings.crop_size,
-            scales=settings.scales,
-            flip_probability=settings.flip_probability,
-        )
+        key = np.random.SeedSequence(settings.seed, spawn_key=(number,))
+        views = Views(settings.crop_size, settings.scales, settings.flip_probability)
+        return self.task.augment(key, self.example(index, faults), views)
 
-    def example(self, index: int, faults: list[str]) -> SegmentationExample:
+    def example(self, index: int, faults: list[str]) -> Example:
         """The image, or the next that is whole where faulty ones are skipped; InputError where there is none."""
         for place in range(index, index + len(self.dataset)):
             try:
-                return self.dataset[place % len(self.dataset)]
+                found: Example = self.dataset[place % len(self.dataset)]
+                return found
             except InputError as error:
                 if self.settings.faulty_images == 'stop':
                     raise
@@ -239,14 +237,14 @@ class Load:
 
 def on_devices(
     batches: Generator[TrainBatch], mesh: Mesh
-) -> Generator[tuple[TrainBatch, Float[Array, 'A B H W 3'], Integer[Array, 'A B H W']]]:
-    """Each batch, and its images and labels along the devices of all processes; the next is placed meanwhile."""
+) -> Generator[tuple[TrainBatch, Float[Array, 'A B H W 3'], PyTree]]:
+    """Each batch, and its images and targets along the devices of all processes; the next is placed meanwhile."""
     split = NamedSharding(mesh, PartitionSpec(None, sharding.DATA))
     place = functools.partial(jax.make_array_from_process_local_data, split)
 
-    def placed() -> Iterator[tuple[TrainBatch, jax.Array, jax.Array]]:
+    def placed() -> Iterator[tuple[TrainBatch, jax.Array, PyTree]]:
         for batch in batches:
-            yield batch, place(batch.images), place(batch.labels)
+            yield batch, place(batch.images), jax.tree.map(place, batch.target)
 
     try:
         with contextlib.closing(read_ahead(placed())) as ahead:

@@ -12,7 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from dpc_jax.base import IGNORE_LABEL
+from dpc_jax.base import IGNORE_LABEL, MainScore
+
+MIOU = MainScore('miou', 'mIoU', '%', 100.0, highest=True)
 
 Score = Callable[[Int[np.ndarray, '*P L L']], Float[np.ndarray, '*P']]
 """A score in 0..1 of a confusion matrix, or one for each of many."""

@@ -18,11 +18,11 @@ from dpc_jax.segmenter import Segmenter
 def make(config: ml_collections.ConfigDict, num_classes: int, *, bn_decay: float | None = None) -> Segmenter:
     """The network; InputError names what is wrong in `config.backbone`, `.context` or `.decoder`.
 
-    `bn_decay` is that of all moving averages; by default each part has its official one.
+    `num_classes` are the channels of its last layer (`Task.channels`). `bn_decay` is that of all moving averages; by default each part has its official one.
     """
     backbone, decay = config.backbone, {} if bn_decay is None else {'bn_decay': bn_decay}
     model = backbones.make(backbone.name, output_stride=backbone.output_stride, width=backbone.width, **decay)
-    checks.at_least(2, num_classes=num_classes)
+    checks.at_least(1, num_classes=num_classes)
     others = ops.BN_DECAY if bn_decay is None else bn_decay
     return Segmenter(model, contexts.make(config, decay=bn_decay), num_classes, make_decoder(config, others))
 

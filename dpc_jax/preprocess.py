@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Int, UInt8
+from jaxtyping import Float32, Int, Num, UInt8
 
-from dpc_jax.base import IGNORE_LABEL, InputError, SegmentationExample, Size
+from dpc_jax.base import IGNORE_LABEL, DepthExample, InputError, SegmentationExample, Size
 
 MEAN_PIXEL = 127.5
 """Value of padded pixels: 0 after the scaling x * 2 / 255 - 1 of MobileNet-v2 and Xception."""
@@ -32,6 +32,16 @@ class Crop(NamedTuple):
         return self._replace(image=self.image.astype(np.float32))
 
 
+class View(NamedTuple):
+    """Which window of an image is seen, at which scale."""
+
+    factor: float  # scaled side / side
+    size: Size  # of the whole image, scaled
+    corner: Size  # (top, left) of the window in it
+    window: Size  # which may reach beyond the image
+    mirrored: bool
+
+
 def augment(
     key: np.random.SeedSequence,
     example: SegmentationExample,
@@ -44,16 +54,54 @@ def augment(
 
     The key is a NumPy seed sequence, e.g. `np.random.SeedSequence(seed, spawn_key=(image, view))`; it isn't changed.
     """
+    view = draw_view(key, example.label.shape, crop_size, scales=scales, flip_probability=flip_probability)
+    return see(view, example)
+
+
+def draw_view(
+    key: np.random.SeedSequence,
+    size: tuple[int, ...],
+    crop_size: Size,
+    *,
+    scales: Sequence[float] = SCALES,
+    flip_probability: float = 0.5,
+) -> View:
+    """A random view of an image of that size: the official scales, a window anywhere in what is scaled."""
     rng = np.random.default_rng(key)
-    scaled = scaled_size(example.label.shape, float(rng.choice(scales)))
+    factor = float(rng.choice(scales))
+    scaled = scaled_size(size, factor)
     top, left = (
         int(rng.integers(max(side, wanted) - wanted + 1)) for side, wanted in zip(scaled, crop_size, strict=True)
     )
-    crop = pad(resized_window(example, scaled, (top, left), crop_size), crop_size)
-    return flip(crop) if rng.random() < flip_probability else crop
+    return View(factor, scaled, (top, left), crop_size, bool(rng.random() < flip_probability))
 
 
-def pad_to(example: SegmentationExample, size: Size) -> Crop:
+def see(view: View, example: SegmentationExample | DepthExample) -> Crop:
+    """Image and label as the view shows them; what lies outside is the mean pixel, and has no label."""
+    crop = pad(resized_window(example, view.size, view.corner, view.window), view.window)
+    return flip(crop) if view.mirrored else crop
+
+
+def see_map(view: View, values: Num[np.ndarray, 'H W'], outside: float) -> Num[np.ndarray, 'H2 W2']:
+    """A map of values as the view shows it: each pixel takes the nearest value, as labels do; [*window]."""
+    ranges = (
+        np.arange(start, min(start + wanted, side))
+        for start, wanted, side in zip(view.corner, view.window, view.size, strict=True)
+    )
+    rows, columns = (_nearest(n, m, at) for n, m, at in zip(values.shape, view.size, ranges, strict=True))
+    seen = np.full(view.window, outside, values.dtype)
+    seen[: len(rows), : len(columns)] = values[rows[:, None], columns[None, :]]
+    return seen[:, ::-1] if view.mirrored else seen
+
+
+def pad_map(values: Num[np.ndarray, 'H W'], size: Size, outside: float) -> Num[np.ndarray, 'H2 W2']:
+    """The map at the top left of one of `size`, which holds it; what is added has the value `outside`."""
+    padded = np.full(size, outside, values.dtype)
+    padded[: values.shape[0], : values.shape[1]] = values
+    return padded
+
+
+def pad_to(example: SegmentationExample | DepthExample, size: Size) -> Crop:
     """The whole example, padded to `size` for evaluation; InputError if it doesn't fit."""
     height, width = example.label.shape
     if height > size[0] or width > size[1]:
@@ -67,7 +115,7 @@ def next_crop(size: Size, output_stride: int) -> Size:
     return height, width
 
 
-def as_crop(example: SegmentationExample) -> Crop:
+def as_crop(example: SegmentationExample | DepthExample) -> Crop:
     """The example as it is, in the types of a crop."""
     return Crop(example.image.astype(np.float32), example.label)
 
@@ -84,7 +132,7 @@ def scaled_size(size: tuple[int, ...], factor: float) -> Size:
     return height, width
 
 
-def resized_window(example: SegmentationExample, size: Size, corner: Size, window: Size) -> Crop:
+def resized_window(example: SegmentationExample | DepthExample, size: Size, corner: Size, window: Size) -> Crop:
     """The example resized to `size`, of which only the window from `corner` on is made, as far as the image reaches.
 
     Bit for bit what resizing the whole and cutting gives: each output sample is a mix of four source samples. Crops of

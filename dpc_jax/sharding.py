@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Int
+from jaxtyping import Num
 
 from dpc_jax.base import InputError, PyTree
 
@@ -104,14 +104,30 @@ def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
     return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(everywhere, np.array(leaf)), tree)
 
 
-def sum_over_processes(counts: Int[np.ndarray, '*n']) -> Int[np.ndarray, '*n']:
-    """The int64 counts of all processes added up, the same in each; every process must call it."""
+def sum_over_processes(counts: Num[np.ndarray, '*n']) -> Num[np.ndarray, '*n']:
+    """The int64 or float64 counts of all processes added up, the same in each; every process must call it."""
     if jax.process_count() == 1:
         return counts
+    if counts.dtype == np.float64:  # JAX has no float64 by default: the bits go as they are
+        gathered = np.asarray(multihost_utils.process_allgather(counts.reshape(-1).view(np.uint32)))
+        floats: Num[np.ndarray, '*n'] = np.ascontiguousarray(gathered).view(np.float64).sum(0).reshape(counts.shape)
+        return floats
     halves = np.stack([counts >> 30, counts & (2**30 - 1)]).astype(np.int32)  # JAX has no int64 by default
     high, low = np.moveaxis(np.asarray(multihost_utils.process_allgather(halves), np.int64), 1, 0)
-    total: Int[np.ndarray, '*n'] = ((high << 30) + low).sum(0)
+    total: Num[np.ndarray, '*n'] = ((high << 30) + low).sum(0)
     return total
+
+
+def texts_of_processes(text: str) -> list[str]:
+    """The texts of all processes in their order, the same in each; every process must call it."""
+    if jax.process_count() == 1:
+        return [text]
+    content = np.frombuffer(text.encode(), np.uint8)
+    lengths = np.asarray(multihost_utils.process_allgather(np.int32(len(content))))
+    padded = np.zeros(max(1, int(lengths.max())), np.uint8)
+    padded[: len(content)] = content
+    gathered = np.asarray(multihost_utils.process_allgather(padded))
+    return [row[:length].tobytes().decode() for row, length in zip(gathered, lengths.tolist(), strict=True)]
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -16,11 +16,12 @@ import ml_collections
 import numpy as np
 from absl import app, flags
 
-from dpc_jax import command_line, datasets, drawn_data, input_pipeline, networks, preprocess, sharding, training
+from dpc_jax import command_line, datasets, drawn_data, input_pipeline, networks, preprocess, sharding, tasks, training
 from dpc_jax.base import InputError, key_from_seed
 from dpc_jax.datasets import Dataset, _packed
 from dpc_jax.input_pipeline import PipelineSettings
 from dpc_jax.progress import track
+from dpc_jax.tasks import Task
 from experiments import common
 
 IMAGES = flags.DEFINE_integer('images', 64, 'Images that are decoded for each rate.')
@@ -57,9 +58,9 @@ def parts(dataset: Dataset, settings: PipelineSettings, count: int) -> dict[str,
     }
 
 
-def pipeline_rate(dataset: Dataset, settings: PipelineSettings, steps: int) -> float:
+def pipeline_rate(dataset: Dataset, task: Task, settings: PipelineSettings, steps: int) -> float:
     """Images per second of all workers together, placed on the devices; their start is not timed."""
-    made = input_pipeline.train_batches(dataset, settings, start=0, stop=steps + 1)
+    made = input_pipeline.train_batches(dataset, task, settings, start=0, stop=steps + 1)
     batches = input_pipeline.on_devices(made, sharding.data_mesh())
     next(batches)
     started = time.perf_counter()
@@ -76,7 +77,7 @@ def step_rate(config: ml_collections.ConfigDict, dataset: Dataset, settings: Pip
     key = key_from_seed(config.seed)
     state = sharding.replicate(training.init_state(networks.init_variables(key, network), network, what), mesh)
     (_, images, labels), *_ = input_pipeline.on_devices(
-        input_pipeline.train_batches(dataset, settings, start=0, stop=1), mesh
+        input_pipeline.train_batches(dataset, what.task, settings, start=0, stop=1), mesh
     )
     state, report = step(key, state, images, labels)
     jax.block_until_ready(report)
@@ -135,7 +136,7 @@ def main(argv: Sequence[str]) -> None:
     rates = {'decoding, one thread': 1 / decoding, 'decoding and augmentation, one thread': 1 / sum(seconds.values())}
     sources = {'pipeline, from the folder': dataset, 'pipeline, from a pack': packed(place, dataset, workdir)}
     for name, source in track(sources.items(), 'measuring'):
-        rates[name] = pipeline_rate(source, settings, STEPS.value)
+        rates[name] = pipeline_rate(source, tasks.make(config), settings, STEPS.value)
     rates['training step'] = step_rate(config, dataset, settings, STEPS.value)
     print(report(rates, seconds, settings))
 

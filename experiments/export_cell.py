@@ -28,6 +28,7 @@ from dpc_jax import (
     networks,
     provenance,
     study,
+    tasks,
     weights,
 )
 from dpc_jax.base import Genotype, InputError, PyTree, Size, key_from_seed
@@ -76,7 +77,9 @@ def main(argv: Sequence[str]) -> None:
     pool_crop = evaluation.inference_settings(config, size).pool_crop
     variables, origin = load_weights(config, network)
     files.make_folder(out, '--out')
-    program = export.program(network, variables, size=size, dtype=IMAGE_DTYPE.value, pool_crop=pool_crop)
+    program = export.program(
+        network, tasks.make(config), variables, size=size, dtype=IMAGE_DTYPE.value, pool_crop=pool_crop
+    )
     facts = {'cell': f'{Space(len(genotype.ops)).canonical_key(genotype)} ({title})', 'weights': origin}
     texts = {'README.txt': readme(facts, config, size, classes), **described.files(described.of(config))}
     write(out, genotype, title=title, program=program, texts=texts)

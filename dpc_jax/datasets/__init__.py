@@ -15,7 +15,7 @@ import pkgutil
 import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import ml_collections
 import numpy as np
@@ -40,6 +40,27 @@ Pair = tuple[pathlib.Path, pathlib.Path | None]
 """Files of an image and of its label, if there is one."""
 
 
+class Skeleton(NamedTuple):
+    """The joints of a person, as a data set annotates them."""
+
+    joints: tuple[str, ...]  # J names
+    pairs: tuple[tuple[int, int], ...]  # joints that change places in a mirror
+    limbs: tuple[tuple[int, int], ...]  # joints between which a line is drawn
+    sigmas: tuple[float, ...] = ()  # of object keypoint similarity, by joint; () where PCKh is the measure
+    not_scored: tuple[int, ...] = ()  # joints that the mean of PCKh leaves out
+
+
+class Facts(NamedTuple):
+    """What is known of a data set without its images, in plain values."""
+
+    name: str
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]  # RGB, 0..255
+    export_ids: tuple[int, ...] | None = None
+    targets: tuple[str, ...] = ('label',)
+    skeleton: Skeleton | None = None
+
+
 @dataclasses.dataclass(frozen=True)
 class Dataset(abc.ABC):
     """One split of a data set: a sequence of examples, decoded or drawn when asked for, the same on every call."""
@@ -51,6 +72,8 @@ class Dataset(abc.ABC):
     published: ClassVar[Mapping[str, int]] = {}  # images of each split, as its authors count them
     export_ids: ClassVar[tuple[int, ...] | None] = None  # value of each class in exported labels; None: its index
     meaning: ClassVar[str] = ''  # what the labels in the files stand for, where neither code nor config says it all
+    targets: ClassVar[tuple[str, ...]] = ('label',)  # what examples have beside the image: label, depth, joints
+    skeleton: ClassVar[Skeleton | None] = None  # of joints
 
     split: str  # one of `splits`
 
@@ -63,7 +86,7 @@ class Dataset(abc.ABC):
     def __len__(self) -> int: ...
 
     @abc.abstractmethod
-    def __getitem__(self, index: int) -> SegmentationExample:
+    def __getitem__(self, index: int) -> Any:
         """Example `index` of 0..len-1 (IndexError beyond); InputError if its files are faulty."""
 
     @abc.abstractmethod
@@ -74,8 +97,12 @@ class Dataset(abc.ABC):
     def image_bytes(self, index: int) -> bytes:
         """The encoded image (JPEG or PNG) of example `index`, as it is on disk; InputError if it cannot be read."""
 
-    def __iter__(self) -> Iterator[SegmentationExample]:
+    def __iter__(self) -> Iterator[Any]:
         return (self[index] for index in range(len(self)))
+
+    def truth(self) -> Any:
+        """What scores need besides examples, in plain values: annotations that no example has; None if nothing."""
+        return None
 
     @abc.abstractmethod
     def fingerprint(self) -> str:
@@ -247,6 +274,18 @@ def _kind(name: str, config: ml_collections.ConfigDict) -> type[Dataset]:
     return next(thing for thing in kinds if thing.__module__ == module.__name__)
 
 
+def facts(config: ml_collections.ConfigDict) -> Facts:
+    """What is known of the data set of `config.dataset` without its images; InputError as of `kind`."""
+    return facts_of(kind(config))
+
+
+def facts_of(kind: type[Dataset] | Dataset) -> Facts:
+    """The facts of a data set as plain values."""
+    palette = tuple((int(red), int(green), int(blue)) for red, green, blue in np.asarray(kind.palette))
+    ids = None if kind.export_ids is None else tuple(kind.export_ids)
+    return Facts(kind.name, tuple(kind.classes), palette, ids, kind.targets, kind.skeleton)
+
+
 def load(name: str, config: ml_collections.ConfigDict, split: str) -> Dataset:
     """The split `split` of the data set `name`, described by its `config`; InputError names what is wrong.
 
@@ -290,8 +329,11 @@ def _check_split(kind: type[Dataset], split: str) -> None:
 
 
 def classes(config: ml_collections.ConfigDict) -> tuple[str, ...]:
-    """Names of the classes of the data set of `config.dataset`; InputError as of `kind`."""
-    return kind(config).classes
+    """Names of the classes of the data set of `config.dataset`; InputError as of `kind`, or if it has no labels."""
+    made = kind(config)
+    if 'label' not in made.targets:
+        raise InputError(f'the data set {made.name} has no labels of classes, but {", ".join(made.targets)}')
+    return made.classes
 
 
 def check(dataset: Dataset) -> None:

@@ -1,8 +1,9 @@
 """A data set packed into few large files: a TensorFlow Datasets data set of `array_record`, read without TensorFlow.
 
 For storage that many hosts share, where opening a file for each image is slow. Image files are kept byte by byte,
-labels as gray PNGs of classes and 255; so an example is the same as that of the folder it was packed from.
-`datasets.load` opens a root that is a pack as what it was packed from.
+labels as gray PNGs of classes and 255, distances as compressed float32, people as JSON; so an example is the same as
+that of the folder it was packed from. An image of people is there once for each of them. `datasets.load` opens a root
+that is a pack as what it was packed from.
 """
 
 import contextlib
@@ -14,6 +15,7 @@ import os
 import pathlib
 import re
 import shutil
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -21,14 +23,15 @@ import cv2
 import ml_collections
 import numpy as np
 import tensorflow_datasets as tfds
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 
 from dpc_jax import datasets, files, image_files
-from dpc_jax.base import InputError, SegmentationExample
-from dpc_jax.datasets import PACK_INFO, Dataset
+from dpc_jax.base import DepthExample, InputError, Person, PoseExample, SegmentationExample
+from dpc_jax.datasets import PACK_INFO, Dataset, Skeleton
 
 VERSION = '1.0.0'
 CLASS_FIELDS = ('name', 'classes', 'palette', 'splits', 'published', 'export_ids', 'meaning')
+LATER = {'targets': ('label',), 'skeleton': None}  # facts that older packs lack, with what they stand for
 
 Track = Callable[[Iterable[int], str, int], Iterator[int]]
 
@@ -41,6 +44,7 @@ class Packed(Dataset):
     source: Any  # the data source of tfds: bytes by feature
     names: tuple[str, ...]
     digest: str
+    held: Any = None  # `truth` of what was packed
 
     def __repr__(self) -> str:
         return f'Packed({self.name}, {self.split}, {self.root})'
@@ -51,13 +55,23 @@ class Packed(Dataset):
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, index: int) -> SegmentationExample:
-        stored = self._stored(index)
-        place = f'{self.names[index]} in {self.root}'
-        image, label = (
-            image_files.decode_bytes(stored[x], mode, place) for x, mode in (('image', 'RGB'), ('label', None))
-        )
-        return SegmentationExample(image, label, self.names[index])
+    def __getitem__(self, index: int) -> Any:
+        stored, name = self._stored(index), self.names[index]
+        parts = {}
+        for target in ('image', *self.targets):
+            try:
+                parts[target] = READERS[target](stored[target], f'{name} in {self.root}')
+            except (ValueError, KeyError, TypeError, EOFError) as error:
+                raise InputError(f'{self.root}: example {index} of {self.split} is damaged: {_line(error)}') from None
+        if 'joints' in parts:
+            return PoseExample(parts['image'], parts['joints'], name)
+        if 'depth' in parts:
+            return DepthExample(parts['image'], parts['label'], parts['depth'], name)
+        return SegmentationExample(parts['image'], parts['label'], name)
+
+    def truth(self) -> Any:
+        """That of the folder it was packed from."""
+        return self.held
 
     def example_name(self, index: int) -> str:
         """The path of the image in the folder it was packed from."""
@@ -82,12 +96,52 @@ class Packed(Dataset):
         return stored
 
 
+def _read_depth(content: bytes, place: str) -> Float32[np.ndarray, 'H W']:
+    return np.load(io.BytesIO(zlib.decompress(content)))
+
+
+def _read_person(content: bytes, place: str) -> Person:
+    held = json.loads(content)
+    joints, visible = np.array(held['joints'], np.float32).reshape(-1, 2), np.array(held['visible'], np.uint8)
+    return Person(**{**held, 'joints': joints, 'visible': visible, **{x: tuple(held[x]) for x in ('centre', 'size')}})
+
+
+READERS: Mapping[str, Callable[[bytes, str], Any]] = {
+    'image': lambda content, place: image_files.decode_bytes(content, 'RGB', place),
+    'label': lambda content, place: image_files.decode_bytes(content, None, place),
+    'depth': _read_depth,
+    'joints': _read_person,
+}
+"""Target -> what its bytes stand for."""
+
+
+def _packed_depth(example: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, example.depth)
+    return zlib.compress(buffer.getvalue(), 1)
+
+
+def _packed_person(example: Any) -> bytes:
+    person = example.person
+    return json.dumps(
+        {**person._asdict(), 'joints': person.joints.tolist(), 'visible': person.visible.tolist()}
+    ).encode()
+
+
+WRITERS: Mapping[str, Callable[[Any], bytes]] = {
+    'label': lambda example: _png(example.label),
+    'depth': _packed_depth,
+    'joints': _packed_person,
+}
+
+
 class About(NamedTuple):
     """What the pack says of itself."""
 
     fingerprints: Mapping[str, str]  # by split
     names: Mapping[str, list[str]]  # by split: paths of the images in the folder that was packed
     facts: Mapping[str, Any] | None  # of the data set, by the names in CLASS_FIELDS; None in older packs
+    truths: Mapping[str, Any]  # by split: what scores need besides examples
 
 
 def kind(name: str, config: ml_collections.ConfigDict) -> type[Dataset]:
@@ -117,23 +171,25 @@ def load(name: str, root: str | pathlib.Path, split: str) -> Packed:
     if split not in digests:
         raise InputError(f"the pack '{folder}' has no split {split!r}; there are: {', '.join(digests)}")
     try:
-        skip = tfds.decode.SkipDecoding()
+        kind = _class_of(name, about)
+        skipped = {part: tfds.decode.SkipDecoding() for part in ('image', 'label') if part in ('image', *kind.targets)}
         with _quiet():
             builder = tfds.builder_from_directory(folder)
-            source = builder.as_data_source(split=split, decoders={'image': skip, 'label': skip})
+            source = builder.as_data_source(split=split, decoders=skipped)
     except Exception as error:  # whatever the parsers of JSON, protocol buffers and features make of a damaged file
         raise InputError(f"the pack '{folder}' is damaged: {_line(error)}") from error
     if len(source) != len(names[split]):
         raise InputError(
             f"the pack '{folder}' is damaged: {split} has {len(source)} of its {len(names[split])} examples"
         )
-    return _class_of(name, about)(split, folder, source, tuple(names[split]), digests[split])
+    return kind(split, folder, source, tuple(names[split]), digests[split], about.truths.get(split))
 
 
 def _about(name: str, folder: pathlib.Path) -> About:
     try:
         about = json.loads((folder / PACK_INFO).read_text(encoding='utf-8'))
-        held, found = about['source'], About(about['fingerprints'], about['names'], _read_facts(about))
+        found = About(about['fingerprints'], about['names'], _read_facts(about), about.get('truths') or {})
+        held = about['source']
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f'{folder / PACK_INFO} cannot be read: {_line(error)}') from None
     if held != name:
@@ -144,7 +200,7 @@ def _about(name: str, folder: pathlib.Path) -> About:
 def _class_of(name: str, about: About) -> type[Packed]:
     if about.facts is None:
         kind = datasets.kind(ml_collections.ConfigDict({'name': name}))
-        facts = {field: getattr(kind, field) for field in CLASS_FIELDS}
+        facts = {field: getattr(kind, field) for field in (*CLASS_FIELDS, *LATER)}
     else:
         facts = dict(about.facts)
     made: type[Packed] = type(f'Packed_{name}', (Packed,), facts)
@@ -157,12 +213,21 @@ def _read_facts(about: Mapping[str, Any]) -> Mapping[str, Any] | None:
     facts = {field: about['facts'][field] for field in CLASS_FIELDS}
     listed = {field: tuple(facts[field] or ()) for field in ('classes', 'splits', 'export_ids')}
     palette = np.array(facts['palette'], np.uint8).reshape(len(listed['classes']), 3)
-    return {**facts, **listed, 'export_ids': listed['export_ids'] or None, 'palette': palette}
+    held = about['facts'].get('skeleton')
+    skeleton = None if held is None else Skeleton(**{name: _tuples(value) for name, value in held.items()})
+    later = {'targets': tuple(about['facts'].get('targets') or ('label',)), 'skeleton': skeleton}
+    return {**facts, **listed, **later, 'export_ids': listed['export_ids'] or None, 'palette': palette}
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _facts(dataset: Dataset) -> dict[str, Any]:
     facts = {field: getattr(dataset, field) for field in CLASS_FIELDS}
-    return {**facts, 'palette': dataset.palette.tolist(), 'published': dict(dataset.published)}
+    skeleton = None if dataset.skeleton is None else dataset.skeleton._asdict()
+    later = {'targets': list(dataset.targets), 'skeleton': skeleton}
+    return {**facts, **later, 'palette': dataset.palette.tolist(), 'published': dict(dataset.published)}
 
 
 def write(sets: Mapping[str, Dataset], root: pathlib.Path, folder: pathlib.Path, *, track: Track) -> dict[str, int]:
@@ -197,15 +262,16 @@ class _Builder(tfds.core.GeneratorBasedBuilder):
         super().__init__(**options)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        features = {
-            'image': tfds.features.Image(shape=(None, None, 3)),
-            'label': tfds.features.Image(shape=(None, None, 1), encoding_format='png'),
-        }
         first = next(iter(self._sets.values()))
+        features: dict[str, Any] = {'image': tfds.features.Image(shape=(None, None, 3))}
+        for target in first.targets:
+            as_image = tfds.features.Image(shape=(None, None, 1), encoding_format='png')
+            features[target] = as_image if target == 'label' else tfds.features.Text()
         about = {
             'source': first.name,
             'facts': _facts(first),
             'fingerprints': {split: dataset.fingerprint() for split, dataset in self._sets.items()},
+            'truths': {split: dataset.truth() for split, dataset in self._sets.items()},
             'names': {split: self._names(dataset) for split, dataset in self._sets.items()},
         }
         return tfds.core.DatasetInfo(
@@ -229,7 +295,9 @@ class _Builder(tfds.core.GeneratorBasedBuilder):
 
     def _examples(self, dataset: Dataset) -> Iterator[tuple[int, dict[str, bytes]]]:
         for index in self._track(range(len(dataset)), f'packing {dataset.split}', len(dataset)):
-            yield index, {'image': dataset.image_bytes(index), 'label': _png(dataset[index].label)}
+            example = dataset[index]
+            targets = {target: WRITERS[target](example) for target in dataset.targets}
+            yield index, {'image': dataset.image_bytes(index), **targets}
 
 
 @contextlib.contextmanager

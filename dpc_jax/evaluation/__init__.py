@@ -1,8 +1,15 @@
 """The door of evaluations: what a config asks for, a network over all images of a split, what it found on disk."""
 
-from dpc_jax.evaluation.config import DTYPES, check, export_name, inference_settings, make_network, make_scorer
-from dpc_jax.evaluation.report import panels, scores
-from dpc_jax.evaluation.results import Evaluation, cause, write, write_label
+from dpc_jax.evaluation.config import (
+    DTYPES,
+    check,
+    export_name,
+    inference_settings,
+    make_network,
+    make_scorer,
+    with_size,
+)
+from dpc_jax.evaluation.results import Evaluation, cause, export, write
 from dpc_jax.evaluation.scorer import Counted, Scorer
 
 __all__ = [
@@ -12,12 +19,11 @@ __all__ = [
     'Scorer',
     'cause',
     'check',
+    'export',
     'export_name',
     'inference_settings',
     'make_network',
     'make_scorer',
-    'panels',
-    'scores',
+    'with_size',
     'write',
-    'write_label',
 ]

@@ -1,6 +1,7 @@
 """What the config of an evaluation says, made and checked."""
 
 import collections
+import dataclasses
 import logging
 import pathlib
 import re
@@ -10,14 +11,15 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from dpc_jax import checks, datasets, networks, padding, preprocess
-from dpc_jax.base import InputError, SegmentationExample, Size
+from dpc_jax import checks, datasets, networks, padding, preprocess, tasks
+from dpc_jax.base import Example, InputError, Size
 from dpc_jax.datasets import Dataset
 from dpc_jax.evaluation import scorer
 from dpc_jax.evaluation.scorer import Scorer
 from dpc_jax.inference import InferenceSettings
 from dpc_jax.progress import track
 from dpc_jax.segmenter import Segmenter
+from dpc_jax.tasks import Task
 
 DTYPES = ('float32', 'bfloat16')
 MOST_PICTURES = 100  # all go into one picture, which grows with each
@@ -30,6 +32,11 @@ def check(config: ml_collections.ConfigDict) -> None:
     datasets.check_split(config.dataset, evaluate.split)
     make_network(config)
     crop_size = _size(config, 'crop_size')
+    if tasks.make(config).of_crops and (crop_size == FOLLOWS or tuple(evaluate.scales) != (1.0,)):
+        raise InputError(
+            f'evaluate.crop_size is {crop_size} and evaluate.scales {tuple(evaluate.scales)}; the task'
+            f" '{config.task.name}' sees crops of one size at one scale: give their size, and (1.0,)"
+        )
     if crop_size != FOLLOWS and any((side - 1) % stride for side in crop_size):
         raise InputError(
             f'evaluate.crop_size is {crop_size}; it must be output stride ({stride}) * k + 1, such as'
@@ -42,18 +49,24 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 
 def make_network(config: ml_collections.ConfigDict, num_classes: int | None = None) -> Segmenter:
-    """The network, computing in the dtype that is asked for; by default for the classes of the data set."""
+    """The network, computing in the dtype that is asked for; by default with the channels of the config's task."""
     dtype = config.evaluate.dtype
     checks.one_of('evaluate.dtype', dtype, DTYPES)
-    network = networks.make(config, num_classes or len(datasets.classes(config.dataset)))
+    network = networks.make(config, num_classes or tasks.make(config).channels)
     return network.clone(backbone=network.backbone.clone(dtype=jnp.dtype(dtype)))
 
 
 def make_scorer(config: ml_collections.ConfigDict, dataset: Dataset) -> Scorer:
     """The scorer of the config's network on `dataset`, whose images were all decoded once; see `choose_crop`."""
-    crop_size = choose_crop(config, dataset)
+    task = tasks.of(tasks.fields_of(config), datasets.facts_of(dataset))
+    crop_size = choose_crop(config, dataset, task)
     settings = inference_settings(config, crop_size)
-    return scorer.make(config, dataset, make_network(config), settings, crop_size=crop_size)
+    return scorer.make(config, dataset, make_network(config), with_size(task, crop_size), settings, crop_size=crop_size)
+
+
+def with_size(task: Task, crop_size: Size) -> Task:
+    """The task with the size of the crops that it sees, if it sees crops."""
+    return dataclasses.replace(task, size=crop_size) if task.of_crops else task  # type: ignore[call-arg]
 
 
 def inference_settings(config: ml_collections.ConfigDict, crop_size: Size | None) -> InferenceSettings:
@@ -77,14 +90,18 @@ def inference_settings(config: ml_collections.ConfigDict, crop_size: Size | None
     )
 
 
-def choose_crop(config: ml_collections.ConfigDict, dataset: Dataset) -> Size:
+def choose_crop(config: ml_collections.ConfigDict, dataset: Dataset, task: Task) -> Size:
     """The crop that is asked for, or the smallest that holds every image; decodes all once, so that faults show now.
+
+    Where the task sees crops of one size, it is that size, and nothing is decoded.
 
     Raises:
       InputError: a faulty file, an image larger than the crop, two images that would be exported to one file.
     """
+    if task.of_crops:
+        return _size(config, 'crop_size')
     with ThreadPoolExecutor() as pool:
-        seen = pool.map(lambda index: _size_and_name(dataset[index]), range(len(dataset)))
+        seen = pool.map(lambda index: _size_and_name(task, dataset[index]), range(len(dataset)))
         found = list(track(seen, 'checking the images', len(dataset)))
     largest = max(height for (height, _), _ in found), max(width for (_, width), _ in found)
     fitting = preprocess.next_crop(largest, config.backbone.output_stride)
@@ -108,9 +125,8 @@ def choose_crop(config: ml_collections.ConfigDict, dataset: Dataset) -> Size:
     return fitting
 
 
-def _size_and_name(example: SegmentationExample) -> tuple[Size, str]:
-    height, width = example.label.shape
-    return (height, width), export_name(example)
+def _size_and_name(task: Task, example: Example) -> tuple[Size, str]:
+    return task.size_of(example), export_name(example)
 
 
 def _size(config: ml_collections.ConfigDict, field: str) -> Size:
@@ -120,6 +136,6 @@ def _size(config: ml_collections.ConfigDict, field: str) -> Size:
     return size[0], size[1]
 
 
-def export_name(example: SegmentationExample) -> str:
-    """The image's file name as a PNG: that of Cityscapes begins with <city>_<sequence>_<frame>, as its server wants."""
+def export_name(example: Example) -> str:
+    """The image's file name as a PNG: of Cityscapes it begins with <city>_<sequence>_<frame>, as its server wants."""
     return re.sub(r'[^\w.-]+', '_', pathlib.Path(example.name).stem) + '.png'

@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 import jax
 import ml_collections
 import numpy as np
-from jaxtyping import Int, UInt8
-from PIL import Image
+from jaxtyping import Int
 
-from dpc_jax import files, provenance
+from dpc_jax import files, provenance, tasks
 from dpc_jax.base import PyTree
 from dpc_jax.datasets import Dataset
 from dpc_jax.evaluation import report
 from dpc_jax.evaluation.scorer import Counted, Scorer
+from dpc_jax.tasks import Counts, Task
 
 HASHED = ('split', 'scales', 'flip', 'dtype', 'crop_size', 'image_pooling_crop_size')
 """Fields of `config.evaluate` that scores depend on; the network and the content of data and weights are added."""
@@ -27,16 +27,23 @@ class Evaluation(NamedTuple):
     >>> scores.row['miou'], scores.row['iou'], scores.files
     """
 
-    confusion: Int[np.ndarray, 'L L']  # int64 pixels, by (label, prediction)
+    counts: Counts  # what the scores are computed from, by name
     row: dict[str, Any]  # scores and their cause, as in metrics.json
     files: list[pathlib.Path]
 
+    @property
+    def confusion(self) -> Int[np.ndarray, 'L L']:
+        """Pixels by (label, prediction), int64; KeyError where the task has no classes."""
+        return self.counts['confusion']
 
-def write_label(path: pathlib.Path, classes: UInt8[np.ndarray, 'H W'], dataset: Dataset) -> None:
-    """A label image of the original size, in the ids that the data set's server takes."""
-    ids = dataset.export_ids or range(dataset.num_classes)
-    kind = np.uint8 if max(ids) < 256 else np.uint16
-    Image.fromarray(np.array(ids, kind)[classes]).save(path)
+
+def export(folder: pathlib.Path, name: str, found: Any, task: Task) -> None:
+    """Writes what was found in an image as the data set's server takes it, named like `name`; more go in folders."""
+    written = task.files_of(found, exported=True)
+    for kind, file in written.items():
+        place = folder if len(written) == 1 else folder / kind
+        place.mkdir(exist_ok=True)
+        file.write(place / pathlib.PurePath(name).with_suffix(file.suffix))
 
 
 def cause(config: ml_collections.ConfigDict, dataset: Dataset, variables: PyTree) -> dict[str, Any]:
@@ -47,8 +54,12 @@ def cause(config: ml_collections.ConfigDict, dataset: Dataset, variables: PyTree
         'weights': files.digest(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(variables)),
     }
     hashed = {name: fields[name] for name in ('backbone', 'context', 'decoder')}
+    task = tasks.fields_of(config)
+    if task != dict(tasks.DEFAULT):  # the hash of older rows of segmentation stays
+        hashed['task'] = {name: value for name, value in fields['task'].items() if value is not None}
     evaluate = {name: fields['evaluate'][name] for name in HASHED}
     return {
+        'task': task['name'],
         'dataset': dataset.name,
         **{name: evaluate[name] for name in ('split', 'scales', 'flip', 'dtype')},
         'checkpoint': config.checkpoint,
@@ -64,7 +75,7 @@ def row_of(scorer: Scorer, variables: PyTree, counted: Counted) -> dict[str, Any
     """The scores and their cause."""
     config, dataset = scorer.config, scorer.dataset
     return {
-        **report.scores(counted.confusion, dataset.classes),
+        **scorer.task.compute(counted.counts, counted.rows, dataset.truth()),
         'images': len(dataset),
         'seconds': round(counted.seconds, 3),
         'crop_size': list(scorer.crop_size),
@@ -74,23 +85,26 @@ def row_of(scorer: Scorer, variables: PyTree, counted: Counted) -> dict[str, Any
 
 def write(folder: pathlib.Path, scorer: Scorer, variables: PyTree, counted: Counted, **more: Any) -> Evaluation:
     """Text and picture into `folder`; prints the scores and the paths. `more` goes into the row."""
-    dataset, picture = scorer.dataset, folder / 'predictions.png'
+    task, picture = scorer.task, folder / 'predictions.png'
     row = {**row_of(scorer, variables, counted), **more}
     if jax.process_index():  # only the first process writes
-        return Evaluation(counted.confusion, row, [])
+        return Evaluation(counted.counts, row, [])
     picture.unlink(missing_ok=True)
     if counted.shown:
-        report.panels(counted.shown, dataset.classes, dataset.palette).savefig(picture, dpi=150)
+        task.panels(counted.shown).savefig(picture, dpi=150)
+    attached = task.attachments(counted.counts, counted.rows)
     texts = {
-        'report.md': report.as_markdown(row, counted.confusion, dataset.classes, picture.name * bool(counted.shown)),
-        'confusion.csv': report.as_csv(counted.confusion, dataset.classes),
+        'report.md': report.as_markdown(
+            task, row, counted.counts, picture=picture.name * bool(counted.shown), attached=tuple(attached)
+        ),
+        **attached,
         'metrics.json': report.as_json(row),
     }
     for name, text in texts.items():
         files.write(folder / name, text)
     paths = [*(folder / name for name in texts), *[picture] * bool(counted.shown)]
-    print(report.headline(row))
-    if row['miou_with_unlabelled'] < row['miou']:  # not where either is NaN
-        print(report.definition(row))
+    print(task.headline(row))
+    if task.is_defined_otherwise(row):
+        print(task.definition(row))
     print('\n'.join(map(str, paths)))
-    return Evaluation(counted.confusion, row, paths)
+    return Evaluation(counted.counts, row, paths)

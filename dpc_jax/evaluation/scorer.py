@@ -1,43 +1,48 @@
-"""A network over all images of a split: whole images, padded; every pixel that has a label is counted once.
+"""A network over all examples of a split: whole images, padded, or crops; each is counted once.
 
 Images are padded at the bottom and at the right with the mean pixel; what is padded has no label and takes no part
 (official eval.py, vis.py). The last batch is filled up with images that have no labels, so none is left out. Several
-processes take every other image and add up their counts.
+processes take every other example and add up their counts.
 """
 
 import contextlib
 import dataclasses
+import itertools
+import json
+import operator
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Bool, Float32, Int, UInt8
+from jaxtyping import Bool, Float32
 
 from dpc_jax import inference, preprocess, sharding
-from dpc_jax.base import IGNORE_LABEL, DivergedError, InputError, PyTree, SegmentationExample, Shown, Size
+from dpc_jax.base import DivergedError, Example, InputError, PyTree, Shown, Size
 from dpc_jax.datasets import Dataset
 from dpc_jax.inference import InferenceSettings, Predict
 from dpc_jax.progress import track
 from dpc_jax.read_ahead import read_ahead
 from dpc_jax.segmenter import Segmenter
+from dpc_jax.tasks import Counts, Row, Target, Task
 
 
 class PaddedBatch(NamedTuple):
-    """Padded examples; after them, up to the size of a batch, images without labels."""
+    """Padded examples; after them, up to the size of a batch, images on which nothing is judged."""
 
-    examples: Sequence[SegmentationExample]
+    examples: Sequence[Example]
     images: Float32[np.ndarray, 'B H W 3']
-    labels: UInt8[np.ndarray, 'B H W']
+    target: Target  # [B, ...]
 
 
 class Counted(NamedTuple):
     """What was found over a split."""
 
-    confusion: Int[np.ndarray, 'L L']  # int64 pixels, by (label, prediction), of all processes
+    counts: Counts  # of all processes, by name
+    rows: list[Row]  # of all processes, in the order of the examples
     shown: list[Shown]  # the first few, of this process
     seconds: float
 
@@ -48,6 +53,7 @@ class Scorer:
 
     config: ml_collections.ConfigDict
     dataset: Dataset
+    task: Task
     crop_size: Size
     mesh: Mesh  # of this process
     predict: Predict
@@ -57,7 +63,7 @@ class Scorer:
         variables: PyTree,
         *,
         show: int = 0,
-        each: Callable[[SegmentationExample, UInt8[np.ndarray, '_ _']], None] | None = None,
+        each: Callable[[Example, Any], None] | None = None,
         stopped: Callable[[], bool] = lambda: False,
     ) -> Counted | None:
         """The counts over the whole split; None if it was stopped.
@@ -67,24 +73,24 @@ class Scorer:
           each: is called with every prediction of this process.
         """
         started = time.perf_counter()
-        confusion, shown = np.zeros((self.dataset.num_classes,) * 2, np.int64), list[Shown]()
-        for examples, counts, classes in self.predictions(variables):
-            confusion += counts
+        counts, rows, shown = self.task.empty(), list[list[Row]](), list[Shown]()
+        for examples, more, found in self.predictions(variables):
+            counts = self.task.merge(counts, more)
             if stopped():
                 return None
-            if each is None and len(shown) >= show:
+            if each is None and len(shown) >= show and not self.task.of_crops:
                 continue
-            for example, predicted in zip(examples, np.asarray(classes), strict=False):
-                predicted = predicted[: example.label.shape[0], : example.label.shape[1]]
-                shown += [(example, predicted)] * (len(shown) < show)
+            arrays = jax.tree.map(np.asarray, found)
+            for place, example in enumerate(examples):
+                one = self.task.of_example(jax.tree.map(operator.itemgetter(place), arrays), example)
+                rows.append(self.task.rows(example, one))
+                shown += [(example, one)] * (len(shown) < show)
                 if each is not None:
-                    each(example, predicted)
-        return Counted(sharding.sum_over_processes(confusion), shown, time.perf_counter() - started)
+                    each(example, one)
+        return Counted(*_of_all_processes(counts, rows), shown, time.perf_counter() - started)
 
-    def predictions(
-        self, variables: PyTree
-    ) -> Iterator[tuple[Sequence[SegmentationExample], Int[np.ndarray, 'L L'], jax.Array]]:
-        """Batch by batch: its examples, the counts of their pixels, the classes in the padded images."""
+    def predictions(self, variables: PyTree) -> Iterator[tuple[Sequence[Example], Counts, PyTree]]:
+        """Batch by batch: its examples, their counts, what was found in the padded images."""
         size = self.config.evaluate.batch_size * self.mesh.size
         if (
             jax.process_count() > 1
@@ -92,15 +98,15 @@ class Scorer:
             variables = jax.tree.map(np.asarray, variables)
         held = jax.device_put(variables, sharding.replicated(self.mesh))
         indices = range(jax.process_index(), len(self.dataset), jax.process_count())
-        batches = read_ahead(make_batches(self.dataset, indices, self.crop_size, size))
+        batches = read_ahead(make_batches(self.dataset, self.task, indices, self.crop_size, size))
         for batch in track(self._guarded(batches), 'evaluating, batch', -(-len(indices) // size)):
             # By default JAX lets GPUs and TPUs round the factors of a float32 product to fewer bits.
             with jax.default_matmul_precision('float32'), self._memory():
-                placed = jax.device_put((batch.images, batch.labels), sharding.along_data(self.mesh))
-                classes, confusion, finite = self.predict(held, *placed)
-                counts = np.asarray(confusion, np.int64).sum(0)
+                placed = jax.device_put((batch.images, batch.target), sharding.along_data(self.mesh))
+                found, of_devices, finite = self.predict(held, *placed)
+                counts = {name: _added(np.asarray(values)) for name, values in of_devices.items()}
             check_finite(batch.examples, np.asarray(finite))
-            yield batch.examples, counts, classes
+            yield batch.examples, counts, found
 
     def _guarded(self, batches: Iterator[PaddedBatch]) -> Iterator[PaddedBatch]:
         while True:
@@ -129,16 +135,32 @@ def make(
     config: ml_collections.ConfigDict,
     dataset: Dataset,
     network: Segmenter,
+    task: Task,
     settings: InferenceSettings,
     *,
     crop_size: Size,
 ) -> Scorer:
     """The scorer of `network` on `dataset` by `config.evaluate`, on the devices of this process."""
     mesh = sharding.local_mesh()
-    return Scorer(config, dataset, crop_size, mesh, inference.make_predict(network, settings, mesh))
+    return Scorer(config, dataset, task, crop_size, mesh, inference.make_predict(network, task, settings, mesh))
 
 
-def check_finite(examples: Sequence[SegmentationExample], finite: Bool[np.ndarray, ' B']) -> None:
+def _added(values: np.ndarray) -> np.ndarray:
+    """The counts of devices [N, ...] added up: integers exactly, and so many floats as one device counts."""
+    return values.astype(np.float64 if values.dtype.kind == 'f' else np.int64).sum(0)
+
+
+def _of_all_processes(counts: Counts, rows: Sequence[Sequence[Row]]) -> tuple[dict[str, np.ndarray], list[Row]]:
+    """Counts added up, and rows in the order of the examples, of which each process took every other one."""
+    added = {name: sharding.sum_over_processes(values) for name, values in counts.items()}
+    if not any(rows) and jax.process_count() == 1:
+        return added, []
+    of_processes = [json.loads(text) for text in sharding.texts_of_processes(json.dumps(rows))]
+    in_order = itertools.chain.from_iterable(itertools.zip_longest(*of_processes, fillvalue=[]))
+    return added, list(itertools.chain.from_iterable(in_order))
+
+
+def check_finite(examples: Sequence[Example], finite: Bool[np.ndarray, ' B']) -> None:
     """DivergedError that names the first image for which the network gives values that are not finite."""
     for example, is_finite in zip(examples, finite, strict=False):
         if not is_finite:
@@ -148,12 +170,14 @@ def check_finite(examples: Sequence[SegmentationExample], finite: Bool[np.ndarra
             )
 
 
-def make_batches(dataset: Dataset, indices: Sequence[int], crop_size: Size, size: int) -> Iterator[PaddedBatch]:
-    """These examples in order; what the last batch lacks is filled up with images that have no labels."""
+def make_batches(
+    dataset: Dataset, task: Task, indices: Sequence[int], crop_size: Size, size: int
+) -> Iterator[PaddedBatch]:
+    """These examples in order; what the last batch lacks is filled up with images on which nothing is judged."""
     for start in range(0, len(indices), size):
         examples = [dataset[index] for index in indices[start : start + size]]
         images = np.full((size, *crop_size, 3), preprocess.MEAN_PIXEL, np.float32)
-        labels = np.full((size, *crop_size), IGNORE_LABEL, np.uint8)
+        targets = [task.nothing(crop_size)] * size
         for place, example in enumerate(examples):
-            images[place], labels[place] = preprocess.pad_to(example, crop_size)
-        yield PaddedBatch(examples, images, labels)
+            images[place], targets[place] = task.whole(example, crop_size)
+        yield PaddedBatch(examples, images, jax.tree.map(lambda *parts: np.stack(parts), *targets))

@@ -1,13 +1,12 @@
-"""The journey of an evaluation: a checkpoint, the images of a split, one confusion matrix over all of them.
+"""The journey of an evaluation: a checkpoint, the examples of a split, what its task counts over all of them.
 
-data set, checkpoint -> [pad -> predict -> count] batch by batch -> scores with their cause, picture, label images
+data set, checkpoint -> [pad -> predict -> count] batch by batch -> scores with their cause, picture, exported files
 """
 
 import pathlib
+from typing import Any
 
 import ml_collections
-import numpy as np
-from jaxtyping import UInt8
 
 from dpc_jax import (
     contexts,
@@ -16,12 +15,12 @@ from dpc_jax import (
     drawn_data,
     evaluation,
     files,
-    label_counts,
     networks,
     sharding,
+    tasks,
     weights,
 )
-from dpc_jax.base import InputError, SegmentationExample
+from dpc_jax.base import Example, InputError
 from dpc_jax.evaluation import Evaluation
 
 STOPPED = 'there are no scores yet. The same command begins anew.'
@@ -46,7 +45,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Evaluation:
     dataset = datasets.load(config.dataset.name, place, config.evaluate.split)
     shapes = networks.variable_shapes(evaluation.make_network(config))
     variables = weights.restore(files.local(config.checkpoint, 'checkpoint'), shapes)
-    label_counts.announce(dataset)
+    tasks.make(config).announce(dataset)
     contexts.announce(config)
     scorer = evaluation.make_scorer(config, dataset)
     folder = workdir / 'evaluation'
@@ -55,9 +54,9 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Evaluation:
     if export is not None:
         files.make_folder(export, 'evaluate.export')
 
-    def each(example: SegmentationExample, predicted: UInt8[np.ndarray, '_ _']) -> None:
+    def each(example: Example, found: Any) -> None:
         if export is not None:
-            evaluation.write_label(export / evaluation.export_name(example), predicted, dataset)
+            evaluation.export(export, evaluation.export_name(example), found, scorer.task)
 
     counted = scorer.count(variables, show=config.evaluate.pictures, each=each if export is not None else None)
     assert counted is not None  # nobody stopped it

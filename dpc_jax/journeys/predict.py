@@ -1,6 +1,6 @@
-"""The journey of a prediction: a checkpoint, images of the user's, a label image and an overlay of each.
+"""The journey of a prediction: a checkpoint, images of the user's, files and an overlay of what is found in each.
 
-checkpoint -> network, classes; images -> [read -> predict -> write] batch by batch -> a page to look at
+checkpoint -> network, task; images -> [read -> predict -> write] batch by batch -> a page to look at
 """
 
 import json
@@ -13,11 +13,25 @@ import ml_collections
 import numpy as np
 from jaxtyping import UInt8
 
-from dpc_jax import checks, datasets, described, evaluation, files, image_files, networks, prediction, sharding, weights
+from dpc_jax import (
+    box_files,
+    checks,
+    datasets,
+    described,
+    evaluation,
+    files,
+    image_files,
+    networks,
+    prediction,
+    sharding,
+    tasks,
+    weights,
+)
 from dpc_jax.base import InputError, Size
 from dpc_jax.prediction import Found, Kept, Listed, Predictor, PredictSettings, Row
 from dpc_jax.progress import track
 from dpc_jax.read_ahead import read_ahead
+from dpc_jax.tasks import Task
 
 STOPPED = 'the images that are finished are in {workdir}. The same command goes on from here.'
 SEVERAL_PROCESSES = 'a prediction is of one process; give each its own images and work folder'
@@ -27,6 +41,9 @@ FAULTS = ('skip', 'stop')
 FOLDER = 'predictions'
 PASSES = ('scales', 'flip', 'dtype', 'image_pooling_crop_size')
 """Fields of `config.evaluate` that predictions depend on."""
+
+PLAIN = {'task': dict(tasks.DEFAULT), 'boxes': ''}
+"""What older predictions were made with, which do not say it."""
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> list[Row]:
@@ -42,18 +59,19 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> list[Row]:
     check(config)
     checkpoint = files.local(config.checkpoint, 'checkpoint')
     config = described.settled(config, checkpoint, with_data=False)
-    classes = classes_of(config, checkpoint)
-    network = evaluation.make_network(config, len(classes['classes']))
+    task = task_of(config, checkpoint)
+    network = evaluation.make_network(config, task.channels)
     variables = weights.restore(checkpoint, networks.variable_shapes(network))
     passes = evaluation.inference_settings(config, None)
-    predictor = prediction.of(network, variables, passes, settings_of(config))
     images = prediction.listed(config.predict.images, workdir / FOLDER)
-    kept = Kept(workdir / FOLDER, cause(config, variables), classes)
+    boxes = box_files.by_image(config.predict.get('boxes', ''), [image.path for image in images])
+    crop_size = task.fields().get('size', (0, 0))
+    predictor = prediction.of(network, task, variables, passes, settings_of(config), crop_size=crop_size, boxes=boxes)
+    kept = Kept(workdir / FOLDER, cause(config, variables, task), task, exported=config.predict.labels == 'export')
     faults = predict_all(predictor, images, kept, stop=config.predict.faulty_images == 'stop')
     rows = [kept.rows[image.name] for image in images if str(image.path) not in faults]
-    written = prediction.write_page(
-        kept.folder, rows, faults, title=f'Predictions of {config.predict.images}', classes=classes
-    )
+    title = f'Predictions of {config.predict.images}'
+    written = prediction.write_page(kept.folder, rows, faults, title=title, task=task)
     print(f'{len(rows)} images predicted{f", {len(faults)} passed over" if faults else ""}')
     print('\n'.join(map(str, written)))
     return rows
@@ -78,17 +96,23 @@ def settings_of(config: ml_collections.ConfigDict) -> PredictSettings:
     return PredictSettings(config.evaluate.batch_size, predict.probabilities, overlap=predict.overlap, **sizes)
 
 
-def classes_of(config: ml_collections.ConfigDict, checkpoint: pathlib.Path) -> dict[str, Any]:
-    """Classes, palette and export ids: the checkpoint's, or those of the config's data set."""
-    found = described.classes_of(config, checkpoint)
-    if config.predict.labels == 'index':
-        found['export_ids'] = None
-    elif found['export_ids'] is None:
+def task_of(config: ml_collections.ConfigDict, checkpoint: pathlib.Path) -> Task:
+    """The task: the checkpoint's, or that of the config; InputError where it cannot give what is asked for."""
+    task = described.found_task(config, checkpoint)
+    if config.predict.labels == 'export' and task.facts.export_ids is None:
         raise InputError("predict.labels is 'export', but the data set has no ids of its own; allowed: index")
-    return found
+    if config.predict.probabilities and not task.has_probabilities:
+        raise InputError(
+            f"predict.probabilities is {config.predict.probabilities}, but the task '{task.name}' has none; allowed: 0"
+        )
+    if config.predict.get('boxes', '') and not task.of_crops:
+        raise InputError(f"predict.boxes is '{config.predict.boxes}', but the task '{task.name}' sees whole images")
+    if task.of_crops and min(task.fields()['size']) < 1:
+        raise InputError(f"checkpoint '{checkpoint}' does not say the size of its crops: give --config.task.size")
+    return task
 
 
-def cause(config: ml_collections.ConfigDict, variables: Any) -> dict[str, Any]:
+def cause(config: ml_collections.ConfigDict, variables: Any, task: Task) -> dict[str, Any]:
     """What the predictions depend on, and how they are written."""
     fields = json.loads(config.to_json_best_effort())
     return {
@@ -96,7 +120,13 @@ def cause(config: ml_collections.ConfigDict, variables: Any) -> dict[str, Any]:
         'network': described.sections(config),
         **{name: fields['evaluate'][name] for name in PASSES},
         **{name: fields['predict'][name] for name in ('labels', 'probabilities', 'whole', 'tile', 'overlap')},
+        **{name: value for name, value in (('task', task.fields()), ('boxes', _boxes(config))) if value != PLAIN[name]},
     }
+
+
+def _boxes(config: ml_collections.ConfigDict) -> str:
+    path = config.predict.get('boxes', '')
+    return files.sha256(files.local(path, 'predict.boxes')) if path else ''
 
 
 def predict_all(predictor: Predictor, images: list[Listed], kept: Kept, *, stop: bool) -> dict[str, str]:
@@ -138,7 +168,7 @@ def _found(predictor: Predictor, there: list[tuple[Listed, UInt8[np.ndarray, '_ 
     """What is found in images of one size; where the memory is not enough, one line says what helps."""
     image, pixels = there[0]
     try:
-        return predictor.found([pixels for _, pixels in there])
+        return predictor.found([pixels for _, pixels in there], [str(image.path) for image, _ in there])
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
         if not sharding.is_out_of_memory(error):
             raise

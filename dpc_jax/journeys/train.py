@@ -30,7 +30,6 @@ from dpc_jax import (
     evaluation,
     files,
     input_pipeline,
-    label_counts,
     networks,
     sharding,
     stopping,
@@ -84,11 +83,11 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Evaluation:
     )
     files.make_folder(workdir, 'workdir')
     training.claim(workdir, config, dataset)
+    network, settings = training.make_network(config), training.step_settings(config)
     for split in (dataset, validation):
-        label_counts.announce(split)
+        settings.task.announce(split)
     contexts.announce(config)
     scorer = evaluation.make_scorer(config, validation)
-    network, settings = training.make_network(config), training.step_settings(config)
     with contextlib.ExitStack() as stack:
         stack.enter_context(explained(config, workdir))
         checkpoints = stack.enter_context(Checkpoints(workdir / training.CHECKPOINTS, keep=config.train.keep))
@@ -99,7 +98,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Evaluation:
             state, facts = restored
             print(f'the training goes on from step {int(state.step)} of {config.train.steps}')
         describe(state.params, workdir)
-        log = stack.enter_context(TrainLog(workdir, config.train.steps, int(state.step)))
+        log = stack.enter_context(TrainLog(workdir, config.train.steps, int(state.step), settings.task.main))
         stopped = stack.enter_context(stop_requests())
         run = Run(
             *(config, workdir, dataset, scorer, settings, checkpoints, log, stopped),
@@ -141,6 +140,7 @@ def take_steps(run: Run, step: training.Step, state: TrainState, mesh: jax.shard
     batches = input_pipeline.on_devices(
         input_pipeline.train_batches(
             run.dataset,
+            run.settings.task,
             pipeline,
             start=taken,
             stop=train.steps,
@@ -167,8 +167,8 @@ def take_steps(run: Run, step: training.Step, state: TrainState, mesh: jax.shard
             made = next_batch(run, batches, taken)
             if made is None:
                 continue
-            batch, images, labels = made
-            state, report = step(key, state, images, labels)
+            batch, images, target = made
+            state, report = step(key, state, images, target)
             taken += 1
             watch.add(taken, batch, report)
             if due(taken, train.log_every):
@@ -177,8 +177,8 @@ def take_steps(run: Run, step: training.Step, state: TrainState, mesh: jax.shard
 
 
 def next_batch(
-    run: Run, batches: Iterator[tuple[TrainBatch, jax.Array, jax.Array]], taken: int
-) -> tuple[TrainBatch, jax.Array, jax.Array] | None:
+    run: Run, batches: Iterator[tuple[TrainBatch, jax.Array, PyTree]], taken: int
+) -> tuple[TrainBatch, jax.Array, PyTree] | None:
     """The next batch; None if the run is to stop: a SIGTERM to a whole job ends workers too, perhaps before the run."""
     try:
         return next(batches)
@@ -297,12 +297,12 @@ def evaluated(run: Run, state: TrainState, taken: int) -> Counted | None:
 
 def record(run: Run, state: TrainState, taken: int, counted: Counted) -> None:
     """Writes scores and pictures to the log, and the weights to `workdir/best` if no earlier ones were as good."""
-    dataset = run.scorer.dataset
-    found = evaluation.scores(counted.confusion, dataset.classes)
-    before = [old['miou'] for old in run.log.evaluations if old['miou'] is not None]
-    panels = evaluation.panels(counted.shown, dataset.classes, dataset.palette) if counted.shown else None
-    run.log.evaluation(taken, {name: found[name] for name in ('miou', 'pixel_accuracy', 'class_accuracy')}, panels)
-    if jax.process_index() == 0 and all(found['miou'] > old for old in before):
+    task, main = run.scorer.task, run.scorer.task.main
+    found = task.compute(counted.counts, counted.rows, run.scorer.dataset.truth())
+    before = [old[main.name] for old in run.log.evaluations if old[main.name] is not None]
+    panels = task.panels(counted.shown) if counted.shown else None
+    run.log.evaluation(taken, {name: found[name] for name in task.logged}, panels)
+    if jax.process_index() == 0 and main.is_better(found[main.name], before):
         weights.save(run.workdir / 'best', state.variables, beside=beside(run), replace=True)
 
 
@@ -333,6 +333,6 @@ def finish(run: Run, state: TrainState) -> Evaluation:
     }
     if jax.process_index() == 0:
         weights.save(workdir / 'weights', state.variables, beside=beside(run), replace=True)
-        training.curves(run.log.records).savefig(workdir / 'curves.png', dpi=150)
+        training.curves(run.log.records, run.scorer.task.main).savefig(workdir / 'curves.png', dpi=150)
     print(f'weights: {workdir / "weights"}, the best on {run.scorer.dataset.split}: {workdir / "best"}')
     return evaluation.write(workdir / 'evaluation', run.scorer, state.variables, counted, training=facts)

@@ -1,20 +1,20 @@
-"""A page of all predictions to look at: each image beside its overlay, the classes with their colours and shares."""
+"""A page of all predictions to look at: each image beside its overlay, the channels with their colours."""
 
 import csv
 import html
 import io
 import pathlib
+import re
 import urllib.parse
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from dpc_jax import files
-from dpc_jax.prediction.results import LABELS, OVERLAYS, THUMBNAILS, Row, ending_of
+from dpc_jax.prediction.results import OVERLAYS, THUMBNAILS, Row
+from dpc_jax.tasks import Task
 
 PAGE, TABLE = 'index.html', 'predictions.csv'
-SHOWN = 3  # classes that are named below an image
 
 STYLE = """
 body { font-family: sans-serif; margin: 1.5rem; color: #1a1a1a; background: #fff; }
@@ -34,54 +34,70 @@ def write_page(
     faults: Mapping[str, str],
     *,
     title: str,
-    classes: Mapping[str, Any],
+    task: Task,
 ) -> list[pathlib.Path]:
-    """Writes page and table into the folder of a prediction; gives their paths.
+    """Writes page and table, and what the task collects of all images, into the folder; gives their paths.
 
-    Args:
-      faults: image -> why it has no prediction.
-      classes: `classes` and `palette`.
+    `faults`: image -> why it has no prediction.
     """
-    colours = [f'#{red:02x}{green:02x}{blue:02x}' for red, green, blue in np.asarray(classes['palette']).tolist()]
-    names = classes['classes']
-    seen = np.mean([row.shares for row in rows], axis=0) if rows else np.zeros(len(names))
-    key = ''.join(
-        f'<span><i style="background:{colours[i]}"></i>{html.escape(names[i])} {100 * seen[i]:.1f} %</span>'
-        for i in np.argsort(-seen, kind='stable')
-        if seen[i] > 0
-    )
+    colours = {name: _hexadecimal(colour) for name, colour in zip(task.names, task.palette.tolist(), strict=True)}
+    shares = {
+        name: np.mean([row.summary[name] for row in rows]) for name in task.names if rows and name in rows[0].summary
+    }
+    shown = sorted((name for name in shares if shares[name] > 0), key=lambda name: -shares[name])
+    key = ''.join(_span(name, colours[name], f' {100 * shares[name]:.1f} %') for name in shown)
+    about = '; the share of each class, in the mean over the images' if shown else ''
+    if not shares:
+        key = ''.join(_span(name, colour) for name, colour in colours.items())
     listed = ''.join(f'<li>{html.escape(_printable(f"{path}: {why}"))}</li>' for path, why in faults.items())
     body = [
         f'<h1>{html.escape(title)}</h1>',
-        f'<p>{len(rows)} images; the share of each class, in the mean over the images:</p>',
+        f'<p>{len(rows)} images{about}:</p>',
         f'<p class="key">{key}</p>',
         f'<div class="faults"><p>{len(faults)} without a prediction:</p><ul>{listed}</ul></div>' if faults else '',
-        *(_figure(row, names, colours) for row in rows),
+        *(_figure(row, task, colours) for row in rows),
     ]
     head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
     page = f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n' + '\n'.join(body) + '\n</body></html>\n'
-    return [files.write(folder / PAGE, page), files.write(folder / TABLE, _table(rows, names))]
+    collected = task.collected([(row.name, _printable(row.path), row.summary) for row in rows])
+    texts = {PAGE: page, TABLE: _table(rows), **collected}
+    return [files.write(folder / name, text) for name, text in texts.items()]
 
 
-def _figure(row: Row, names: Sequence[str], colours: Sequence[str]) -> str:
-    most = [i for i in np.argsort(-np.array(row.shares), kind='stable')[:SHOWN] if row.shares[i] > 0]
-    words = ' '.join(
-        f'<i style="background:{colours[i]}"></i>{html.escape(names[i])} {100 * row.shares[i]:.0f} %' for i in most
-    )
-    overlay, small, label = (
-        urllib.parse.quote(f'{folder}/{row.name}{suffix}', errors='surrogateescape')
-        for folder, suffix in ((OVERLAYS, ending_of(row.height, row.width)), (THUMBNAILS, '.jpg'), (LABELS, '.png'))
-    )
-    caption = f'{html.escape(_printable(row.name))} ({row.height}×{row.width}, <a href="{label}">labels</a>)<br>{words}'
+def _hexadecimal(colour: Sequence[int]) -> str:
+    red, green, blue = colour
+    return f'#{red:02x}{green:02x}{blue:02x}'
+
+
+def _span(name: str, colour: str, more: str = '') -> str:
+    return f'<span><i style="background:{colour}"></i>{html.escape(name)}{more}</span>'
+
+
+def _figure(row: Row, task: Task, colours: Mapping[str, str]) -> str:
+    words = html.escape(task.caption(row.summary))
+    for name, colour in colours.items():  # a patch of colour before the name of its class
+        named = html.escape(name)
+        words = re.sub(rf'(^|, ){re.escape(named)} ', rf'\1<i style="background:{colour}"></i>{named} ', words)
+    places = {
+        kind: urllib.parse.quote(f'{kind}/{row.name}{suffix}', errors='surrogateescape')
+        for kind, suffix in (*row.files.items(), (THUMBNAILS, '.jpg'))
+    }
+    overlay, small = places.pop(OVERLAYS), places.pop(THUMBNAILS)
+    links = ''.join(f', <a href="{link}">{kind}</a>' for kind, link in places.items())
+    caption = f'{html.escape(_printable(row.name))} ({row.height}×{row.width}{links})<br>{words}'
     image = f'<a href="{overlay}"><img src="{small}" loading="lazy" alt=""></a>'
     return f'<figure>{image}<figcaption>{caption}</figcaption></figure>'
 
 
-def _table(rows: Sequence[Row], names: Sequence[str]) -> str:
+def _table(rows: Sequence[Row]) -> str:
+    names = [name for name, value in rows[0].summary.items() if isinstance(value, int | float)] if rows else []
     text = io.StringIO()
     writer = csv.writer(text, lineterminator='\n')
     writer.writerow(['name', 'path', 'height', 'width', *names])
-    writer.writerows([_printable(row.name), _printable(row.path), row.height, row.width, *row.shares] for row in rows)
+    writer.writerows(
+        [_printable(row.name), _printable(row.path), row.height, row.width, *(row.summary[name] for name in names)]
+        for row in rows
+    )
     return text.getvalue()
 
 

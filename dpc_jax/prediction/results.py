@@ -12,13 +12,13 @@ from PIL import Image
 from dpc_jax import files
 from dpc_jax.base import InputError
 from dpc_jax.prediction.predictor import Found
+from dpc_jax.tasks import Task
 
-LABELS, OVERLAYS, PROBABILITIES, THUMBNAILS = 'labels', 'overlays', 'probabilities', 'thumbnails'
+OVERLAYS, PROBABILITIES, THUMBNAILS = 'overlays', 'probabilities', 'thumbnails'
 ROWS, CAUSE = 'predictions.jsonl', 'prediction.json'
 THUMBNAIL_HEIGHT, THUMBNAIL_WIDTH = 180, 720  # the latter at most
 LONGEST_OF_JPEG = 65_500
 FORMATS = {'.jpg': 'jpeg', '.png': 'png'}
-OPACITY = 0.6  # of colours over the image
 
 
 class Row(NamedTuple):
@@ -29,28 +29,28 @@ class Row(NamedTuple):
     written: tuple[int, int]  # bytes of the file, and the time of its last change in nanoseconds
     height: int
     width: int
-    shares: tuple[float, ...]  # of its pixels, by class
+    summary: dict[str, Any]  # what the task says of it: of segmentation the share of each class
+    files: dict[str, str]  # what was written of it: suffix by folder
 
 
 class Kept:
     """The folder of a prediction, and the images that are finished in it."""
 
-    def __init__(self, folder: pathlib.Path, cause: Mapping[str, Any], classes: Mapping[str, Any]) -> None:
+    def __init__(self, folder: pathlib.Path, cause: Mapping[str, Any], task: Task, *, exported: bool = False) -> None:
         """Opens the folder, which is made if it is missing.
 
         Args:
           cause: what the predictions depend on; a folder holds those of one cause.
-          classes: `classes`, `palette` and `export_ids` of the label images.
+          exported: whether files hold what the data set's server takes.
 
         Raises:
           InputError: the folder holds predictions of another cause, or cannot be written.
         """
         self.folder = folder
-        self._palette = np.asarray(classes['palette'], np.uint8)
-        self._ids = classes['export_ids']
+        self._task, self._exported = task, exported
         files.make_folder(folder, 'workdir')
         _claim(folder / CAUSE, cause)
-        self.rows = {row.name: row for row in _rows(folder / ROWS) if self.label(row.name).is_file()}
+        self.rows = {row.name: row for row in _rows(folder / ROWS) if all(map(pathlib.Path.is_file, self.written(row)))}
 
     def has(self, name: str, path: pathlib.Path) -> bool:
         """Whether that image is finished, as it is now; InputError if another image has its place."""
@@ -64,13 +64,13 @@ class Kept:
             )
         return row.written == _written(path)
 
-    def label(self, name: str) -> pathlib.Path:
-        """The label image of that name."""
-        return self.folder / LABELS / f'{name}.png'
+    def written(self, row: Row) -> list[pathlib.Path]:
+        """The files of an image that is finished, the overlay first."""
+        return [self.folder / kind / f'{row.name}{suffix}' for kind, suffix in row.files.items()]
 
     def add(self, name: str, path: pathlib.Path, image: UInt8[np.ndarray, 'H W 3'], found: Found) -> None:
         """Writes the files of an image; the row comes last, so what has a row is whole."""
-        overlay = blend(image, self._palette[found.classes])
+        overlay = self._task.overlay(image, found.found)
         small = np.concatenate([_thumbnail(image), _thumbnail(overlay)], axis=1)
         for kind, pixels, ending in ((OVERLAYS, overlay, ending_of(*overlay.shape[:2])), (THUMBNAILS, small, '.jpg')):
             with files.whole(_place(self.folder / kind / f'{name}{ending}')) as draft:
@@ -81,28 +81,16 @@ class Kept:
                 open(draft, 'wb') as file,
             ):
                 np.savez_compressed(file, classes=found.top[0], probabilities=found.top[1])
-        with files.whole(_place(self.label(name))) as draft:
-            self._label_image(found.classes).save(draft, format='png')
-        counts = np.bincount(found.classes.ravel(), minlength=len(self._palette)) / found.classes.size
-        height, width = found.classes.shape
-        row = Row(name, str(path), _written(path), height, width, tuple(round(float(share), 6) for share in counts))
+        kinds = self._task.files_of(found.found, exported=self._exported)
+        for kind, one in kinds.items():
+            with files.whole(_place(self.folder / kind / f'{name}{one.suffix}')) as draft:
+                one.write(draft)
+        height, width = image.shape[:2]
+        suffixes = {OVERLAYS: ending_of(*overlay.shape[:2]), **{kind: one.suffix for kind, one in kinds.items()}}
+        row = Row(name, str(path), _written(path), height, width, self._task.summary(found.found), suffixes)
         with open(self.folder / ROWS, 'a', encoding='utf-8', errors='surrogateescape') as file:
             file.write(json.dumps(row._asdict(), ensure_ascii=True) + '\n')
         self.rows[name] = row
-
-    def _label_image(self, classes: UInt8[np.ndarray, 'H W']) -> Image.Image:
-        """Indices with the palette of the classes, or the ids that the data set's server takes."""
-        if self._ids is not None:
-            return Image.fromarray(np.array(self._ids, np.uint8 if max(self._ids) < 256 else np.uint16)[classes])
-        image = Image.fromarray(classes)
-        image.putpalette(self._palette.ravel().tolist())
-        return image
-
-
-def blend(image: UInt8[np.ndarray, 'H W 3'], colours: UInt8[np.ndarray, 'H W 3']) -> UInt8[np.ndarray, 'H W 3']:
-    """The colours over the image, which shines through."""
-    mixed = np.float32(OPACITY) * colours + np.float32(1 - OPACITY) * image
-    return np.rint(mixed).astype(np.uint8)
 
 
 def _thumbnail(image: UInt8[np.ndarray, 'H W 3']) -> UInt8[np.ndarray, 'h w 3']:
@@ -152,7 +140,7 @@ def _rows(path: pathlib.Path) -> Sequence[Row]:
     for line in text.splitlines():
         try:
             held = json.loads(line)
-            found.append(Row(**{**held, 'shares': tuple(held['shares']), 'written': tuple(held['written'])}))
+            found.append(Row(**{**held, 'written': tuple(held['written'])}))
         except (ValueError, TypeError, KeyError):
             continue
     if text and not text.endswith('\n'):  # else the next row would go on in the torn line

@@ -12,11 +12,10 @@ import ml_collections
 import numpy as np
 from jax.experimental import multihost_utils
 
-from dpc_jax import checks, datasets, evaluation, files, input_pipeline, networks, provenance
+from dpc_jax import checks, datasets, evaluation, files, input_pipeline, networks, provenance, tasks
 from dpc_jax.base import InputError
 from dpc_jax.datasets import Dataset
 from dpc_jax.input_pipeline import PipelineSettings
-from dpc_jax.losses import LossSettings
 from dpc_jax.segmenter import Segmenter
 from dpc_jax.training.optimizer import OptimizerSettings, check_parts, read_parts
 from dpc_jax.training.step import StepSettings
@@ -31,7 +30,7 @@ FREE_FIELDS = (
 )
 """Fields that may change between two starts of one run. Of the data, the names of the images are compared."""
 
-ADDED: dict[str, Any] = {'train.parts': {}}
+ADDED: dict[str, Any] = {'train.parts': {}, 'task': dict(tasks.DEFAULT)}
 """Fields that older configs lack, each with the value that stands for what was done before."""
 
 
@@ -82,27 +81,22 @@ def images_together(batch_size: int, parts: int, batch_norm: str, num_devices: i
 
 def make_network(config: ml_collections.ConfigDict) -> Segmenter:
     """The network as it is trained: its moving averages, the type of its computation."""
-    train, num_classes = config.train, len(datasets.classes(config.dataset))
+    train, channels = config.train, tasks.make(config).channels
     checks.one_of('train.dtype', train.dtype, evaluation.DTYPES)
     if not 0 <= train.bn_decay < 1:
         raise InputError(
             f'train.bn_decay is {train.bn_decay}; it must be above 0 and below 1, or 0 for the official one'
         )
-    network = networks.make(config, num_classes, bn_decay=train.bn_decay or None)
+    network = networks.make(config, channels, bn_decay=train.bn_decay or None)
     return network.clone(backbone=network.backbone.clone(dtype=jnp.dtype(train.dtype)))
 
 
 def step_settings(config: ml_collections.ConfigDict) -> StepSettings:
     """What a step computes."""
-    train, num_classes = config.train, len(datasets.classes(config.dataset))
-    weights = tuple(train.class_weights)
-    if any(type(weight) not in (int, float) for weight in weights) or len(weights) not in (0, num_classes):
-        raise InputError(
-            f'train.class_weights is {weights}; it must be a number for each of the {num_classes} classes, or ()'
-        )
+    train = config.train
     names = OptimizerSettings.__dataclass_fields__
     return StepSettings(
-        LossSettings(tuple(map(float, weights)), train.hard_pixels, train.hard_pixels_step),
+        tasks.make(config).for_training(train),
         OptimizerSettings(**{**{name: train[name] for name in names}, 'parts': read_parts(train.parts.to_dict())}),
         batch_norm=train.batch_norm,
         ema_decay=train.ema_decay,

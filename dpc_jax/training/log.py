@@ -16,8 +16,8 @@ from jaxtyping import UInt8
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from dpc_jax import files
-from dpc_jax.base import InputError
+from dpc_jax import files, metrics
+from dpc_jax.base import InputError, MainScore
 from dpc_jax.progress import StepProgress
 
 METRICS = 'metrics.jsonl'
@@ -32,8 +32,9 @@ class TrainLog:
     Of several processes only the first writes.
     """
 
-    def __init__(self, workdir: pathlib.Path, total: int, start: int) -> None:
-        """`start`: the step after which the run goes on; `total`: the steps of the whole run."""
+    def __init__(self, workdir: pathlib.Path, total: int, start: int, main: MainScore = metrics.MIOU) -> None:
+        """`start`: the step after which the run goes on; `total`: the steps of the whole run; `main`: what is shown."""
+        self._main = main
         self._path = workdir / METRICS
         self._writes = jax.process_index() == 0
         self.records = read_records(self._path, start)
@@ -53,7 +54,7 @@ class TrainLog:
     @property
     def evaluations(self) -> list[Record]:
         """The records of evaluations."""
-        return [record for record in self.records if 'miou' in record]
+        return [record for record in self.records if self._main.name in record]
 
     def evaluated(self, step: int) -> bool:
         """Whether there is an evaluation after so many steps."""
@@ -75,8 +76,8 @@ class TrainLog:
             self._progress.image('evaluation/predictions', step, pixels(panels))
 
     def _best(self) -> str:
-        scores = [100 * record['miou'] for record in self.evaluations if record['miou'] is not None]
-        return f' | best {max(scores):.2f} % mIoU' if scores else ''
+        scores = [record[self._main.name] for record in self.evaluations if record[self._main.name] is not None]
+        return f' | best {self._main.shown(self._main.best(scores))}' if scores else ''
 
     def _add(self, step: int, group: str, values: Mapping[str, float]) -> None:
         record = {'step': step, **values}

@@ -16,13 +16,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from dpc_jax import metrics
+from dpc_jax.base import MainScore
 from dpc_jax.palette import BLUE, GREY, GRID, INK, PADDING_INCHES, REFERENCE_STYLES, WIDTH_INCHES
 
 HEIGHT = 6.0  # inches
 RUNNING = 20  # parts of a training, over each of which the loss is averaged
 FEWEST = 5  # records that are averaged
 DOTTED = 3  # a line of at most so many points has dots too: one point would not be seen
-SCORE = 'mIoU on val, %'
 COLOURS = (BLUE, *(colour for colour, _, _ in REFERENCE_STYLES))
 LEGEND_COLUMNS = 3
 
@@ -62,9 +63,9 @@ def window_of(count: int) -> int:
 # ---- figures --------------------------------------------------------------------------------------------------------
 
 
-def curves(records: Sequence[Record]) -> Figure:
-    """One training: learning rate, loss with its running mean, mIoU, over one axis of steps."""
-    figure, (above, middle, below) = _figure((1, 3, 3))
+def curves(records: Sequence[Record], main: MainScore = metrics.MIOU) -> Figure:
+    """One training: learning rate, loss with its running mean, the main score, over one axis of steps."""
+    figure, (above, middle, below) = _figure((1, 3, 3), main)
     above.plot(*curve(records, 'learning_rate'), color=INK, lw=1.2)
     above.set(ylabel='learning\nrate')
     above.yaxis.set_major_locator(ticker.MaxNLocator(3))
@@ -73,11 +74,11 @@ def curves(records: Sequence[Record]) -> Figure:
     middle.plot(steps, losses, color=GREY, lw=0.7, label='loss')
     middle.plot(steps, running_mean(losses, window), color=BLUE, lw=1.8, label=f'mean of the last {window} records')
     middle.set(ylabel='loss')
-    steps, scores = curve(records, 'miou', 100.0)
+    steps, scores = curve(records, main.name, main.factor)
     below.plot(steps, scores, 'o-', color=BLUE, lw=1.2, ms=4)
     if np.isfinite(scores).any():
-        best = int(np.nanargmax(scores))
-        label = f'best {scores[best]:.2f} % at step {steps[best]:.0f}'
+        best = int(np.nanargmax(scores) if main.highest else np.nanargmin(scores))
+        label = f'best {scores[best]:.{2 if main.unit == "%" else 3}f} {main.unit} at step {steps[best]:.0f}'
         below.plot(steps[best], scores[best], 'o', color=REFERENCE_STYLES[0][0], ms=7, label=label)
     _finish(figure, (above, middle, below))
     return figure
@@ -85,7 +86,7 @@ def curves(records: Sequence[Record]) -> Figure:
 
 def comparison(runs: Mapping[str, Sequence[Sequence[Record]]]) -> Figure:
     """Trainings by module, several seeds of each: running means of the loss, mIoU of each seed and the mean of all."""
-    figure, (above, below) = _figure((1, 1))
+    figure, (above, below) = _figure((1, 1), metrics.MIOU)
     for (module, seeds), colour in zip(runs.items(), itertools.cycle(COLOURS), strict=False):
         label = f'{module} ({len(seeds)} {"seed" if len(seeds) == 1 else "seeds"})'
         for number, records in enumerate(seeds):
@@ -96,7 +97,7 @@ def comparison(runs: Mapping[str, Sequence[Sequence[Record]]]) -> Figure:
         if len(seeds) > 1:
             below.plot(*mean_curve([curve(records, 'miou', 100.0) for records in seeds]), color=colour, lw=2.4)
     above.set(ylabel='loss, running mean')
-    below.set(ylabel=f'{SCORE}\n(thick: mean of the seeds)')
+    below.set(ylabel=f'{_axis(metrics.MIOU)}\n(thick: mean of the seeds)')
     _finish(figure, (above, below))
     return figure
 
@@ -112,7 +113,11 @@ def mean_curve(curves_: Sequence[Curve]) -> Curve:
 # ---- shared ---------------------------------------------------------------------------------------------------------
 
 
-def _figure(heights: Sequence[int]) -> tuple[Figure, list[Axes]]:
+def _axis(main: MainScore) -> str:
+    return f'{main.label} on val, {main.unit}'
+
+
+def _figure(heights: Sequence[int], main: MainScore) -> tuple[Figure, list[Axes]]:
     figure = Figure(
         figsize=(WIDTH_INCHES, HEIGHT), layout=ConstrainedLayoutEngine(w_pad=PADDING_INCHES, h_pad=PADDING_INCHES)
     )
@@ -122,7 +127,7 @@ def _figure(heights: Sequence[int]) -> tuple[Figure, list[Axes]]:
         place.spines[['top', 'right']].set_visible(False)
         place.grid(color=GRID, lw=0.8)
         place.set_axisbelow(True)
-    axes[-1].set(xlabel='Step', ylabel=SCORE)
+    axes[-1].set(xlabel='Step', ylabel=_axis(main))
     axes[-1].xaxis.set_major_locator(ticker.MaxNLocator(integer=True, min_n_ticks=1))
     return figure, axes
 

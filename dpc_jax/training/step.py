@@ -1,6 +1,6 @@
 """One step of training a whole network, over the devices of a mesh: the state, and the one compiled function.
 
-    images, labels -> [forward, loss, gradients] per part of the batch, added up -> optimizer -> moving averages
+    images, targets -> [forward, loss, gradients] per part of the batch, added up -> optimizer -> moving averages
 
 The batch is split over the axis "data" of the mesh, everything else is on every device. What a step computes is said
 without devices (`train_step`), so the same run on more of them differs by rounding only; the one thing that may
@@ -19,12 +19,12 @@ import optax
 from clu import metrics as clu_metrics
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int, Integer
+from jaxtyping import Array, Float, Int
 
-from dpc_jax import checks, losses, metrics, networks, ops, sharding
-from dpc_jax.base import IGNORE_LABEL, PyTree
-from dpc_jax.losses import LossSettings
+from dpc_jax import checks, networks, sharding
+from dpc_jax.base import PyTree
 from dpc_jax.segmenter import Segmenter
+from dpc_jax.tasks import Target, Task
 from dpc_jax.training import optimizer
 from dpc_jax.training.optimizer import OptimizerSettings
 
@@ -36,6 +36,7 @@ class StepSettings:
     """What a step computes.
 
     Attributes:
+      task: what the outputs mean, and the loss.
       batch_norm: 'synced': statistics of the whole batch (of each part, where it goes through in parts).
         'per_device': statistics of the images of each device, whose moving averages are averaged (the official code
         takes those of the first device). 'frozen': the moving averages normalise and stay; scales and biases
@@ -46,7 +47,7 @@ class StepSettings:
       InputError: another word, a decay outside 0..1.
     """
 
-    loss: LossSettings = dataclasses.field(default_factory=LossSettings)
+    task: Task
     optimizer: OptimizerSettings = dataclasses.field(default_factory=OptimizerSettings)
     batch_norm: str = 'synced'
     ema_decay: float = 0.0
@@ -93,10 +94,8 @@ class StepReport(NamedTuple):
     gradient_norm: Float[Array, '']
 
 
-Step = Callable[
-    [jax.Array, TrainState, Float[Array, 'A B H W 3'], Integer[Array, 'A B H W']], tuple[TrainState, StepReport]
-]
-"""`(key of the run, state, images, labels) -> state, StepReport`; the state that goes in is gone."""
+Step = Callable[[jax.Array, TrainState, Float[Array, 'A B H W 3'], Target], tuple[TrainState, StepReport]]
+"""`(key of the run, state, images, targets [A, B, ...]) -> state, StepReport`; the state that goes in is gone."""
 
 
 def init_state(variables: PyTree, network: Segmenter, settings: StepSettings) -> TrainState:
@@ -129,7 +128,7 @@ def train_step(
     key: jax.Array,
     state: TrainState,
     images: Float[Array, 'A B H W 3'],
-    labels: Integer[Array, 'A B H W'],
+    target: Target,
     *,
     network: Segmenter,
     settings: StepSettings,
@@ -138,14 +137,15 @@ def train_step(
     """One step on A parts of B images each, whose gradients are added up; each of `groups` is normalised apart.
 
     Without hard pixels and with frozen batch norms the number of parts changes nothing but rounding: the loss is
-    divided by the labelled pixels of all parts.
+    divided by what is counted in all parts, such as labelled pixels.
     """
-    labels = labels.astype(jnp.int32)
-    parts = labels.reshape(labels.shape[0], groups, -1, *labels.shape[2:])
-    labelled = jnp.maximum((parts != IGNORE_LABEL).sum((0, 2, 3, 4)), 1).astype(jnp.float32)
-    part_keys = jax.random.split(jax.random.fold_in(key, state.step), labels.shape[0])
+    parts, task = images.shape[0], settings.task
+    target = jax.tree.map(_wide, target)
+    counted = jnp.maximum(_of_groups(task.counted, target, groups).sum(0), 1).astype(jnp.float32)
+    judged = jnp.maximum(_of_groups(task.judged, target, groups).sum(0), 1).astype(jnp.float32)
+    part_keys = jax.random.split(jax.random.fold_in(key, state.step), parts)
     loss_of = functools.partial(
-        part_loss, network=network, settings=settings, step=state.step, labelled=labelled, parts=labels.shape[0]
+        part_loss, network=network, settings=settings, step=state.step, counted=counted, parts=parts
     )
 
     def add(carry: Any, part: Any) -> tuple[Any, None]:
@@ -155,8 +155,8 @@ def train_step(
         return (jax.tree.map(jnp.add, gradients, new), stats, (sums[0] + loss, sums[1] + hits)), None
 
     zeros = jax.tree.map(jnp.zeros_like, state.params)
-    carry, batch = (zeros, state.batch_stats, (jnp.float32(0), jnp.int32(0))), (part_keys, images, labels)
-    if labels.shape[0] == 1:  # XLA on a CPU is slow at convolutions in loops
+    carry, batch = (zeros, state.batch_stats, (jnp.float32(0), jnp.int32(0))), (part_keys, images, target)
+    if parts == 1:  # XLA on a CPU is slow at convolutions in loops
         carry, _ = add(carry, jax.tree.map(lambda x: x[0], batch))
     else:
         carry, _ = lax.scan(add, carry, batch)
@@ -166,7 +166,7 @@ def train_step(
     updates, opt_state = transform.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     report = StepReport(loss, optax.tree.norm(gradients))
-    accuracy = hits.astype(jnp.float32) / labelled.sum()
+    accuracy = hits.astype(jnp.float32) / judged.sum()
     means = state.means.merge(Means.single_from_model_output(**report._asdict(), accuracy=accuracy))
     ema = moved(state.ema, {'params': params, 'batch_stats': stats}, state.step, settings.ema_decay)
     return TrainState(state.step + 1, params, stats, opt_state, ema, means), report
@@ -177,50 +177,52 @@ def part_loss(
     params: PyTree,
     stats: PyTree,
     images: Float[Array, 'B H W 3'],
-    labels: Int[Array, 'B H W'],
+    target: Target,
     *,
     network: Segmenter,
     settings: StepSettings,
     step: Int[Array, ''],
-    labelled: Float[Array, ' G'],
+    counted: Float[Array, 'G ...'],
     parts: int,
 ) -> tuple[Float[Array, ''], tuple[PyTree, Int[Array, '']]]:
-    """What a part of the batch adds to the loss; and the moving averages after it, and how many pixels are right.
+    """What a part of the batch adds to the loss; and the moving averages after it, and how many values are right.
 
-    The loss is that of the logits and, each times its weight, those of the auxiliary ones; pixels are right by the
+    The loss is that of the logits and, each times its weight, those of the auxiliary ones; values are right by the
     logits alone.
     """
-    groups = labelled.shape[0]
+    groups, task = counted.shape[0], settings.task
 
     def one(
-        key: jax.Array, images: Float[Array, 'b H W 3'], labels: Int[Array, 'b H W'], labelled: Float[Array, '']
+        key: jax.Array, images: Float[Array, 'b H W 3'], target: Target, counted: Float[Array, '...']
     ) -> tuple[Any, Any, Any]:
         variables, train = {'params': params, 'batch_stats': stats}, settings.batch_norm != 'frozen'
         outputs, mutated = network.apply(variables, images, train, key, mutable=['batch_stats'], method='outputs')
-        # In full float32 on every device: a GPU would round the factors of a product.
-        full_size = functools.partial(
-            ops.upsample_logits, size=(labels.shape[1], labels.shape[2]), precision=lax.Precision.HIGHEST
-        )
-
-        def loss_of(logits: Float[Array, 'b L H W']) -> Float[Array, '']:
-            terms = losses.pixel_losses(logits, labels, settings.loss.class_weights)
-            if settings.loss.hard_pixels < 1:
-                return losses.hard_mean(terms, losses.hard_share(step, settings.loss)) / parts
-            return terms.sum() / labelled
-
-        logits = full_size(outputs.logits)
+        fitted = functools.partial(task.fitted, size=(images.shape[1], images.shape[2]))
+        loss_of = functools.partial(task.loss, target=target, counted=counted, step=step, parts=parts)
+        logits = fitted(outputs.logits)
         loss = loss_of(logits)
         for name, weight in network.auxiliary_weights.items():
-            loss = loss + weight * loss_of(full_size(outputs.auxiliary[name]))
-        hits = (metrics.predict(lax.stop_gradient(logits)) == labels).sum()
+            loss = loss + weight * loss_of(fitted(outputs.auxiliary[name]))
+        hits = task.hits(lax.stop_gradient(logits), target)
         return loss, mutated['batch_stats'], hits
 
     if groups == 1:
-        loss, moved_stats, hits = one(key, images, labels, labelled[0])
+        loss, moved_stats, hits = one(key, images, target, counted[0])
         return loss, (moved_stats, hits)
-    images, labels = (x.reshape(groups, -1, *x.shape[1:]) for x in (images, labels))
-    loss, moved_stats, hits = jax.vmap(one)(jax.random.split(key, groups), images, labels, labelled)
+    images, target = jax.tree.map(lambda x: x.reshape(groups, -1, *x.shape[1:]), (images, target))
+    loss, moved_stats, hits = jax.vmap(one)(jax.random.split(key, groups), images, target, counted)
     return loss.mean(), (jax.tree.map(lambda x: x.mean(0), moved_stats), hits.sum())
+
+
+def _wide(x: jax.Array) -> jax.Array:
+    """Small integers, as labels come from the host, in the type that sums are taken in."""
+    return x.astype(jnp.int32) if jnp.issubdtype(x.dtype, jnp.integer) else x
+
+
+def _of_groups(count: Callable[[Target], Array], target: Target, groups: int) -> Int[Array, 'A G ...']:
+    """What is counted in each group of each part."""
+    grouped = jax.tree.map(lambda x: x.reshape(x.shape[0], groups, -1, *x.shape[2:]), target)
+    return jax.vmap(jax.vmap(count))(grouped)
 
 
 def moved(average: PyTree, new: PyTree, step: Int[Array, ''], decay: float) -> PyTree:
