@@ -15,13 +15,13 @@ With `:deeplab` the network is DeepLabv3+ (ASPP and its decoder) in place of aux
 
 import ml_collections
 
-from configs import common, mpii_pose
+from configs import common
 
 
 def get_config(arg: str = '') -> ml_collections.ConfigDict:
     """The network and its training; `arg` may be 'toy', 'deeplab' or both."""
     words = common.words(arg, 'toy', 'deeplab')
-    config = mpii_pose.deeplab() if 'deeplab' in words else common.aux_network_config()
+    config = common.deeplab_config() if 'deeplab' in words else common.aux_network_config()
     config.task = common.pose_task()
     config.task.zoom, config.task.turn = 0.3, 40.0
     common.pose_recipe(config)
@@ -33,5 +33,5 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     config.evaluate.batch_size = 32
     config.train.evaluate_every = 10_000
     if 'toy' in words:
-        mpii_pose.shrink(config)
+        common.shrink_people(config)
     return config

@@ -206,6 +206,30 @@ def pose_recipe(config: ml_collections.ConfigDict) -> None:
     config.evaluate.flip = True
 
 
+def nyud_recipe(config: ml_collections.ConfigDict) -> None:
+    """Data and training, whether for depth alone or with labels."""
+    config.dataset.name = 'nyudv2'
+    config.dataset.depth_scale = 5000.0  # of PNG files: the value that stands for a metre
+    config.dataset.reduce_zero_label = False  # True where labels are 1..40, and 0 is unknown
+    config.train.steps = 20_000
+    config.train.crop_size = (449, 449)
+    config.train.scales = (0.7, 0.85, 1.0, 1.2, 1.4)
+    config.train.evaluate_every = 1_000
+    config.train.ema_decay = 0.99
+    for part in ('backbone', 'context', 'logits', 'auxiliary'):
+        rate = 0.001 if part == 'backbone' else 0.01
+        config.train.parts[part] = {
+            **{'optimizer': 'sgd', 'learning_rate': rate, 'momentum': 0.9, 'weight_decay': 1e-5},
+        }
+
+
+def deeplab_config() -> ml_collections.ConfigDict:
+    """DeepLabv3+: ASPP and its decoder."""
+    config = network_config()
+    config.context.name = 'aspp'
+    return config
+
+
 def own_data(config: ml_collections.ConfigDict) -> None:
     """Makes `config` that of a folder of images and labels (dpc_jax/datasets/folders); nothing is set but its name.
 
@@ -421,6 +445,13 @@ def shrink_network(config: ml_collections.ConfigDict) -> None:
     config.backbone.width = 0.1
     config.dataset.generated = 6
     shrink_recipe(config)
+
+
+def shrink_people(config: ml_collections.ConfigDict) -> None:
+    """Makes a network for poses small enough to run in seconds on drawn people."""
+    shrink_network(config)
+    config.evaluate.crop_size = (65, 65)
+    config.evaluate.batch_size = 4
 
 
 def shrink_recipe(config: ml_collections.ConfigDict) -> None:

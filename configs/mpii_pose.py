@@ -22,7 +22,7 @@ from configs import common
 def get_config(arg: str = '') -> ml_collections.ConfigDict:
     """The network and its training; `arg` may be 'toy', 'deeplab' or both."""
     words = common.words(arg, 'toy', 'deeplab')
-    config = deeplab() if 'deeplab' in words else common.aux_network_config()
+    config = common.deeplab_config() if 'deeplab' in words else common.aux_network_config()
     config.task = common.pose_task()
     common.pose_recipe(config)
     config.dataset.name = 'mpii'
@@ -36,19 +36,5 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     config.evaluate.batch_size = 32
     config.train.evaluate_every = 2_000
     if 'toy' in words:
-        shrink(config)
+        common.shrink_people(config)
     return config
-
-
-def deeplab() -> ml_collections.ConfigDict:
-    """DeepLabv3+ in place of auxiliary cells."""
-    config = common.network_config()
-    config.context.name = 'aspp'
-    return config
-
-
-def shrink(config: ml_collections.ConfigDict) -> None:
-    """Seconds on drawn people."""
-    common.shrink_network(config)
-    config.evaluate.crop_size = (65, 65)
-    config.evaluate.batch_size = 4

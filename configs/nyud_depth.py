@@ -24,31 +24,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     """The network and its training; `arg` may be 'toy'."""
     config = common.aux_network_config()
     config.task = common.depth_task()
-    nyud_recipe(config)
+    common.nyud_recipe(config)
     if common.words(arg, 'toy'):
-        shrink(config)
+        common.shrink_network(config)
     return config
-
-
-def nyud_recipe(config: ml_collections.ConfigDict) -> None:
-    """Data and training, whether for depth alone or with labels."""
-    config.dataset.name = 'nyudv2'
-    config.dataset.depth_scale = 5000.0  # of PNG files: the value that stands for a metre
-    config.dataset.reduce_zero_label = False  # True where labels are 1..40, and 0 is unknown
-    config.train.steps = 20_000
-    config.train.crop_size = (449, 449)
-    config.train.scales = (0.7, 0.85, 1.0, 1.2, 1.4)
-    config.train.evaluate_every = 1_000
-    config.train.ema_decay = 0.99
-    for part in ('backbone', 'context', 'logits', 'auxiliary'):
-        rate = 0.001 if part == 'backbone' else 0.01
-        config.train.parts[part] = {
-            **{'optimizer': 'sgd', 'learning_rate': rate, 'momentum': 0.9, 'weight_decay': 1e-5},
-        }
-
-
-def shrink(config: ml_collections.ConfigDict) -> None:
-    """Seconds on drawn rooms."""
-    common.shrink_network(config)
-    for part in config.train.parts:
-        config.train.parts[part].learning_rate = 0.001

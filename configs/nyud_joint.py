@@ -11,7 +11,7 @@ the reverse Huber loss. A joint model of the authors (MobileNet-v2, Light-Weight
 
 import ml_collections
 
-from configs import common, nyud_depth
+from configs import common
 
 
 def get_config(arg: str = '') -> ml_collections.ConfigDict:
@@ -20,7 +20,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     config.task = common.depth_task()
     config.task.name = 'depth_segmentation'
     config.task.depth_weight = 1.0
-    nyud_depth.nyud_recipe(config)
+    common.nyud_recipe(config)
     if common.words(arg, 'toy'):
-        nyud_depth.shrink(config)
+        common.shrink_network(config)
     return config

@@ -53,14 +53,15 @@ def read(path: str | pathlib.Path) -> Iterator[Box]:
         yield box
 
 
-def inside(box: Sequence[float] | None, size: Size, place: str) -> Corners:
+def inside(box: Any, size: Size, place: str) -> Corners:
     """The part of a box within its image of `size`; InputError where it has none, or is no box.
 
     The last pixel of a box is one less than its end, as in the release of Simple Baselines.
     """
-    if box is None or len(box) != 4:
-        raise InputError(f'{place} has no box (x, y, width, height): {box}')
-    x, y, width, height = map(float, box)
+    try:
+        x, y, width, height = map(float, box)
+    except (TypeError, ValueError):
+        raise InputError(f'{place} has no box (x, y, width, height): {box}') from None
     left, top = max(0.0, x), max(0.0, y)
     right, bottom = min(size[1] - 1.0, left + max(0.0, width - 1)), min(size[0] - 1.0, top + max(0.0, height - 1))
     if not (right >= left and bottom >= top and x + width > 0 and y + height > 0):

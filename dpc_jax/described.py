@@ -219,9 +219,7 @@ def warn(folder: pathlib.Path) -> None:
 
 def check_place(folder: pathlib.Path) -> None:
     """InputError where no checkpoint of weights is; it names one that is below."""
-    place = local(folder, 'checkpoint')
-    if not place.is_dir():
-        raise InputError(f"checkpoint '{folder}': no such folder")
+    place = weights.checkpoint_at(folder, 'checkpoint')
     if not (place / weights.SUMS).is_file():
         below = [name for name in ('weights', 'best') if (place / name / weights.SUMS).is_file()]
         hint = f"; did you mean '{place / below[0]}'?" if below else ''

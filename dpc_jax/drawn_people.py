@@ -1,5 +1,6 @@
 """Drawn people in the files of MPII and COCO keypoints: stick figures whose joints have colours of their own."""
 
+import io
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ NOISE = 8.0  # gray levels
 GROUND = 150
 JITTER = 0.03  # of the height of a person, by which each joint moves
 HEIGHT = 0.8  # of the image, that a person has
+MATLAB, HEADER = b'MATLAB 5.0 MAT-file', 116  # text at the head of such a file, which otherwise has a date
 MISSING = 6  # every so many joints one is not labelled
 
 PLACES: Mapping[str, tuple[float, float]] = {  # (x, y) as shares of a person's height, from the middle of its feet up
@@ -96,7 +98,10 @@ def lay_out_mpii(root: pathlib.Path, drawings: Mapping[str, Sequence[Picture]], 
         place.write_text(json.dumps(people), encoding='utf-8')
         if part == 'val':
             boxes = np.array(heads).reshape(-1, 2, 2).transpose(1, 2, 0)
-            scipy.io.savemat(root / 'annot' / 'gt_valid.mat', {'headboxes_src': boxes})
+            buffer = io.BytesIO()
+            scipy.io.savemat(buffer, {'headboxes_src': boxes})
+            undated = MATLAB.ljust(HEADER) + buffer.getvalue()[HEADER:]
+            (root / 'annot' / 'gt_valid.mat').write_bytes(undated)
 
 
 def lay_out_coco(root: pathlib.Path, drawings: Mapping[str, Sequence[Picture]], kind: type[datasets.Dataset]) -> None:

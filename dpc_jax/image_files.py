@@ -5,6 +5,7 @@ and OpenCV do), to label files as to images, so that their sizes agree; of 16 bi
 taken (as OpenCV and libpng do), where Pillow's own conversion makes all above 255 white.
 """
 
+import hashlib
 import io
 import os
 import pathlib
@@ -118,6 +119,21 @@ def orientation_of(image: Image.Image) -> int:
         return int(image.getexif().get(ORIENTATION, 1))
     except FAULTS:
         return 1
+
+
+def read_bytes(path: pathlib.Path) -> bytes:
+    """The content of a file; InputError if it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f'cannot read {path}: {error.strerror}') from None
+
+
+def content_of(path: pathlib.Path) -> bytes:
+    """Name and digest of a file, and how its pixels are read where that is unusual; a part of a fingerprint."""
+    content = read_bytes(path)
+    # Names that are not UTF-8 are kept by half characters, which only `os.fsencode` knows.
+    return os.fsencode(path.name) + b'\0' + hashlib.sha256(content).digest() + reading(content)
 
 
 def reading(content: bytes) -> bytes:

@@ -86,7 +86,7 @@ def pass_scores(
     *,
     scale: float = 1.0,
     settings: InferenceSettings = InferenceSettings(),
-) -> Float[Array, 'B H W L']:
+) -> Float[Array, 'B H2 W2 L']:
     """What a pass adds to the outputs: of segmentation its probabilities, or logits where it is the only pass."""
     logits = pass_logits(network, variables, images, mirrored, scale=scale, pool_crop=settings.pool_crop)
     logits = _resize(logits, task.output_size(_size(images)))
@@ -107,7 +107,7 @@ def _flip(x: Float[Array, 'B H W C'], mirrored: bool | Bool[Array, '']) -> Float
 
 # ---- compiled, over devices -----------------------------------------------------------------------------------------
 
-Total = Callable[[PyTree, Float[Array, 'B H W 3']], Float[Array, 'B H W L']]
+Total = Callable[[PyTree, Float[Array, 'B H W 3']], Float[Array, 'B H2 W2 L']]
 """(variables on every device, images along the devices) -> the sum of `pass_scores`."""
 
 Predict = Callable[[PyTree, Float[Array, 'B H W 3'], Target], Prediction]
@@ -123,18 +123,18 @@ def make_total(network: Segmenter, task: Task, settings: InferenceSettings, mesh
 
     @functools.partial(jax.jit, static_argnames='scale', donate_argnames='total')
     def add(
-        total: Float[Array, 'B H W L'],
+        total: Float[Array, 'B H2 W2 L'],
         variables: PyTree,
         images: Float[Array, 'B H W 3'],
         mirrored: Bool[Array, ''],
         scale: float,
-    ) -> Float[Array, 'B H W L']:
+    ) -> Float[Array, 'B H2 W2 L']:
         one = functools.partial(pass_scores, network, task, scale=scale, settings=settings)
         on_devices = _on_devices(one, mesh, everywhere, split, everywhere)
         added: Array = total + on_devices(variables, images, mirrored)
         return added
 
-    def total_of(variables: PyTree, images: Float[Array, 'B H W 3']) -> Float[Array, 'B H W L']:
+    def total_of(variables: PyTree, images: Float[Array, 'B H W 3']) -> Float[Array, 'B H2 W2 L']:
         shape = (images.shape[0], *task.output_size(_size(images)), network.num_classes)
         total = jnp.zeros(shape, jnp.float32, device=sharding.along_data(mesh))
         for scale, mirrored in settings.passes:
@@ -148,7 +148,7 @@ def make_predict(network: Segmenter, task: Task, settings: InferenceSettings, me
     """What the task finds in the mean of `pass_scores`, over a mesh; one program per scale, and one to finish."""
     split, total_of = PartitionSpec(sharding.DATA), make_total(network, task, settings, mesh)
 
-    def count(total: Float[Array, 'B H W L'], target: Target) -> Prediction:
+    def count(total: Float[Array, 'B H2 W2 L'], target: Target) -> Prediction:
         found = task.found(mean_of(total, settings))
         counts = jax.tree.map(lambda x: x[None], task.measure(found, target))
         return Prediction(found, counts, jnp.isfinite(total).all((1, 2, 3)))

@@ -18,14 +18,15 @@ LABEL_SUFFIXES = ('.png',)
 NOT_OURS = ('__macosx',)  # folders that archives of macOS leave
 
 SEPARATOR = re.compile(r'\s*[,;\t]\s*|\s+')
+HERE = re.compile(r'(?:^|(?<=[\s,;]))(?:\./)+')  # `./` before a path, as `find` writes it
 FLAG = re.compile(r'\s+-1|\s{2,}[01]')  # of VOC's lists of a class, ImageSets/Main, which write it in two places
 
 
 def read_lines(path: pathlib.Path, form: str) -> tuple[tuple[int, str], ...]:
     """Number (from 1) and text of each line that has any, stripped; InputError if none has.
 
-    `form` says what a line is. Text is UTF-8, or UTF-16 with a byte order mark; a backslash, Windows' separator of
-    folders, becomes a slash.
+    `form` says what a line is; a `./` before a path is left out. Text is UTF-8, or UTF-16 with a byte order mark; a
+    backslash, Windows' separator of folders, becomes a slash.
     """
     try:
         text = files.text(path.read_bytes())
@@ -33,7 +34,7 @@ def read_lines(path: pathlib.Path, form: str) -> tuple[tuple[int, str], ...]:
         raise InputError(f'there is no list file {path} (lines: {form})') from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f'cannot read the list file {path}: {error}') from None
-    lines = enumerate(text.replace('\\', '/').splitlines(), start=1)
+    lines = enumerate((HERE.sub('', line) for line in text.replace('\\', '/').splitlines()), start=1)
     found = tuple((number, line.strip()) for number, line in lines if line.strip())
     if not found:
         raise InputError(f'the list file {path} is empty')

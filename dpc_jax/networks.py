@@ -18,7 +18,8 @@ from dpc_jax.segmenter import Segmenter
 def make(config: ml_collections.ConfigDict, num_classes: int, *, bn_decay: float | None = None) -> Segmenter:
     """The network; InputError names what is wrong in `config.backbone`, `.context` or `.decoder`.
 
-    `num_classes` are the channels of its last layer (`Task.channels`). `bn_decay` is that of all moving averages; by default each part has its official one.
+    `num_classes` are the channels of its last layer (`Task.channels`). `bn_decay` is that of all moving
+    averages; by default each part has its official one.
     """
     backbone, decay = config.backbone, {} if bn_decay is None else {'bn_decay': bn_decay}
     model = backbones.make(backbone.name, output_stride=backbone.output_stride, width=backbone.width, **decay)

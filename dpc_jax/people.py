@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
-from dpc_jax import datasets
+from dpc_jax import image_files
 from dpc_jax.base import InputError, Person, PoseExample
-from dpc_jax.datasets import Dataset
 
 
 class Table(NamedTuple):
@@ -44,9 +43,10 @@ def table(rows: Sequence[tuple[pathlib.Path, Person]], joints: int) -> Table:
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class People(Dataset):
-    """A split of a data set of poses; an image is decoded for each person in it."""
+class People:
+    """What data sets of poses have in common, beside `Dataset`; an image is decoded for each person in it."""
 
+    split: str
     people: Table
     annotations: Mapping[str, Any] | None = None  # what `truth` gives
 
@@ -58,7 +58,7 @@ class People(Dataset):
 
     def __getitem__(self, index: int) -> PoseExample:
         path, person = self.people.files[index], self.person(index)
-        image = datasets.decode(path, 'RGB')
+        image = image_files.decode(path, 'RGB')
         (x, y), (height, width) = person.centre, person.size
         if x + width / 2 < 0 or y + height / 2 < 0 or x - width / 2 > image.shape[1] or y - height / 2 > image.shape[0]:
             raise InputError(
@@ -87,13 +87,13 @@ class People(Dataset):
 
     def image_bytes(self, index: int) -> bytes:
         """The content of the image file."""
-        return datasets.read_bytes(self.people.files[index])
+        return image_files.read_bytes(self.people.files[index])
 
     def fingerprint(self) -> str:
         """SHA-256 of the names and the bytes of all images, and of what is known of the people."""
         digest = hashlib.sha256()
         for path in dict.fromkeys(self.people.files):
-            digest.update(datasets.content_of(path))
+            digest.update(image_files.content_of(path))
         for values in self.people[1:]:
             digest.update(values.tobytes())
         return digest.hexdigest()

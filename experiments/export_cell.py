@@ -38,7 +38,7 @@ from dpc_jax.figures import is_scored, percent
 from dpc_jax.segmenter import Segmenter
 from dpc_jax.spaces.dpc import Space
 from dpc_jax.study import ranking
-from experiments import common, image_size
+from experiments import common, image_size, network_folder
 
 PLACE = flags.DEFINE_integer('place', 1, 'With --workdir: which of the ranked cells, 1 for the best.')
 STUDY = flags.DEFINE_string('study', 'dpc-proxy', 'With --workdir: name of the study, as in report_study.py.')
@@ -50,8 +50,10 @@ IMAGE_SIZE = flags.DEFINE_string('image_size', '', 'Height x width; by default c
 IMAGE_DTYPE = flags.DEFINE_enum('image_dtype', 'uint8', export.IMAGE_DTYPES, 'What the program takes.')
 OUT = flags.DEFINE_string('out', '', 'Folder; what this script wrote there before is replaced.')
 
-LOADER = 'run_network.py'
-FILES = ('cell.json', 'cell.svg', 'cell.png', 'network.jaxexport', described.FILE, LOADER, 'README.txt')
+FILES = (
+    *('cell.json', 'cell.svg', 'cell.png', network_folder.PROGRAM, described.FILE, network_folder.LOADER),
+    'README.txt',
+)
 
 flags.adopt_module_key_flags(common)  # so that --help lists them
 
@@ -66,7 +68,7 @@ def main(argv: Sequence[str]) -> None:
     if bool(common.WORKDIR.value or STORAGE.value) == bool(GENOTYPE.value):
         raise InputError('give either --workdir or --storage (of a search) or --genotype')
     out = pathlib.Path(OUT.value).expanduser()
-    check_folder(out)
+    network_folder.check(out, FILES)
     classes = datasets.classes(config.dataset)
     genotype, title = chosen_cell()
     network = network_around(genotype, config, len(classes))
@@ -84,15 +86,6 @@ def main(argv: Sequence[str]) -> None:
     texts = {'README.txt': readme(facts, config, size, classes), **described.files(described.of(config))}
     write(out, genotype, title=title, program=program, texts=texts)
     print('\n'.join([*(f'{name}: {value}' for name, value in facts.items()), *(str(out / name) for name in FILES)]))
-
-
-def check_folder(out: pathlib.Path) -> None:
-    """InputError if the folder holds files that this script did not write."""
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out: '{out}' is a file")
-    others = sorted(path.name for path in out.iterdir() if path.name not in FILES) if out.exists() else []
-    if others:
-        raise InputError(f"--out: '{out}' holds {others[0]}, which this script did not write; give a folder of its own")
 
 
 # ---- what is exported -----------------------------------------------------------------------------------------------
@@ -135,13 +128,9 @@ def load_weights(config: ml_collections.ConfigDict, network: Segmenter) -> tuple
     path = CHECKPOINT.value or config.checkpoint
     if path and BACKBONE.value:
         raise InputError('give either --checkpoint, which has the backbone in it, or --backbone')
-    if path:
-        described.check(config, pathlib.Path(path), datasets.kind(config.dataset))
-        variables = weights.restore(pathlib.Path(path).expanduser(), networks.variable_shapes(network))
-        return variables, f'checkpoint {path}'
+    if path or not BACKBONE.value:
+        return network_folder.of_checkpoint(config, network, path)
     drawn = f'drawn from seed {config.seed}, not trained'
-    if not BACKBONE.value:
-        return networks.init_variables(key_from_seed(config.seed), network), drawn
     shapes = {collection: parts['backbone'] for collection, parts in networks.variable_shapes(network).items()}
     held, _ = weights.load_backbone(
         shapes, pathlib.Path(BACKBONE.value).expanduser(), scope=network.backbone.official_scope
@@ -160,8 +149,8 @@ def write(out: pathlib.Path, genotype: Genotype, *, title: str, program: bytes, 
     (out / 'cell.json').write_text(space.to_json(genotype))
     for suffix in ('svg', 'png'):
         figures.draw_cell(space.graph(genotype), out / f'cell.{suffix}', title=title)
-    (out / 'network.jaxexport').write_bytes(program)
-    (out / LOADER).write_text(pathlib.Path(__file__).with_name(LOADER).read_text())
+    (out / network_folder.PROGRAM).write_bytes(program)
+    network_folder.write_loader(out)
     for name, text in texts.items():
         (out / name).write_text(text, encoding='utf-8')
 

@@ -4,6 +4,7 @@ import collections
 import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from dpc_jax.datasets.folders.description import COLOUR, ID, INDEX, Colour
 NAMES = ('classes.txt', 'class_names.txt', 'labels.txt', 'names.txt', 'obj.names')  # a name on each line
 COLOURS = ('class_dict.csv', 'label_colors.txt', 'labelmap.txt', 'class_dict_seg.csv')  # a name and RGB on each
 BLACK = (0, 0, 0)
+SOFT, SOFT_VALUES = 0.1, 8  # share of a mask that is neither 0 nor 255, and values there, from which on it is soft
 GAPS = 0.5  # values are indices if so large a share of 0..largest is there
 Value = int | Colour
 
@@ -30,6 +32,8 @@ class Seen(NamedTuple):
     palette: Sequence[Colour]  # of the first file that has one
     faults: tuple[str, ...]
     looked_at: int  # files
+    soft: tuple[pathlib.Path, ...] = ()  # masks of 0 and 255 with many values between them
+    kinds: Mapping[str, pathlib.Path] = MappingProxyType({})  # of files: gray, or of colours; the first of each
 
     @property
     def is_two_valued(self) -> bool:
@@ -44,6 +48,8 @@ def look(paths: Iterable[pathlib.Path]) -> Seen:
     faults: list[str] = []
     palette: list[Colour] = []
     is_colour, count = False, 0
+    soft: list[pathlib.Path] = []
+    kinds: dict[str, pathlib.Path] = {}
     for path in paths:
         count += 1
         try:
@@ -52,6 +58,8 @@ def look(paths: Iterable[pathlib.Path]) -> Seen:
         except InputError as error:
             faults.append(str(error))
             continue
+        kinds.setdefault(f'gray of {8 * label.itemsize} bits' if label.ndim == 2 else 'of colours', path)
+        soft += [path] * _is_soft(label)
         if label.ndim == 3 and label.shape[2] >= 3 and (label[:, :, 1:3] != label[:, :, :1]).any():
             is_colour = True
         rgb = label[:, :, :3] if label.ndim == 3 else label[:, :, None]
@@ -63,7 +71,15 @@ def look(paths: Iterable[pathlib.Path]) -> Seen:
     counts_of, files_of = (
         {key if is_colour else key[0]: number for key, number in held.items()} for held in (pixels, files)
     )
-    return Seen(is_colour, counts_of, files_of, palette, tuple(faults), count)
+    return Seen(is_colour, counts_of, files_of, palette, tuple(faults), count, tuple(soft), kinds)
+
+
+def _is_soft(label: np.ndarray) -> bool:
+    """Whether almost all is 0 and 255 and the rest many values: a mask that was smoothed, or went through JPEG."""
+    gray = label if label.ndim == 2 else label[:, :, 0]
+    between = (gray != 0) & (gray != IGNORE_LABEL)
+    ends = (gray == 0).any() and (gray == IGNORE_LABEL).any()
+    return bool(ends and between.mean() < SOFT and len(np.unique(gray[between])) >= SOFT_VALUES)
 
 
 def _palette(path: pathlib.Path) -> list[Colour]:
@@ -73,7 +89,21 @@ def _palette(path: pathlib.Path) -> list[Colour]:
 
 
 def propose(seen: Seen, root: pathlib.Path) -> tuple[dict[str, Any], list[str]]:
-    """Fields about classes, and in words what they stand on."""
+    """Fields about classes, and in words what they stand on.
+
+    InputError where the files do not keep the values of labels, or are of different kinds.
+    """
+    if 2 * len(seen.soft) > seen.looked_at:
+        raise InputError(
+            f'{len(seen.soft)} of {seen.looked_at} label files, such as {seen.soft[0]}, are masks of 0 and 255 with'
+            ' many values between: smoothed edges or JPEG; save them as PNG with two values, such as gray >= 128'
+        )
+    pictures = [path for path in seen.kinds.values() if path.suffix.lower() in ('.jpg', '.jpeg')]
+    if pictures and not seen.is_two_valued:
+        raise InputError(f'the label {pictures[0]} is a JPEG, which does not keep the values of labels; PNG does')
+    if seen.is_colour and len(seen.kinds) > 1:
+        said = ', '.join(f'{path} is {kind}' for kind, path in seen.kinds.items())
+        raise InputError(f'the labels are of different kinds: {said}')
     return _of_colours(seen, root) if seen.is_colour else _of_values(seen, root)
 
 

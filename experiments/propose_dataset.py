@@ -80,6 +80,10 @@ def proposed(root: pathlib.Path) -> tuple[folders.Description, list[str]]:
 def main(argv: Sequence[str]) -> None:
     """Looks, prints, draws, writes."""
     del argv
+    if not ROOT.value:
+        raise InputError('--root is empty; give the folder of images and labels')
+    if LABELS.value < 0 or IMAGES.value < 1:
+        raise InputError(f'--labels is {LABELS.value} and --images {IMAGES.value}; at least 0 and 1')
     root = datasets.open_root(ROOT.value, 'folders')
     target = root / folders.FILE
     if WRITE.value and target.exists() and not REPLACE.value:

@@ -11,11 +11,22 @@ from dpc_jax import datasets, networks, ops
 from dpc_jax.aspp import ASPP
 from dpc_jax.context import Context, ContextOutput
 from dpc_jax.convolution import ConvUnit, separable
+from dpc_jax.datasets import Facts
 from dpc_jax.evaluation import Evaluation
 from dpc_jax.segmenter import Segmenter
+from dpc_jax.tasks.segmentation import Segmentation
 from dpc_jax.training import step as train_step
 
 CLASSES = 5
+
+
+def task(count=CLASSES, **fields):
+    """Segmentation of so many classes."""
+    names, colours = (tuple(map(str, range(count))), tuple((index, 0, 0) for index in range(count)))
+    return Segmentation(Facts('small', names, colours), **fields)
+
+
+TASK = task()
 
 
 class Backbone(nn.Module):
@@ -78,4 +89,4 @@ def trained(config, place):
     del place
     classes = len(datasets.classes(config.dataset))
     right = 1 + sum(map(ord, config.context.genotype)) % 97 + config.seed
-    return Evaluation(np.eye(classes, dtype=np.int64) * right + 1, {}, [])
+    return Evaluation({'confusion': np.eye(classes, dtype=np.int64) * right + 1}, {}, [])

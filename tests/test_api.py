@@ -24,7 +24,7 @@ MAX_POSITIONAL = 6
 
 MENUS = {
     **{'spaces': 'Space', 'heads': 'make', 'backbones': 'Model'},
-    **{'contexts': 'make', 'datasets': 'load', 'samplers': 'make', 'journeys': 'run'},
+    **{'contexts': 'make', 'datasets': 'load', 'samplers': 'make', 'tasks': 'make', 'journeys': 'run'},
 }
 OTHER_WORDS = {'rng': 'key', 'dilation': 'rate', 'arch': 'genotype'}
 

@@ -27,7 +27,10 @@ COMMON = {
     ('train', 'aux_cells'): common.aux_network_config,
 }
 PAPERS = {'dpc': '1809.04184', 'aux_cells': '1810.10804'}
-MORE = {'pascal_voc': ('stage2', 'stage2,toy'), 'pascal_context': ('background', 'background,toy')}
+MORE = {
+    **{'pascal_voc': ('stage2', 'stage2,toy'), 'pascal_context': ('background', 'background,toy')},
+    **dict.fromkeys(('mpii_pose', 'coco_pose'), ('deeplab', 'deeplab,toy')),
+}
 ARGS = [(name, arg) for name in NAMES for arg in ('', 'toy', *MORE.get(name, ()))]
 
 
@@ -84,10 +87,13 @@ def test_a_config_builds_and_is_accepted(name, arg, drawn):
 @pytest.mark.parametrize(('name', 'arg'), ARGS)
 def test_a_config_has_the_common_fields_and_no_others(name, arg):
     def own(config):
-        return {field for field in fields(config) if not field.startswith('dataset.')}
+        """Without what data sets and tasks have for themselves, and without rules of parts."""
+        free = ('dataset.', 'task.', 'train.parts.')
+        return {field for field in fields(config) if not field.startswith(free)}
 
     config = config_of(name, arg)
-    assert own(config) == own(COMMON[config.journey, space_of(config)]())
+    common_one = COMMON[config.journey, space_of(config)]() if 'deeplab' not in arg else common.network_config()
+    assert own(config) == own(common_one)
 
 
 @pytest.mark.parametrize('name', NAMES)

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import dpc_jax
-from dpc_jax import datasets, drawn_data, evaluation
+from dpc_jax import datasets, drawn_data, evaluation, tasks
 from dpc_jax.base import IGNORE_LABEL
 from dpc_jax.datasets import _packed, camvid, cityscapes, folders
 from dpc_jax.training import config as train_config
@@ -284,7 +284,8 @@ def test_exported_ids_of_16_bits_are_written_as_such(tmp_path):
     fields = {'label_kind': 'id', 'ids': [3, 3000, 5]}
     truth = np.array([[3, 3000, 5, 3000]], np.uint16)
     label = one(tmp_path, truth, **fields)
-    evaluation.write_label(tmp_path / 'written.png', label, load(tmp_path))
+    task = tasks.of(tasks.DEFAULT, datasets.facts_of(load(tmp_path)))
+    evaluation.export(tmp_path, 'written.png', label, task)
     np.testing.assert_array_equal(np.array(Image.open(tmp_path / 'written.png')), truth)
 
 

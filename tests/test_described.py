@@ -61,7 +61,7 @@ def test_the_network_of_every_config_is_built_from_what_its_checkpoint_says(name
     assert (held.dataset, held.classes) == (config.dataset.name, classes)
     assert open_config.dataset.name == config.dataset.name
     kind = datasets.kind(config.dataset)
-    np.testing.assert_array_equal(described.classes_of(config, tmp_path)['palette'], kind.palette)
+    np.testing.assert_array_equal(described.found_task(config, tmp_path).palette, kind.palette)
     assert held.export_ids == kind.export_ids
     again = datasets.kind(open_config.dataset)  # the facts that a config says go with the checkpoint
     assert (again.classes, again.splits, again.meaning) == (kind.classes, kind.splits, kind.meaning)

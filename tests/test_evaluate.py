@@ -346,15 +346,17 @@ def test_faulty_data_are_refused(root, held, tmp_path):
     assert 'label value 12 is out of range' in refusal(toy(tmp_path / 'data', held), tmp_path / 'work')
 
 
-def test_two_images_of_one_name_are_not_exported(root, held, tmp_path):
+def test_two_images_of_one_name_are_exported_into_their_folders(root, held, tmp_path):
     shutil.copytree(root, tmp_path / 'data')
     (tmp_path / 'data/other').mkdir()
     shutil.copy(root / '1.png', tmp_path / 'data/other')
     with (tmp_path / 'data/val.txt').open('a') as file:
         file.write('other/1.png 1_label.png\n')
     config = toy(tmp_path / 'data', held, evaluate__export=str(tmp_path / 'export'))
-    assert '2 images would be written to 1.png' in refusal(config, tmp_path / 'work')
-    assert not (tmp_path / 'export').exists()
+    evaluate.run(config, tmp_path / 'work')
+    names = {path.relative_to(tmp_path / 'export').as_posix() for path in (tmp_path / 'export').rglob('*.png')}
+    lines = (tmp_path / 'data/val.txt').read_text().split()[::2]
+    assert names == {str(pathlib.PurePath(line).with_suffix('.png')) for line in lines}
 
 
 @pytest.mark.parametrize('place', ['file', 'file/inside', '/proc/nowhere'])

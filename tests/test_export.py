@@ -75,7 +75,7 @@ def variables(network):
 
 @pytest.fixture(scope='module')
 def program(network, variables):
-    return export.program(network, variables, size=SIZE)
+    return export.program(network, small.task(network.num_classes), variables, size=SIZE)
 
 
 # ---- the program ----------------------------------------------------------------------------------------------------
@@ -94,7 +94,9 @@ def test_the_program_is_the_network_for_any_number_of_images(network, variables,
 
 def test_images_may_be_floats_and_pooling_windows_those_of_a_crop(network, variables):
     images, crop = PHOTOS + np.float32(0.25), (17, 33)
-    data = export.program(network, variables, size=SIZE, dtype='float32', pool_crop=crop)
+    data = export.program(
+        network, small.task(network.num_classes), variables, size=SIZE, dtype='float32', pool_crop=crop
+    )
     logits = expected(network, variables, images, crop)
     assert_close(call(data, images)['logits'], logits)
     assert np.abs(logits - expected(network, variables, images)).max() > 1e-3 * logits.std()
@@ -115,12 +117,12 @@ def test_the_program_is_for_both_platforms_and_names_no_file_of_this_machine(pro
 )
 def test_corners_must_fall_on_corners(network, variables, size, said):
     with pytest.raises(InputError, match=f'image size {size[0]}x{size[1]}: .* output stride 16 plus 1, {said}'):
-        export.program(network, variables, size=size)
+        export.program(network, small.task(network.num_classes), variables, size=size)
 
 
 def test_images_are_bytes_or_floats(network, variables):
     with pytest.raises(InputError, match="type of the images 'int8'; allowed: uint8, float32"):
-        export.program(network, variables, size=SIZE, dtype='int8')
+        export.program(network, small.task(network.num_classes), variables, size=SIZE, dtype='int8')
 
 
 # ---- the script -----------------------------------------------------------------------------------------------------

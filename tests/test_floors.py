@@ -26,8 +26,15 @@ FLOORS = (
             'image_files',
             'list_files',
             'coco_annotations',
+            'matlab_files',
+            'box_files',
+            'people',
             'datasets',
             'label_counts',
+            'label_pictures',
+            'depth',
+            'pose',
+            'drawn_people',
             'drawn_data',
             'weights',
             'found_cells',
@@ -43,6 +50,7 @@ FLOORS = (
         'counting',
         'folding',
         'networks',
+        'tasks',
         'inference',
         'study',
         'samplers',
@@ -57,7 +65,7 @@ FLOORS = (
     # Journeys.
     ('cell_files', 'scores', 'climbing', 'rerank', 'bench', 'journeys', 'api'),
 )
-MENUS = ('spaces', 'heads', 'contexts', 'backbones', 'datasets', 'samplers', 'journeys')
+MENUS = ('spaces', 'heads', 'contexts', 'backbones', 'datasets', 'samplers', 'tasks', 'journeys')
 ROOMS = {
     'weights': ('foreign', 'tf_bundle', 'tf_import', 'checkpoint'),
     'study': (
@@ -66,6 +74,8 @@ ROOMS = {
     ),
     'evaluation': ('scorer', 'report', 'results', 'config'),
     'prediction': ('images', 'tiles', 'predictor', 'results', 'page'),
+    'depth': ('losses', 'metrics', 'pictures'),
+    'pose': ('geometry', 'heat_maps', 'oks', 'pck', 'report', 'pictures'),
     'training': ('optimizer', 'step', 'log', 'checkpoint', 'pictures', 'config'),
     'datasets.folders': ('description', 'labels', 'trees', 'splits'),
     'spaces.dpc': ('operators', 'genotype', 'official_json', 'cost', 'space'),
@@ -83,6 +93,7 @@ SPACES = tuple(path.stem for path in (ROOT / 'dpc_jax/spaces').iterdir() if not 
 OF_A_CONFIG = ('ml_collections', 'configs.common')
 TOUCH_FILES = (
     *('files', 'image_files', 'list_files', 'datasets', 'drawn_data', 'found_cells', 'contexts', 'weights'),
+    *('box_files', 'matlab_files', 'drawn_people', 'people'),
     *('feature_cache', 'study'),
     *('figures', 'evaluation', 'training', 'cell_files', 'rerank', 'bench', 'journeys', 'api', 'export'),
     *('described', 'prediction'),

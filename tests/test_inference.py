@@ -19,6 +19,7 @@ from dpc_jax.inference import InferenceSettings
 from dpc_jax.segmenter import Segmenter, scale_size
 from dpc_jax.spaces import dpc
 from dpc_jax.weights import tf_import
+from tests import small
 
 CROP = (33, 49)
 SINGLE = InferenceSettings()
@@ -63,10 +64,10 @@ def batch():
 def predict(network, variables, batch, settings=SINGLE, devices=4):
     """By `make_predict` on so many devices; the counts added up."""
     mesh = sharding.data_mesh(devices)
-    run = inference.make_predict(network, settings, mesh)
+    run = inference.make_predict(network, small.task(network.num_classes), settings, mesh)
     held = jax.device_put(variables, sharding.replicated(mesh))
     prediction = run(held, *jax.device_put(batch, sharding.along_data(mesh)))
-    return np.asarray(prediction.classes), np.asarray(prediction.confusion, np.int64).sum(0)
+    return np.asarray(prediction.found), np.asarray(prediction.counts['confusion'], np.int64).sum(0)
 
 
 # ---- NumPy by hand --------------------------------------------------------------------------------------------------
@@ -118,7 +119,15 @@ def test_a_sharded_prediction_is_that_of_numpy(network, variables, batch, scales
 def test_scores_are_those_of_numpy(network, variables, batch):
     settings = InferenceSettings((0.5, 1.75), flip=True)
     passes = [
-        inference.pass_scores(network, variables, jnp.asarray(batch[0][:1]), mirrored, scale=scale, settings=settings)
+        inference.pass_scores(
+            network,
+            small.task(network.num_classes),
+            variables,
+            jnp.asarray(batch[0][:1]),
+            mirrored,
+            scale=scale,
+            settings=settings,
+        )
         for scale, mirrored in settings.passes
     ]
     by_hand = scores_by_hand(network, variables, batch[0][0], settings.scales, settings.flip)
@@ -190,7 +199,7 @@ def test_a_program_is_traced_once_per_scale_and_serves_every_batch(network, vari
     original = inference.pass_logits
     monkeypatch.setattr(inference, 'pass_logits', noting)
     mesh = sharding.data_mesh()
-    run = inference.make_predict(network, InferenceSettings((0.5, 1.0), True), mesh)
+    run = inference.make_predict(network, small.task(network.num_classes), InferenceSettings((0.5, 1.0), True), mesh)
     held = jax.device_put(variables, sharding.replicated(mesh))
     for _ in range(2):
         run(held, *jax.device_put(batch, sharding.along_data(mesh)))
@@ -202,7 +211,7 @@ def test_an_image_of_which_the_network_makes_no_numbers_is_marked(network, varia
     images = batch[0].copy()
     images[2] = np.nan
     held = jax.device_put(variables, sharding.replicated(mesh))
-    found = inference.make_predict(network, SINGLE, mesh)(
+    found = inference.make_predict(network, small.task(network.num_classes), SINGLE, mesh)(
         held, *jax.device_put((images, batch[1]), sharding.along_data(mesh))
     )
     assert np.flatnonzero(~np.asarray(found.finite)).tolist() == [2]
@@ -272,7 +281,13 @@ def test_every_pass_and_their_mean_equal_the_official_graph(shared):
     def run(images, mirrored, scale):
         logits = inference.pass_logits(golden.network, variables, images, mirrored, scale=scale)
         return logits, inference.pass_scores(
-            golden.network, variables, images, mirrored, scale=scale, settings=settings
+            golden.network,
+            small.task(golden.network.num_classes),
+            variables,
+            images,
+            mirrored,
+            scale=scale,
+            settings=settings,
         )
 
     total = []

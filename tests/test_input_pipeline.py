@@ -10,11 +10,12 @@ import pytest
 from PIL import Image
 
 from configs import camvid
-from dpc_jax import datasets, input_pipeline, preprocess, sharding
+from dpc_jax import datasets, input_pipeline, preprocess, sharding, tasks
 from dpc_jax.base import InputError
 from dpc_jax.input_pipeline import pipeline_settings, train_batches
 
 COUNT = 7
+TASK = tasks.make(camvid.get_config('toy'))
 
 
 @pytest.fixture(scope='module')
@@ -48,13 +49,15 @@ def settings(devices=1, **fields):
 
 def batches(root, *, start=0, stop=6, process=0, processes=1, **fields):
     return list(
-        train_batches(load(root), settings(**fields), start=start, stop=stop, process=process, processes=processes)
+        train_batches(
+            load(root), TASK, settings(**fields), start=start, stop=stop, process=process, processes=processes
+        )
     )
 
 
 def same(one, other):
     for a, b in zip(one, other, strict=True):
-        for name in ('images', 'labels', 'indices'):
+        for name in ('images', 'target', 'indices'):
             np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
 
 
@@ -62,12 +65,12 @@ def test_a_batch_is_the_official_augmentation_of_its_images(root):
     dataset = load(root)
     for step, batch in enumerate(batches(root, stop=2, accumulate=2)):
         assert batch.images.shape == (2, 2, 33, 33, 3)
-        assert (batch.images.dtype, batch.labels.dtype) == (np.float32, np.uint8)
+        assert (batch.images.dtype, batch.target.dtype) == (np.float32, np.uint8)
         for place, index in enumerate(batch.indices):
             key = np.random.SeedSequence(0, spawn_key=(4 * step + place,))
             crop = preprocess.augment(key, dataset[int(index)], crop_size=(33, 33))
             np.testing.assert_array_equal(batch.images[place // 2, place % 2], crop.image)
-            np.testing.assert_array_equal(batch.labels[place // 2, place % 2], crop.label)
+            np.testing.assert_array_equal(batch.target[place // 2, place % 2], crop.label)
 
 
 def test_every_image_is_seen_once_an_epoch_in_an_order_of_its_own(root):
@@ -96,7 +99,7 @@ def test_processes_share_a_batch(root, processes):
         batches(root, batch_size=8, accumulate=2, process=process, processes=processes) for process in range(processes)
     ]
     for step, batch in enumerate(whole):
-        for name in ('images', 'labels'):
+        for name in ('images', 'target'):
             joined = np.concatenate([getattr(share[step], name) for share in shares], 1)
             np.testing.assert_array_equal(joined, getattr(batch, name))
         assert all((share[step].indices == batch.indices).all() for share in shares)
@@ -108,7 +111,7 @@ def test_workers_and_threads_change_nothing_and_end_with_the_iterator(root):
     same(batches(root, threads=3), expected)
     same(batches(root, workers=2), expected)
     before = set(multiprocessing.active_children())
-    going = train_batches(load(root), settings(workers=1), start=0, stop=1000)
+    going = train_batches(load(root), TASK, settings(workers=1), start=0, stop=1000)
     same([next(going)], expected[:1])
     assert set(multiprocessing.active_children()) - before
     going.close()
@@ -120,11 +123,11 @@ def test_workers_and_threads_change_nothing_and_end_with_the_iterator(root):
 
 def test_batches_lie_along_the_devices(root):
     mesh = sharding.data_mesh(4)
-    made = train_batches(load(root), settings(4, batch_size=8, accumulate=2), start=0, stop=3)
+    made = train_batches(load(root), TASK, settings(4, batch_size=8, accumulate=2), start=0, stop=3)
     placed = list(input_pipeline.on_devices(made, mesh))
     for batch, images, labels in placed:
         np.testing.assert_array_equal(images, batch.images)
-        np.testing.assert_array_equal(labels, batch.labels)
+        np.testing.assert_array_equal(labels, batch.target)
         assert {shard.data.shape for shard in images.addressable_shards} == {(2, 1, 33, 33, 3)}
         assert len(images.sharding.device_set) == 4
     assert len(placed) == 3
@@ -134,7 +137,7 @@ def test_batches_lie_along_the_devices(root):
 @pytest.mark.slow
 def test_a_worker_that_is_killed_is_one_line(root):
     before = set(multiprocessing.active_children())
-    going = train_batches(load(root), settings(workers=1), start=0, stop=1000)
+    going = train_batches(load(root), TASK, settings(workers=1), start=0, stop=1000)
     next(going)
     for process in set(multiprocessing.active_children()) - before:
         process.kill()

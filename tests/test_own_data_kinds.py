@@ -75,7 +75,7 @@ def journeys(root, place):
         'search': [(candidate.key, candidate.score) for candidate in searched],
         'train': trained.confusion.tolist(),
         'evaluate': evaluated.confusion.tolist(),
-        'predict': [row.shares for row in predicted],
+        'predict': [list(row.summary.values()) for row in predicted],
     }
 
 

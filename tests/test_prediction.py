@@ -102,7 +102,7 @@ def test_it_is_the_class_of_the_largest_score(done, checkpoint):
     network = dpc_jax.load_network(checkpoint)
     padded = np.full((1, 49, 33, 3), 127.5, np.float32)
     padded[0, :40, :30] = picture(1, SIZES[1])
-    scores = inference.pass_scores(network.segmenter, network.variables, jnp.asarray(padded))
+    scores = inference.pass_scores(network.segmenter, network.task, network.variables, jnp.asarray(padded))
     np.testing.assert_array_equal(label(workdir, 'photo 1'), np.asarray(scores)[0, :40, :30].argmax(-1))
 
 
@@ -116,9 +116,9 @@ def test_probabilities_are_those_of_the_best_classes(done, checkpoint):
     network = dpc_jax.load_network(checkpoint)
     padded = np.full((1, 49, 33, 3), 127.5, np.float32)
     padded[0, :40, :30] = picture(1, SIZES[1])
-    expected = jax.nn.softmax(inference.pass_scores(network.segmenter, network.variables, jnp.asarray(padded)))[
-        0, :40, :30
-    ]
+    expected = jax.nn.softmax(
+        inference.pass_scores(network.segmenter, network.task, network.variables, jnp.asarray(padded))
+    )[0, :40, :30]
     np.testing.assert_allclose(chances, -np.sort(-np.asarray(expected))[..., :3], atol=1e-3)
 
 
@@ -130,9 +130,9 @@ def test_one_tile_that_holds_an_image_is_the_whole_image(checkpoint, passes):
     found = []
     for whole in ((64, 64), (8, 8)):
         settings = PredictSettings(top=2, whole=whole, tile=(33, 49), overlap=4)
-        predictor = prediction.of(network.segmenter, network.variables, passes, settings)
+        predictor = prediction.of(network.segmenter, network.task, network.variables, passes, settings)
         found += predictor.found([image])
-    np.testing.assert_array_equal(found[0].classes, found[1].classes)
+    np.testing.assert_array_equal(found[0].found, found[1].found)
     np.testing.assert_array_equal(found[0].top[0], found[1].top[0])
     np.testing.assert_allclose(found[0].top[1], found[1].top[1], atol=1e-3)
 
@@ -190,10 +190,10 @@ def test_a_large_image_goes_in_tiles_through_the_journey(checkpoint, photos, tmp
     predict.run(config_of(checkpoint, photos / 'photo 0.png', **fields), tmp_path)
     network = dpc_jax.load_network(checkpoint)
     settings = PredictSettings(top=13, whole=(20, 20), tile=(33, 33), overlap=8)
-    (found,) = prediction.of(network.segmenter, network.variables, InferenceSettings(), settings).found(
+    (found,) = prediction.of(network.segmenter, network.task, network.variables, InferenceSettings(), settings).found(
         [picture(0, SIZES[0])]
     )
-    np.testing.assert_array_equal(label(tmp_path, 'photo 0'), found.classes)
+    np.testing.assert_array_equal(label(tmp_path, 'photo 0'), found.found)
     np.testing.assert_allclose(found.top[1].astype(np.float32).sum(-1), 1, atol=5e-3)
 
 
@@ -207,7 +207,7 @@ def test_label_images_are_indices_with_the_palette_of_the_classes(done):
     palette = np.array(image.getpalette()).reshape(-1, 3)[: len(datasets.classes(SCENES))]
     np.testing.assert_array_equal(palette, datasets.kind(SCENES).palette)
     counts = np.bincount(np.asarray(image).ravel(), minlength=13) / image.size[0] / image.size[1]
-    np.testing.assert_allclose(rows[2].shares, counts, atol=1e-6)
+    np.testing.assert_allclose(list(rows[2].summary.values()), counts, atol=1e-6)
 
 
 def test_the_page_shows_every_image(done):
@@ -242,7 +242,9 @@ def test_ids_of_the_server_may_be_written(photos, tmp_path):
     found = Image.open(tmp_path / 'work/predictions/labels/photo 1.png')
     assert found.mode == 'L'
     ids = datasets.kind(CITYSCAPES).export_ids
-    assert set(np.unique(np.asarray(found)).tolist()) == {ids[i] for i, share in enumerate(rows[0].shares) if share > 0}
+    assert set(np.unique(np.asarray(found)).tolist()) == {
+        ids[i] for i, share in enumerate(rows[0].summary.values()) if share > 0
+    }
 
 
 # ---- stops and faults -----------------------------------------------------------------------------------------------
@@ -452,7 +454,7 @@ def test_sizes_are_read_from_the_head_and_turned_as_the_camera_says(tmp_path, fa
 def test_batches_hold_images_of_one_padded_size(checkpoint):
     network = dpc_jax.load_network(checkpoint)
     settings = PredictSettings(batch_size=1, whole=(60, 60))
-    predictor = prediction.of(network.segmenter, network.variables, InferenceSettings(), settings)
+    predictor = prediction.of(network.segmenter, network.task, network.variables, InferenceSettings(), settings)
     sizes = [(33, 49), (40, 30), (30, 40), (100, 100), (100, 100), *[(33, 49)] * 4]
     groups = list(prediction.batches(sizes, predictor))
     assert sorted(index for group in groups for index in group) == list(range(len(sizes)))
@@ -469,5 +471,5 @@ def test_rows_come_back_as_they_were_written(tmp_path):
     (tmp_path / 'p').write_bytes(b'x')
     kept.add('dir/näme', tmp_path / 'p', np.zeros((2, 2, 3), np.uint8), found)
     assert Kept(tmp_path, {'x': 1}, classes).rows == kept.rows
-    assert kept.rows['dir/näme'].shares == (0.25, 0.75)
+    assert tuple(kept.rows['dir/näme'].summary.values()) == (0.25, 0.75)
     assert json.loads((tmp_path / 'prediction.json').read_text()) == {'x': 1}

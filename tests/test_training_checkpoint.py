@@ -78,7 +78,7 @@ def test_the_newest_comes_back_bit_for_bit_and_the_last_few_are_kept(folder):
 
 
 def test_a_whole_training_state_comes_back(tmp_path):
-    net, settings = small.network(), StepSettings(ema_decay=0.9)
+    net, settings = small.network(), StepSettings(small.TASK, ema_decay=0.9)
     state = small.state(net, settings)
     placed = sharding.replicate(state, sharding.data_mesh(4))
     with Checkpoints(tmp_path, keep=1) as checkpoints:

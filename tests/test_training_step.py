@@ -52,7 +52,7 @@ def forward(net, state, images, labels, key):
 
 
 def test_a_step_is_the_gradient_of_the_mean_loss_at_the_size_of_the_labels():
-    settings, net = StepSettings(optimizer=FAST), small.network()
+    settings, net = StepSettings(small.TASK, optimizer=FAST), small.network()
     start, (images, labels) = small.state(net, settings), small.batch(8)
     key = jax.random.split(jax.random.fold_in(KEY, jnp.int32(0)), 1)[0]
 
@@ -72,7 +72,7 @@ def test_a_step_is_the_gradient_of_the_mean_loss_at_the_size_of_the_labels():
 
 
 def test_the_same_on_one_device_and_on_four():
-    settings = StepSettings(optimizer=FAST, ema_decay=0.9)
+    settings = StepSettings(small.TASK, optimizer=FAST, ema_decay=0.9)
     (one, ones), (four, fours) = (run(settings, devices=number, steps=3) for number in (1, 4))
     np.testing.assert_allclose(ones, fours, rtol=1e-5)
     close(one.params, four.params)
@@ -81,7 +81,7 @@ def test_the_same_on_one_device_and_on_four():
 
 
 def test_parts_are_the_whole_where_norms_are_frozen():
-    settings, net = StepSettings(optimizer=FAST, batch_norm='frozen'), small.network(dropout_rate=0.0)
+    settings, net = StepSettings(small.TASK, optimizer=FAST, batch_norm='frozen'), small.network(dropout_rate=0.0)
     (whole, wholes), (parts, told) = (run(settings, parts=number, steps=2, net=net) for number in (1, 4))
     np.testing.assert_allclose(wholes, told, rtol=1e-5)
     close(whole.params, parts.params)
@@ -92,13 +92,13 @@ def test_parts_are_the_whole_where_norms_are_frozen():
 
 
 def test_dropout_is_drawn_where_norms_are_frozen():
-    settings = StepSettings(optimizer=FAST, batch_norm='frozen')
+    settings = StepSettings(small.TASK, optimizer=FAST, batch_norm='frozen')
     found = [run(settings, net=small.network(dropout_rate=rate))[1] for rate in (0.0, 0.5)]
     assert found[0] != found[1]
 
 
 def test_per_device_normalises_each_devices_images_by_themselves():
-    settings, net = StepSettings(optimizer=FAST, batch_norm='per_device'), small.network(dropout_rate=0.0)
+    settings, net = StepSettings(small.TASK, optimizer=FAST, batch_norm='per_device'), small.network(dropout_rate=0.0)
     start, (images, labels) = small.state(net, settings), small.batch(8)
     found = [
         jax.jit(functools.partial(forward, net))(start, images[0, at : at + 2], labels[0, at : at + 2], KEY)
@@ -107,22 +107,22 @@ def test_per_device_normalises_each_devices_images_by_themselves():
     state, (told,) = run(settings, devices=4, net=net)
     assert told == pytest.approx(np.mean([float(loss) for loss, _ in found]), rel=1e-5)
     close(state.batch_stats, jax.tree.map(lambda *x: jnp.stack(x).mean(0), *[stats for _, stats in found]))
-    assert told != run(StepSettings(optimizer=FAST), net=net)[1][0]
+    assert told != run(StepSettings(small.TASK, optimizer=FAST), net=net)[1][0]
 
 
 def test_the_moving_average_of_the_weights_keeps_up_at_first():
-    settings = StepSettings(optimizer=FAST, ema_decay=0.15)
+    settings = StepSettings(small.TASK, optimizer=FAST, ema_decay=0.15)
     one, _ = run(settings)
     start = small.state(small.network(), settings).params
     close(one.ema['params'], jax.tree.map(lambda old, new: 0.1 * old + 0.9 * new, start, one.params))  # 1 / 10
     two, _ = run(settings, steps=2)
     close(two.ema['params'], jax.tree.map(lambda old, new: 0.15 * old + 0.85 * new, one.ema['params'], two.params))
     assert two.variables is two.ema
-    assert run(StepSettings(optimizer=FAST))[0].ema == {}
+    assert run(StepSettings(small.TASK, optimizer=FAST))[0].ema == {}
 
 
 def test_hard_pixels_are_those_of_the_part():
-    settings = StepSettings(LossSettings(hard_pixels=0.1), FAST, batch_norm='frozen')
+    settings = StepSettings(small.task(loss_settings=LossSettings(hard_pixels=0.1)), FAST, batch_norm='frozen')
     net = small.network(dropout_rate=0.0)
     start, (images, labels) = small.state(net, settings), small.batch(8)
     logits = net.apply({'params': start.params, 'batch_stats': start.batch_stats}, images[0])
@@ -135,7 +135,7 @@ def test_hard_pixels_are_those_of_the_part():
 
 
 def test_bfloat16_computes_and_float32_learns():
-    settings = StepSettings(optimizer=FAST)
+    settings = StepSettings(small.TASK, optimizer=FAST)
     state, (told,) = run(settings, net=small.network(0.0, jnp.bfloat16))
     assert {leaf.dtype for leaf in jax.tree.leaves((state.params, state.batch_stats))} == {jnp.dtype(jnp.float32)}
     plain = run(settings, net=small.network(0.0))[1][0]
@@ -144,7 +144,7 @@ def test_bfloat16_computes_and_float32_learns():
 
 
 def test_accuracy_is_of_the_labelled_pixels():
-    settings, net = StepSettings(optimizer=FAST, batch_norm='frozen'), small.network(dropout_rate=0.0)
+    settings, net = StepSettings(small.TASK, optimizer=FAST, batch_norm='frozen'), small.network(dropout_rate=0.0)
     start, (images, labels) = small.state(net, settings), small.batch(8)
     logits = net.apply({'params': start.params, 'batch_stats': start.batch_stats}, images[0])
     predicted, kept = ops.upsample_logits(logits, (13, 13)).argmax(1), labels[0] != IGNORE_LABEL
@@ -153,7 +153,7 @@ def test_accuracy_is_of_the_labelled_pixels():
 
 
 def test_the_loss_of_auxiliary_logits_counts_by_its_weight_and_their_accuracy_does_not():
-    settings, net = StepSettings(optimizer=FAST), small.network_with_auxiliary(0.4)
+    settings, net = StepSettings(small.TASK, optimizer=FAST), small.network_with_auxiliary(0.4)
     start, (images, labels) = small.state(net, settings), small.batch(8)
 
     def losses_of(params):
@@ -180,7 +180,7 @@ def test_the_loss_of_auxiliary_logits_counts_by_its_weight_and_their_accuracy_do
 
 
 def test_auxiliary_logits_of_weight_0_change_nothing_else():
-    settings = StepSettings(optimizer=OptimizerSettings(steps=10, learning_rate=0.3, weight_decay=0.0))
+    settings = StepSettings(small.TASK, optimizer=OptimizerSettings(steps=10, learning_rate=0.3, weight_decay=0.0))
     net = small.network_with_auxiliary(0.0)
     start = small.state(net, settings).params
     state, _ = run(settings, net=net)
@@ -199,7 +199,7 @@ def test_prediction_does_not_read_auxiliary_logits():
 
 
 def test_a_batch_without_labels_changes_nothing_but_by_decay():
-    settings, net = StepSettings(optimizer=FAST), small.network()
+    settings, net = StepSettings(small.TASK, optimizer=FAST), small.network()
     mesh = sharding.data_mesh(1)
     images, labels = small.batch(8)
     start = small.state(net, settings)
@@ -221,7 +221,7 @@ def test_a_batch_without_labels_changes_nothing_but_by_decay():
 )
 def test_a_wrong_setting_is_refused(field, value, said):
     with pytest.raises(InputError) as error:
-        StepSettings(**{field: value})
+        StepSettings(small.TASK, **{field: value})
     assert str(error.value).startswith(said)
 
 
@@ -240,4 +240,4 @@ def test_the_same_on_1_2_4_and_8_devices():
 
 
 if __name__ == '__main__':
-    print(json.dumps({n: run(StepSettings(optimizer=FAST), devices=n, steps=3)[1] for n in (1, 2, 4, 8)}))
+    print(json.dumps({n: run(StepSettings(small.TASK, optimizer=FAST), devices=n, steps=3)[1] for n in (1, 2, 4, 8)}))

@@ -10,6 +10,7 @@ An example is a person that is no crowd, has a box and a labelled joint, as in t
 average precision is counted against all annotated people of val.
 """
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from jaxtyping import UInt8
 
 from dpc_jax import box_files, datasets, files, people
 from dpc_jax.base import InputError, Person
-from dpc_jax.datasets import Skeleton
+from dpc_jax.datasets import Dataset, Skeleton
 from dpc_jax.people import People
 
 JOINTS = (
@@ -44,7 +45,8 @@ KEPT = ('id', 'image_id', 'category_id', 'iscrowd', 'area', 'bbox', 'keypoints',
 Row = tuple[pathlib.Path, Person]
 
 
-class CocoKeypoints(People):
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class CocoKeypoints(People, Dataset):
     """People of COCO."""
 
     name: ClassVar[str] = 'coco_keypoints'
@@ -57,16 +59,16 @@ class CocoKeypoints(People):
 
 
 def load(config: ml_collections.ConfigDict, split: str) -> CocoKeypoints:
-    """The people of a split. config: `root` (str), `detections` (str, '' takes the annotated boxes)."""
+    """The people of a split. config: `root` (str); it may have `detections` (str)."""
     root = datasets.open_root(config.root, CocoKeypoints.name)
     path = root / f'annotations/person_keypoints_{split}2017.json'
     folder = datasets.first_folder(root, (f'{split}2017', f'images/{split}2017'))
     held = _read(path)
     images = {int(image['id']): image for image in held['images']}
     annotated = list(_annotated(held['annotations'], images, folder, str(path)))
-    rows = annotated
-    if config.detections and split == 'val':
-        rows = list(_detected(config.detections, images, folder))
+    rows, detections = annotated, config.get('detections', '')
+    if detections and split == 'val':
+        rows = list(_detected(detections, images, folder))
     if not rows:
         raise InputError(f'{path}: no person has a labelled joint')
     truth = {

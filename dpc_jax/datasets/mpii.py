@@ -15,6 +15,7 @@ In the files pixels are counted from 1. The box of a person is a square of 200 p
 moved down by 15 of them, as the release of Simple Baselines does.
 """
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,12 +23,11 @@ from typing import Any, ClassVar
 
 import ml_collections
 import numpy as np
-import scipy.io
 from jaxtyping import Float, UInt8
 
-from dpc_jax import checks, datasets, files, list_files, people
+from dpc_jax import checks, datasets, files, list_files, matlab_files, people
 from dpc_jax.base import InputError, Person
-from dpc_jax.datasets import Skeleton
+from dpc_jax.datasets import Dataset, Skeleton
 from dpc_jax.people import People
 
 JOINTS = (
@@ -64,7 +64,8 @@ HEADS = ('boxes', 'joints')
 Row = tuple[pathlib.Path, Person]
 
 
-class Mpii(People):
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Mpii(People, Dataset):
     """People of MPII."""
 
     name: ClassVar[str] = 'mpii'
@@ -83,22 +84,23 @@ class Mpii(People):
 def load(config: ml_collections.ConfigDict, split: str) -> Mpii:
     """The people of a split.
 
-    config: `root` (str); `train_annotations` and `val_annotations` (str, '' finds them); `heads` (str); `val_share`
-    (float) of the official file.
+    config: `root` (str); it may have `train_annotations` and `val_annotations` (str, '' finds them), `heads` (str), and
+    `val_share` (float) of the official file.
     """
     root = datasets.open_root(config.root, Mpii.name)
-    checks.one_of('dataset.heads', config.heads, HEADS)
-    given = config[f'{split}_annotations']
+    heads = config.get('heads', HEADS[0])
+    checks.one_of('dataset.heads', heads, HEADS)
+    given = config.get(f'{split}_annotations', '')
     found = [given] if given else [name for name in JSON[split] if (root / name).is_file()]
     if found:
         rows = list(_of_json(root, root / found[0]))
     elif (root / OFFICIAL).is_file():
-        rows = list(_of_official(root, config, split))
+        rows = list(_of_official(root, split, config.get('val_share', 0.0)))
     else:
         raise InputError(f'there is no {root / JSON[split][0]}, nor {JSON[split][1]}, nor {OFFICIAL}')
     if not rows:
         raise InputError(f'{root}: {split} has no people')
-    if config.heads == 'joints':
+    if heads == 'joints':
         rows = [(path, _with_head(person)) for path, person in rows]
     return Mpii(split, people.table(rows, len(JOINTS)))
 
@@ -156,10 +158,7 @@ def _heads(path: pathlib.Path, count: int) -> list[float]:
     found = [path.with_name(name) for name in HEAD_BOXES if path.with_name(name).is_file()]
     if not found or 'train' in path.name:
         return [0.0] * count
-    try:
-        boxes = np.asarray(scipy.io.loadmat(found[0])['headboxes_src'], np.float64)  # [2, 2, N]
-    except (OSError, ValueError, KeyError, NotImplementedError) as error:
-        raise InputError(f"{found[0]} has no boxes of heads ('headboxes_src'): {error}") from None
+    boxes = np.asarray(matlab_files.read(found[0], 'headboxes_src'), np.float64)  # [2, 2, N]
     if boxes.shape != (2, 2, count):
         raise InputError(f'{found[0]} has boxes {boxes.shape}; {path.name} has {count} people: (2, 2, {count})')
     return [float(size) for size in HEAD * np.linalg.norm(boxes[1] - boxes[0], axis=0)]
@@ -168,26 +167,27 @@ def _heads(path: pathlib.Path, count: int) -> list[float]:
 # ---- the authors' file ----------------------------------------------------------------------------------------------
 
 
-def _of_official(root: pathlib.Path, config: ml_collections.ConfigDict, split: str) -> Iterator[Row]:
+def _of_official(root: pathlib.Path, split: str, val_share: float) -> Iterator[Row]:
     path = root / OFFICIAL
+    release = matlab_files.read(path, 'RELEASE', squeeze_me=True, struct_as_record=False)
     try:
-        release = scipy.io.loadmat(path, squeeze_me=True, struct_as_record=False)['RELEASE']
         images, is_train = np.atleast_1d(release.annolist), np.atleast_1d(release.img_train)
-    except (OSError, ValueError, KeyError, AttributeError, NotImplementedError) as error:
-        raise InputError(f'{path} is not the annotation of MPII: {" ".join(str(error).split())}') from None
+    except AttributeError as error:
+        raise InputError(f'{path} is not the annotation of MPII: {error}') from None
     names = [str(image.image.name) for image in images]
-    val = _val_images(root, [name for name, train in zip(names, is_train, strict=True) if train], config.val_share)
-    number = 0
-    for name, image, train in zip(names, images, is_train, strict=True):
-        if not train or (name in val) != (split == 'val'):
-            continue
-        for rect in np.atleast_1d(getattr(image, 'annorect', np.zeros(0))):
-            person = _of_rect(rect, number)
-            if person is not None:
-                number += 1
-                if not (root / 'images' / name).is_file():
-                    raise InputError(f'{path}: there is no image {root / "images" / name}')
-                yield root / 'images' / name, person
+    val = _val_images(root, [name for name, train in zip(names, is_train, strict=True) if train], val_share)
+    of_split = [
+        (name, rect)
+        for name, image, train in zip(names, images, is_train, strict=True)
+        if train and (name in val) == (split == 'val')
+        for rect in np.atleast_1d(getattr(image, 'annorect', np.zeros(0)))
+    ]
+    people_of_split = ((name, person) for name, rect in of_split if (person := _of_rect(rect)) is not None)
+    for number, (name, person) in enumerate(people_of_split):
+        place = root / 'images' / name
+        if not place.is_file():
+            raise InputError(f'{path}: there is no image {place}')
+        yield place, person._replace(number=number, image_number=number)
 
 
 def _val_images(root: pathlib.Path, names: Sequence[str], share: float) -> set[str]:
@@ -201,7 +201,7 @@ def _val_images(root: pathlib.Path, names: Sequence[str], share: float) -> set[s
     return set(ordered[: max(1, round(share * len(ordered)))])
 
 
-def _of_rect(rect: Any, number: int) -> Person | None:
+def _of_rect(rect: Any) -> Person | None:
     """A person of the authors' file; None where it has no place, no scale or no joints."""
     points: Any = getattr(getattr(rect, 'annopoints', None), 'point', None)
     position: Any = getattr(rect, 'objpos', None)
@@ -215,4 +215,4 @@ def _of_rect(rect: Any, number: int) -> Person | None:
         joints[int(point.id)] = float(point.x), float(point.y)
         visible[int(point.id)] = 1  # what is listed is annotated; `is_visible` says whether it is covered
     head = HEAD * float(np.hypot(rect.x2 - rect.x1, rect.y2 - rect.y1)) if np.size(getattr(rect, 'x1', ())) else 0.0
-    return _person(joints, visible, (position.x, position.y), float(scale), head=head, number=number)
+    return _person(joints, visible, (position.x, position.y), float(scale), head=head, number=0)

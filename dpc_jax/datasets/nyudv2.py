@@ -19,16 +19,15 @@ import io
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import h5py
 import ml_collections
 import numpy as np
-import scipy.io
 from jaxtyping import Float32, Int64, UInt8
 from PIL import Image
 
-from dpc_jax import datasets, list_files
+from dpc_jax import datasets, list_files, matlab_files
 from dpc_jax.base import IGNORE_LABEL, DepthExample, InputError
 from dpc_jax.datasets import Dataset
 
@@ -207,7 +206,7 @@ def load(config: ml_collections.ConfigDict, split: str) -> Nyudv2:
 def _load_labeled(root: pathlib.Path, split: str) -> Labeled:
     path = root / LABELED
     file = opened(path, os.getpid())
-    indices = _matrix(root / SPLITS, INDICES[split]).ravel().astype(np.int64)
+    indices = _matrix(root / SPLITS, INDICES[split])
     count = file['images'].shape[0]
     if not indices.size or indices.min() < 1 or indices.max() > count:
         raise InputError(
@@ -215,24 +214,16 @@ def _load_labeled(root: pathlib.Path, split: str) -> Labeled:
         )
     mapping: Int64[np.ndarray, ' K'] = np.zeros(0, np.int64)
     if (root / MAPPING).is_file():
-        mapping = _matrix(root / MAPPING, 'mapClass').ravel().astype(np.int64) - 1
+        mapping = _matrix(root / MAPPING, 'mapClass') - 1
         if mapping.min() < -1 or mapping.max() >= len(CLASSES):
             raise InputError(f'{root / MAPPING}: mapClass has {mapping.max() + 1}; the classes are 1 to {len(CLASSES)}')
     classes = np.where(mapping < 0, IGNORE_LABEL, mapping)
     return Labeled(split, path, tuple((indices - 1).tolist()), tuple(classes.tolist()))
 
 
-def _matrix(path: pathlib.Path, name: str) -> np.ndarray:
-    """A matrix of a small MATLAB file."""
-    try:
-        held: Mapping[str, Any] = scipy.io.loadmat(path)
-    except FileNotFoundError:
-        raise InputError(f'there is no {path}') from None
-    except (OSError, ValueError, NotImplementedError, TypeError) as error:
-        raise InputError(f'{path} is no MATLAB file of version 5: {" ".join(str(error).split())}') from None
-    if name not in held:
-        raise InputError(f"{path} has no '{name}'")
-    return np.asarray(held[name])
+def _matrix(path: pathlib.Path, name: str) -> Int64[np.ndarray, ' n']:
+    found: Int64[np.ndarray, ' n'] = np.asarray(matlab_files.read(path, name)).ravel().astype(np.int64)
+    return found
 
 
 def kind(config: ml_collections.ConfigDict) -> type[Nyudv2]:

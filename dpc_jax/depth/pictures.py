@@ -27,8 +27,8 @@ def coloured(depth: Float[np.ndarray, 'H W'], nearest: float, farthest: float) -
     return np.where((depth > 0)[..., None], colours, np.array(NOT_LABELLED, np.uint8))
 
 
-def with_bar(depth: Float[np.ndarray, 'H W']) -> UInt8[np.ndarray, 'H W2 3']:
-    """The map in its own range of colours, and to its right a bar in metres."""
+def with_bar(depth: Float[np.ndarray, 'H W']) -> UInt8[np.ndarray, 'H2 W2 3']:
+    """The map in its own range of colours, and to its right a bar in metres, for which a low map gets white below."""
     known = depth[depth > 0]
     nearest, farthest = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
     farthest = max(farthest, nearest + 1e-3)

@@ -3,7 +3,7 @@
 from dpc_jax.evaluation.config import (
     DTYPES,
     check,
-    export_name,
+    export_names,
     inference_settings,
     make_network,
     make_scorer,
@@ -20,7 +20,7 @@ __all__ = [
     'cause',
     'check',
     'export',
-    'export_name',
+    'export_names',
     'inference_settings',
     'make_network',
     'make_scorer',

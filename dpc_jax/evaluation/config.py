@@ -1,8 +1,8 @@
 """What the config of an evaluation says, made and checked."""
 
-import collections
 import dataclasses
 import logging
+import os
 import pathlib
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +12,7 @@ import ml_collections
 import numpy as np
 
 from dpc_jax import checks, datasets, networks, padding, preprocess, tasks
-from dpc_jax.base import Example, InputError, Size
+from dpc_jax.base import InputError, Size
 from dpc_jax.datasets import Dataset
 from dpc_jax.evaluation import scorer
 from dpc_jax.evaluation.scorer import Scorer
@@ -96,14 +96,14 @@ def choose_crop(config: ml_collections.ConfigDict, dataset: Dataset, task: Task)
     Where the task sees crops of one size, it is that size, and nothing is decoded.
 
     Raises:
-      InputError: a faulty file, an image larger than the crop, two images that would be exported to one file.
+      InputError: a faulty file, an image larger than the crop.
     """
     if task.of_crops:
         return _size(config, 'crop_size')
     with ThreadPoolExecutor() as pool:
-        seen = pool.map(lambda index: _size_and_name(task, dataset[index]), range(len(dataset)))
-        found = list(track(seen, 'checking the images', len(dataset)))
-    largest = max(height for (height, _), _ in found), max(width for (_, width), _ in found)
+        seen = pool.map(lambda index: task.size_of(dataset[index]), range(len(dataset)))
+        sizes = list(track(seen, 'checking the images', len(dataset)))
+    largest = max(height for height, _ in sizes), max(width for _, width in sizes)
     fitting = preprocess.next_crop(largest, config.backbone.output_stride)
     crop_size = _size(config, 'crop_size')
     if crop_size != FOLLOWS and any(np.greater(largest, crop_size)):
@@ -111,22 +111,14 @@ def choose_crop(config: ml_collections.ConfigDict, dataset: Dataset, task: Task)
             f'evaluate.crop_size is {crop_size}; the largest image has {largest[0]}x{largest[1]} pixels, which needs'
             f' {fitting}, or {FOLLOWS} to fit it'
         )
-    (name, times), *_ = collections.Counter(name for _, name in found).most_common(1)
-    if config.evaluate.export and times > 1:
-        raise InputError(f"evaluate.export is '{config.evaluate.export}': {times} images would be written to {name}")
     if crop_size != FOLLOWS:
         return crop_size
-    sizes = [size for size, _ in found]
     plan = padding.plan(sizes, config.backbone.output_stride, config.evaluate.batch_size)
     if plan.is_outlier:
         plan = plan._replace(batch_size=config.evaluate.batch_size)
         bytes_each = np.dtype(np.float32).itemsize * 3 * fitting[0] * fitting[1]
         logging.warning('evaluation: %s', padding.warning(sizes, plan, dataset.example_name, bytes_each))
     return fitting
-
-
-def _size_and_name(task: Task, example: Example) -> tuple[Size, str]:
-    return task.size_of(example), export_name(example)
 
 
 def _size(config: ml_collections.ConfigDict, field: str) -> Size:
@@ -136,6 +128,19 @@ def _size(config: ml_collections.ConfigDict, field: str) -> Size:
     return size[0], size[1]
 
 
-def export_name(example: Example) -> str:
-    """The image's file name as a PNG: of Cityscapes it begins with <city>_<sequence>_<frame>, as its server wants."""
-    return re.sub(r'[^\w.-]+', '_', pathlib.Path(example.name).stem) + '.png'
+def export_names(dataset: Dataset) -> dict[str, str]:
+    """Name of each example -> that of the PNG that is exported of it.
+
+    It is the image's file name: of Cityscapes it begins with <city>_<sequence>_<frame>, as its server wants. Where two
+    images would have one, the folders in which they lie are kept, as predictions keep them.
+    """
+    names = dict.fromkeys(dataset.example_name(index) for index in range(len(dataset)))
+    flat = {name: re.sub(r'[^\w.-]+', '_', pathlib.Path(name).stem) + '.png' for name in names}
+    if len({name.casefold() for name in flat.values()}) == len(flat):
+        return flat
+    above = os.path.commonpath([os.path.dirname(name) or '.' for name in names])
+    paths = {name: pathlib.PurePath(os.path.relpath(name, above)) for name in names}
+    inside = {name: path.with_suffix('.png').as_posix() for name, path in paths.items()}
+    if len({name.casefold() for name in inside.values()}) == len(inside):
+        return inside
+    return {name: f'{path.as_posix()}.png' for name, path in paths.items()}  # images that differ by their suffix

@@ -41,9 +41,9 @@ def export(folder: pathlib.Path, name: str, found: Any, task: Task) -> None:
     """Writes what was found in an image as the data set's server takes it, named like `name`; more go in folders."""
     written = task.files_of(found, exported=True)
     for kind, file in written.items():
-        place = folder if len(written) == 1 else folder / kind
-        place.mkdir(exist_ok=True)
-        file.write(place / pathlib.PurePath(name).with_suffix(file.suffix))
+        place = (folder if len(written) == 1 else folder / kind) / pathlib.PurePath(name).with_suffix(file.suffix)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        file.write(place)
 
 
 def cause(config: ml_collections.ConfigDict, dataset: Dataset, variables: PyTree) -> dict[str, Any]:

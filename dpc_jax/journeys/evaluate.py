@@ -50,13 +50,14 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Evaluation:
     scorer = evaluation.make_scorer(config, dataset)
     folder = workdir / 'evaluation'
     files.make_folder(folder, 'workdir')
+    names = evaluation.export_names(dataset) if config.evaluate.export else {}
     export = files.local(config.evaluate.export, 'evaluate.export') if config.evaluate.export else None
     if export is not None:
         files.make_folder(export, 'evaluate.export')
 
     def each(example: Example, found: Any) -> None:
         if export is not None:
-            evaluation.export(export, evaluation.export_name(example), found, scorer.task)
+            evaluation.export(export, names[example.name], found, scorer.task)
 
     counted = scorer.count(variables, show=config.evaluate.pictures, each=each if export is not None else None)
     assert counted is not None  # nobody stopped it

@@ -49,6 +49,6 @@ def joints_of(maps: Float[Array, 'B J h w'], *, stride: int) -> Float[Array, 'B 
     inner = (row > 0) & (row < height - 1) & (column > 0) & (column < width - 1)
     across = jnp.sign(at(row, column + 1) - at(row, column - 1))
     down = jnp.sign(at(row + 1, column) - at(row - 1, column))
-    x = column + jnp.where(inner, QUARTER * across, 0)
-    y = row + jnp.where(inner, QUARTER * down, 0)
+    x = column.astype(jnp.float32) + jnp.where(inner, QUARTER * across, 0)
+    y = row.astype(jnp.float32) + jnp.where(inner, QUARTER * down, 0)
     return jnp.stack([stride * x, stride * y, at(row, column)], -1)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from dpc_jax import files, image_files, list_files
 from dpc_jax.base import InputError
 
-LISTS = ('.txt', '.lst')
+LISTS = ('.txt', '.lst', '.csv')
 
 
 class Listed(NamedTuple):

@@ -108,7 +108,11 @@ class Depth(Task):
         view = preprocess.draw_view(
             key, example.depth.shape, views.crop_size, scales=views.scales, flip_probability=views.flip_probability
         )
-        return Seen(preprocess.see(view, example).image, seen_depth(view, example))
+        return Seen(preprocess.see(view, example).image, self.seen(view, example))
+
+    def seen(self, view: preprocess.View, example: DepthExample) -> Float32[np.ndarray, 'H W']:
+        """The distances as a view shows them, nearer by its scale; 0 outside of the image."""
+        return preprocess.see_map(view, example.depth, 0.0) / np.float32(view.factor)
 
     def whole(self, example: DepthExample, size: Size) -> Seen:
         """Padded; what is not judged is missing."""
@@ -118,7 +122,7 @@ class Depth(Task):
         """The distances within limits and window, padded to `size` with missing ones."""
         nearest, farthest = self.limits
         kept = (example.depth >= nearest) & (example.depth <= farthest) & self.window(example)
-        return preprocess.pad_map(np.where(kept, example.depth, np.float32(0)), size, 0)
+        return preprocess.pad_map(np.where(kept, example.depth, np.float32(0)), size, 0.0)
 
     def window(self, example: DepthExample) -> Bool[np.ndarray, 'H W']:
         """Which pixels are judged."""
@@ -253,11 +257,6 @@ def make(fields: Mapping[str, Any], facts: Facts) -> Depth:
     nearest, farthest = field(fields, Depth.name, 'limits')
     loss, output, crop = (field(fields, Depth.name, name) for name in ('loss', 'output', 'crop'))
     return Depth(facts, loss, output, (float(nearest), float(farthest)), crop)
-
-
-def seen_depth(view: preprocess.View, example: DepthExample) -> Float32[np.ndarray, 'H W']:
-    """The distances as a view shows them, nearer by its scale; 0 outside of the image."""
-    return preprocess.see_map(view, example.depth, 0) / np.float32(view.factor)
 
 
 def write_millimetres(found: Float[np.ndarray, 'H W'], path: pathlib.Path) -> None:

@@ -14,14 +14,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 from matplotlib.figure import Figure
 
-from dpc_jax import checks, ops, preprocess
+from dpc_jax import checks, metrics, ops, preprocess, tasks
 from dpc_jax.base import DepthExample, MainScore, Shown, Size
 from dpc_jax.datasets import Dataset, Facts
 from dpc_jax.depth import stacked
 from dpc_jax.tasks import Counts, Seen, Target, Task, Views, Written, field
-from dpc_jax.tasks.depth import Depth, seen_depth
-from dpc_jax.tasks.depth import make as make_depth
-from dpc_jax.tasks.segmentation import Segmentation
 
 LABEL, DEPTH = 'label', 'depth'
 
@@ -30,14 +27,21 @@ LABEL, DEPTH = 'label', 'depth'
 class DepthSegmentation(Task):
     """L logits and a distance at each pixel; targets are {'label': ..., 'depth': ...} of the two tasks."""
 
-    segmentation: Segmentation
-    depth: Depth
+    segmentation: Task
+    depth: Any  # the task of that name
     depth_weight: float = 1.0
 
     name: ClassVar[str] = 'depth_segmentation'
     needs: ClassVar[tuple[str, ...]] = ('label', 'depth')
-    main: ClassVar[MainScore] = Segmentation.main
-    logged: ClassVar[tuple[str, ...]] = (*Segmentation.logged, *Depth.logged)
+    main: ClassVar[MainScore] = metrics.MIOU
+    logged: ClassVar[tuple[str, ...]] = (
+        'miou',
+        'pixel_accuracy',
+        'class_accuracy',
+        'rmse',
+        'absolute_relative',
+        'delta1',
+    )
 
     def __post_init__(self) -> None:
         checks.at_least(0, task__depth_weight=self.depth_weight)
@@ -76,7 +80,7 @@ class DepthSegmentation(Task):
             key, example.label.shape, views.crop_size, scales=views.scales, flip_probability=views.flip_probability
         )
         crop = preprocess.see(view, example)
-        return Seen(crop.image, {LABEL: crop.label, DEPTH: seen_depth(view, example)})
+        return Seen(crop.image, {LABEL: crop.label, DEPTH: self.depth.seen(view, example)})
 
     def whole(self, example: DepthExample, size: Size) -> Seen:
         """Padded."""
@@ -237,5 +241,5 @@ class DepthSegmentation(Task):
 def make(fields: Mapping[str, Any], facts: Facts) -> DepthSegmentation:
     """The task of the fields of depth, and of `depth_weight`."""
     weight = field(fields, DepthSegmentation.name, 'depth_weight')
-    # The depth head alone is asked for its own fields; what the data set lacks is asked of the whole task.
-    return DepthSegmentation(facts, Segmentation(facts), make_depth(fields, facts), float(weight))
+    of_labels, of_depth = (tasks.of({**fields, 'name': name}, facts) for name in ('segmentation', 'depth'))
+    return DepthSegmentation(facts, of_labels, of_depth, float(weight))

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from dpc_jax import checks, ops, pose
 from dpc_jax.base import InputError, MainScore, PoseExample, Shown, Size
 from dpc_jax.datasets import Dataset, Facts, Skeleton
-from dpc_jax.pose import Found, report
+from dpc_jax.pose import Found
 from dpc_jax.tasks import Counts, Piece, Row, Seen, Target, Task, Views, Written, field
 
 MARGIN = 1.25  # of a box (released code)
@@ -105,7 +105,7 @@ class Pose(Task):
 
     def announce(self, dataset: Dataset) -> None:
         """Prints how many joints are labelled in a sample of the people, and warns where heads have no size."""
-        report.announce(dataset, self.skeleton)
+        pose.announce(dataset, self.skeleton)
 
     # ---- what a network sees ----------------------------------------------------------------------------------------
 
@@ -232,7 +232,7 @@ class Pose(Task):
     def compute(self, counts: Counts, rows: Sequence[Row] = (), truth: Any = None) -> dict[str, Any]:
         """PCKh by the rows, or COCO's measures by pycocotools from the detections file and the data set's truth."""
         if self.skeleton.sigmas:
-            detections = report.detections(rows, self.skeleton)
+            detections = pose.detections(rows, self.skeleton)
             images = {image['id'] for image in truth['images']}
             beyond = next((row for row in detections if row['image_id'] not in images), None)
             if beyond is not None:
@@ -301,21 +301,21 @@ class Pose(Task):
 
     def collected(self, rows: Sequence[tuple[str, str, Mapping[str, Any]]]) -> Mapping[str, str]:
         """One COCO JSON: images, people with their joints, and the names of the joints."""
-        return {report.FILE: report.coco_json(rows, self.skeleton)}
+        return {pose.FILE: pose.coco_json(rows, self.skeleton)}
 
     # ---- text and pictures ------------------------------------------------------------------------------------------
 
     def headline(self, row: Mapping[str, Any]) -> str:
         """The main score and others."""
-        return report.headline(row, self.skeleton)
+        return pose.headline(row, self.skeleton)
 
     def definition(self, row: Mapping[str, Any]) -> str:
         """Which thresholds, or by whom."""
-        return report.definition(row, self.skeleton)
+        return pose.definition(row, self.skeleton)
 
     def tables(self, counts: Counts, row: Mapping[str, Any]) -> list[str]:
         """PCKh of each joint, or all measures of COCO."""
-        return [report.table(row, self.skeleton), self.definition(row)]
+        return [pose.table(row, self.skeleton), self.definition(row)]
 
     @property
     def tabled(self) -> tuple[str, ...]:
@@ -324,7 +324,7 @@ class Pose(Task):
 
     def attachments(self, counts: Counts, rows: Sequence[Row]) -> Mapping[str, str]:
         """The detections, in the format of COCO's results."""
-        return {report.FILE: json.dumps(report.detections(rows, self.skeleton)) + '\n'}
+        return {pose.FILE: json.dumps(pose.detections(rows, self.skeleton)) + '\n'}
 
     def panels(self, shown: Sequence[Shown]) -> Figure:
         """Annotated, found, distances."""

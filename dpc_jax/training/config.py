@@ -68,8 +68,15 @@ def check_batch_norms(network: Segmenter, pipeline: PipelineSettings, batch_norm
         raise InputError(
             f'train.batch_size {pipeline.batch_size} in train.accumulate {pipeline.parts} parts, with train.batch_norm'
             f" '{batch_norm}' on {num_devices} devices, normalises 1 image at a time, of which {name} has 1 value per"
-            " channel; take fewer parts, a larger batch_size, or batch_norm 'synced' or 'frozen'"
+            f' channel; {_advice(pipeline, batch_norm)}'
         )
+
+
+def _advice(pipeline: PipelineSettings, batch_norm: str) -> str:
+    """What lets more images be normalised together."""
+    ways = ['fewer parts'] * (pipeline.parts > 1) + ['a larger batch_size']
+    others = [f"'{name}'" for name in ('synced', 'frozen') if name != batch_norm]
+    return f'take {", ".join(ways)}, or batch_norm {" or ".join(others)}'
 
 
 def images_together(batch_size: int, parts: int, batch_norm: str, num_devices: int) -> int:

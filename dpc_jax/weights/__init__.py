@@ -16,6 +16,7 @@ from dpc_jax.weights.checkpoint import (
     verify,
     write_sums,
 )
+from dpc_jax.weights.foreign import checkpoint_at
 from dpc_jax.weights.tf_import import LoadReport, Scopes, official_name, save_npz, to_official
 from dpc_jax.weights.tf_import import assign as assign_official
 from dpc_jax.weights.tf_import import read as read_official
@@ -27,6 +28,7 @@ __all__ = [
     'assign_official',
     'check_space',
     'check_target',
+    'checkpoint_at',
     'fingerprint',
     'full_disk',
     'load_backbone',

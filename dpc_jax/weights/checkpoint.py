@@ -190,16 +190,22 @@ def write_sums(path: pathlib.Path) -> None:
 
 
 def verify(path: pathlib.Path) -> None:
-    """InputError unless every file in the folder `path` is as `write_sums` found it, and no other is there."""
+    """InputError unless every file in the folder `path` is as `write_sums` found it, and no other is in folders below.
+
+    What lies beside them in the folder itself, such as notes of the user's, is not read and does no harm.
+    """
     try:
         text = (path / SUMS).read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"checkpoint '{path}' is not of this project, or damaged: no readable {SUMS}") from error
     sums = {name: digest for digest, _, name in (line.partition('  ') for line in text.splitlines())}
-    for name in sorted({*sums, *_files(path)} - {SUMS}):
+    below = {name for name in _files(path) if '/' in name}
+    for name in sorted({*sums, *below} - {SUMS}):
         try:
             intact = files.sha256(path / name) == sums.get(name)
-        except (OSError, ValueError):  # no such file, or no such name
+        except FileNotFoundError:
+            raise InputError(f"checkpoint '{path}' is damaged: {name} is missing") from None
+        except (OSError, ValueError):  # no such name
             intact = False
         if not intact:
             raise InputError(f"checkpoint '{path}' is damaged: {name} is not as {SUMS} says")

@@ -58,7 +58,9 @@ def _share(pairs: Sequence[Pair], description: Description, folder: pathlib.Path
     The splits come one after the other in that order, each with its share.
     """
     names = [image.relative_to(folder).as_posix() for image, _ in pairs]
-    ranks = [hashlib.sha256(f'{description.split_seed}/{name}'.encode()).digest() for name in names]
+    ranks = [
+        hashlib.sha256(f'{description.split_seed}/{name}'.encode('utf-8', 'surrogateescape')).digest() for name in names
+    ]
     order = sorted(range(len(pairs)), key=ranks.__getitem__)
     ends = [
         round(len(pairs) * share) for share in itertools.accumulate(float(share) for _, share in description.splits)
