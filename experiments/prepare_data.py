@@ -46,20 +46,29 @@ class Checked:
     split: str
     count: int
     faults: tuple[str, ...]
-    pixels: np.ndarray  # int64 [L + 1], by class, the ignored last
+    pixels: np.ndarray  # int64 [L + 3], by class or joint, what is not labelled, distances missing and known
     sizes: collections.Counter[Size]
 
 
 def look(dataset: Dataset, index: int) -> tuple[str, np.ndarray, Size]:
-    """('', pixels by class, size) of an example, or (what is wrong, nothing, nothing)."""
-    counts = np.zeros(dataset.num_classes + 1, np.int64)
+    """('', pixels by class or joints by name, size) of an example, or (what is wrong, nothing, nothing).
+
+    After those that are not labelled come, where there are distances, the pixels that have none and those that have.
+    """
+    counts = np.zeros(dataset.num_classes + 3, np.int64)
     try:
-        label = dataset[index].label
+        example = dataset[index]
     except InputError as error:
         return str(error), counts, (0, 0)
-    values, numbers = np.unique(label, return_counts=True)
-    counts[np.where(values == IGNORE_LABEL, dataset.num_classes, values)] = numbers
-    return '', counts, (label.shape[0], label.shape[1])
+    if 'joints' in dataset.targets:
+        visible = example.person.visible > 0
+        counts[: dataset.num_classes], counts[dataset.num_classes] = visible, (~visible).sum()
+    else:
+        values, numbers = np.unique(example.label, return_counts=True)
+        counts[np.where(values == IGNORE_LABEL, dataset.num_classes, values)] = numbers
+    if 'depth' in dataset.targets:
+        counts[-2:] = (example.depth == 0).sum(), (example.depth > 0).sum()
+    return '', counts, (example.image.shape[0], example.image.shape[1])
 
 
 def check(dataset: Dataset) -> Checked:
@@ -72,7 +81,7 @@ def check(dataset: Dataset) -> Checked:
         dataset.split,
         len(dataset),
         tuple(fault for fault, _, _ in found if fault),
-        sum((counts for counts, _ in whole), np.zeros(dataset.num_classes + 1, np.int64)),
+        sum((counts for counts, _ in whole), np.zeros(dataset.num_classes + 3, np.int64)),
         collections.Counter(size for _, size in whole),
     )
 
@@ -103,10 +112,13 @@ def counts_table(found: Sequence[Checked], absent: dict[str, str], kind: type[Da
 
 
 def histogram(found: Sequence[Checked], kind: type[Dataset]) -> list[str]:
-    """The share of each class in each split, in %."""
-    lines = [f'| class | {" | ".join(checked.split for checked in found)} |', '|:--|' + '--:|' * len(found)]
+    """The share of each class, or joint, in each split, in %."""
+    lines = [
+        f'| {"joint" if "joints" in kind.targets else "class"} | {" | ".join(checked.split for checked in found)} |',
+        '|:--|' + '--:|' * len(found),
+    ]
     for place, name in enumerate((*kind.classes, 'not labelled')):
-        shares = (100 * checked.pixels[place] / max(1, checked.pixels.sum()) for checked in found)
+        shares = (100 * checked.pixels[place] / max(1, checked.pixels[:-2].sum()) for checked in found)
         lines.append(f'| {name} | {" | ".join(f"{share:.3f}" for share in shares)} |')
     return lines
 
@@ -114,7 +126,15 @@ def histogram(found: Sequence[Checked], kind: type[Dataset]) -> list[str]:
 def report(found: Sequence[Checked], absent: dict[str, str], kind: type[Dataset], root: str) -> str:
     """All that was found, as Markdown."""
     lines = [f'# {kind.name} in {root}', '', *counts_table(found, absent, kind), '']
-    lines += ['Shares of the pixels in %:', '', *histogram(found, kind), '']
+    lines += [
+        f'Shares of the {"joints" if "joints" in kind.targets else "pixels"} in %:',
+        '',
+        *histogram(found, kind),
+        '',
+    ]
+    if 'depth' in kind.targets:
+        missing = (f'{100 * one.pixels[-2] / max(1, one.pixels[-2:].sum()):.1f} % in {one.split}' for one in found)
+        lines += [f'Distances that are missing: {", ".join(missing)}.', '']
     for checked in found:
         if checked.faults:
             lines += [f'## Faulty in {checked.split}', '', *(f'- {fault}' for fault in checked.faults), '']

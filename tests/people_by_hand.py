@@ -11,7 +11,7 @@ def heat_maps(joints, size, *, stride, sigma):
     """Gaussians of height 1 around the nearest cell within three deviations; and which of them reach the map."""
     maps, inside = np.zeros((len(joints), *size)), []
     for index, (x, y) in enumerate(joints):
-        cell_x, cell_y = int(math.floor(x / stride + 0.5)), int(math.floor(y / stride + 0.5))
+        cell_x, cell_y = math.floor(x / stride + 0.5), math.floor(y / stride + 0.5)
         for row in range(size[0]):
             for column in range(size[1]):
                 if max(abs(row - cell_y), abs(column - cell_x)) <= 3 * sigma:

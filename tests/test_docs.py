@@ -201,7 +201,7 @@ def test_pages_that_the_code_mentions_have_these_headings():
 def test_every_script_has_a_row():
     rows = set(re.findall(r'^\| `(\w+\.py)`', read('experiments/README.md'), re.MULTILINE))
     scripts = {path.name for path in (ROOT / 'experiments').glob('*.py') if '__main__' in path.read_text()}
-    assert scripts - rows == {'run_network.py'}  # is a loader that export_cell.py copies
+    assert scripts - rows == {'run_network.py'}  # is a loader that the exporting scripts copy
     assert not rows - scripts
 
 

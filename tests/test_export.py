@@ -21,6 +21,7 @@ from dpc_jax import datasets, described, export, networks, ops
 from dpc_jax.base import InputError
 from dpc_jax.spaces import dpc
 from dpc_jax.weights import checkpoint
+from tests import scripts, small
 from tests.networks_by_hand import filled
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
@@ -297,3 +298,23 @@ def test_a_place_that_nobody_has_is_refused_with_how_many_there_are(toy_search, 
     assert second.startswith(f'error: --place is {ranked + 1};')
     assert "no study 'absent'" in third
     assert done.stdout.split() == ['2'] * 3
+
+
+def test_an_image_that_is_too_large_is_passed_over_and_the_others_are_not(tmp_path, monkeypatch, capsys):
+    """The loader alone, with a program that finds class 1 everywhere."""
+    loader = scripts.module_at(ROOT / 'experiments/run_network.py')
+    takes = jax.ShapeDtypeStruct((1, 8, 8, 3), np.uint8)
+    monkeypatch.setattr(loader, 'HERE', tmp_path)
+    monkeypatch.setattr(
+        loader, 'load', lambda: (takes, lambda images: {'logits': np.eye(2)[[1] * 64].reshape(1, 8, 8, 2)})
+    )
+    (tmp_path / 'network.json').write_text(json.dumps({'classes': ['a', 'b'], 'palette': [[0, 0, 0], [9, 9, 9]]}))
+    for name, side in (('small', 8), ('huge', 40), ('last', 8)):
+        Image.new('RGB', (side, side)).save(tmp_path / f'{name}.png')
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 64)
+    paths = [str(tmp_path / f'{name}.png') for name in ('small', 'huge', 'last')]
+    assert loader.run_images(paths, tmp_path / 'found') == 1
+    assert 'huge.png: ' in capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / 'found').iterdir()) == ['last.png', 'small.png']
+    with pytest.raises(SystemExit, match='is that of .*small.png, too; give one of them with another --out'):
+        loader.run_images([paths[0], str(tmp_path / 'sub/small.png')], tmp_path / 'found')

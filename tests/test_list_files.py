@@ -138,3 +138,9 @@ def test_names_that_are_no_utf8_have_a_fingerprint(tmp_path):
 def test_all_ways_to_part_a_line():
     assert list_files.halves('a b,c') == [('a', 'b,c'), ('a b', 'c')]
     assert list_files.split('a;b, c\td') == ['a', 'b', 'c', 'd']
+
+
+def test_a_path_may_begin_with_the_folder_itself(tmp_path):
+    (tmp_path / 'list.txt').write_text('./a.jpg ./b/a.png\n././c.jpg\nd./e.jpg\n')
+    lines = [line for _, line in list_files.read_lines(tmp_path / 'list.txt', 'a path')]
+    assert lines == ['a.jpg b/a.png', 'c.jpg', 'd./e.jpg']

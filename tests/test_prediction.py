@@ -473,3 +473,19 @@ def test_rows_come_back_as_they_were_written(tmp_path):
     assert Kept(tmp_path, {'x': 1}, classes).rows == kept.rows
     assert tuple(kept.rows['dir/näme'].summary.values()) == (0.25, 0.75)
     assert json.loads((tmp_path / 'prediction.json').read_text()) == {'x': 1}
+
+
+@pytest.mark.parametrize('ending', ['.txt', '.lst', '.csv'])
+def test_a_list_may_have_any_of_its_endings(tmp_path, ending):
+    Image.fromarray(picture(0, (5, 6))).save(tmp_path / 'a.png')
+    (tmp_path / f'list{ending}').write_text('./a.png\n')
+    (found,) = prediction.listed(str(tmp_path / f'list{ending}'), tmp_path / 'out')
+    assert found.path == tmp_path / 'a.png'
+
+
+@pytest.mark.parametrize('name', ['weights.npz', 'graph.pb', 'model.h5'])
+def test_a_file_of_other_weights_says_what_it_is(tmp_path, name, fault):
+    (tmp_path / name).write_bytes(b'x')
+    said = fault(lambda: dpc_jax.predict(tmp_path / name, picture(0, (5, 6))))
+    assert f"checkpoint '{tmp_path / name}' is a" in said
+    assert 'wanted: a folder that a training wrote' in said

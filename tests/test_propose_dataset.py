@@ -180,3 +180,60 @@ def test_genuine_folders(shared):
     assert found.fields['label_suffix'] == '_gtFine_labelTrainIds.png'
     seen = label_values.look([shared('data/fixtures/cityscapes_tiny') / found.pairs[0][1]])
     assert set(seen.pixels) <= {*range(19), 255}
+
+
+# ---- what cannot be taken for labels --------------------------------------------------------------------------------
+
+
+def mask(number):
+    label = np.zeros((64, 80), np.uint8)
+    label[10 + 5 * number : 40 + 5 * number, 20:60] = 255
+    return label
+
+
+@pytest.mark.parametrize('how', ['smooth', 'jpeg'])
+def test_masks_with_soft_edges_are_refused(tmp_path, propose, how, fault):
+    """255 would be taken for unknown, and what lies between for dozens of classes."""
+    for number in range(4):
+        for folder in ('photos', 'masks'):
+            (tmp_path / 'root' / folder).mkdir(parents=True, exist_ok=True)
+        Image.new('RGB', (80, 64), (number, 9, 9)).save(tmp_path / f'root/photos/i{number}.jpg')
+        small = Image.fromarray(mask(number)).resize((19, 15))
+        image = small.resize((80, 64), Image.Resampling.BILINEAR) if how == 'smooth' else Image.fromarray(mask(number))
+        image.save(tmp_path / f'root/masks/i{number}.{"png" if how == "smooth" else "jpg"}')
+    message = fault(lambda: propose(tmp_path / 'root', write=True))
+    assert 'are masks of 0 and 255 with many values between: smoothed edges or JPEG' in message
+    assert not (tmp_path / 'root/dataset.json').exists()
+
+
+def test_labels_of_different_kinds_are_named(tmp_path, propose, fault):
+    root = tmp_path / 'root'
+    for number in range(2):
+        for folder in ('photos', 'masks'):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+        Image.new('RGB', (80, 64), (number, 9, 9)).save(root / f'photos/i{number}.png')
+    Image.fromarray(np.full((64, 80), 1000, np.uint16)).save(root / 'masks/i0.png')
+    Image.new('RGB', (80, 64), (200, 0, 30)).save(root / 'masks/i1.png')
+    message = fault(lambda: propose(root))
+    assert f'the labels are of different kinds: {root / "masks/i0.png"} is gray of 16 bits' in message
+
+
+def test_what_is_asked_for_is_checked(tmp_path, propose, fault):
+    assert fault(lambda: propose('')) == '--root is empty; give the folder of images and labels'
+    assert '--labels is -1 and --images 4' in fault(lambda: propose(tmp_path, labels=-1))
+
+
+def test_names_that_are_not_utf_8_have_their_share(tmp_path):
+    """Splits by share: the digest that orders images takes any name."""
+    root = tmp_path / 'root'
+    for folder in ('photos', 'masks'):
+        (root / folder).mkdir(parents=True)
+    for name in ('a', 'caf\udce9', 'c', 'd'):
+        Image.new('RGB', (8, 6)).save(root / f'photos/{name}.png')
+        Image.fromarray(np.eye(6, 8, dtype=np.uint8)).save(root / f'masks/{name}.png')
+    fields = {'images': 'photos', 'labels': 'masks', 'classes': ('a', 'b'), 'splits': {'train': 0.5, 'val': 0.5}}
+    (root / 'dataset.json').write_text(json.dumps(fields))
+    config = ml_collections.ConfigDict({'name': 'folders', 'root': str(root)})
+    found = [datasets.load('folders', config, split) for split in datasets.SPLITS]
+    assert sum(len(split) for split in found) == 4
+    assert any('\udce9' in split.example_name(index) for split in found for index in range(len(split)))

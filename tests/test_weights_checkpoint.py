@@ -393,8 +393,15 @@ def test_any_change_of_any_file_is_refused(kept: pathlib.Path) -> None:
     checkpoint.restore(kept, shapes_of(small_variables()))
 
 
-def test_a_file_that_was_added_is_refused_unless_hidden(kept: pathlib.Path) -> None:
+def test_a_file_that_is_gone_is_called_missing(kept: pathlib.Path) -> None:
+    (name, *_) = sorted(path.name for path in kept.iterdir() if path.is_file() and path.name != 'SHA256SUMS')
+    (kept / name).unlink()
+    assert restore_refusal(kept) == f' is damaged: {name} is missing'
+
+
+def test_a_file_that_was_added_is_refused_unless_it_is_hidden_or_lies_beside(kept: pathlib.Path) -> None:
     (kept / '.DS_Store').write_text('of a file manager')
+    (kept / 'README.md').write_text("of the user's")
     checkpoint.restore(kept, shapes_of(small_variables()))
     (kept / 'd/more').write_text('text')
     assert restore_refusal(kept) == ' is damaged: d/more is not as SHA256SUMS says'

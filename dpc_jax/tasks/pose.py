@@ -286,7 +286,7 @@ class Pose(Task):
         """Skeletons over the image."""
         return pose.draw(image, found.joints, self.skeleton, self.palette)
 
-    def files_of(self, found: Found, *, exported: bool) -> Mapping[str, Written]:
+    def files_of(self, found: Any, *, exported: bool) -> Mapping[str, Written]:
         """None: joints are written once for all images (`collected`)."""
         return {}
 
