@@ -18,7 +18,7 @@ from dpc_jax.datasets.folders.description import COLOUR, ID, INDEX, Colour
 NAMES = ('classes.txt', 'class_names.txt', 'labels.txt', 'names.txt', 'obj.names')  # a name on each line
 COLOURS = ('class_dict.csv', 'label_colors.txt', 'labelmap.txt', 'class_dict_seg.csv')  # a name and RGB on each
 BLACK = (0, 0, 0)
-SOFT, SOFT_VALUES = 0.1, 8  # share of a mask that is neither 0 nor 255, and values there, from which on it is soft
+SOFT, SOFT_VALUES = 0.25, 8  # share of a mask that is neither 0 nor 255, and values there, from which on it is soft
 GAPS = 0.5  # values are indices if so large a share of 0..largest is there
 Value = int | Colour
 

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from configs import camvid, cityscapes
-from dpc_jax import datasets, described, evaluation, files, inference, metrics, networks, preprocess, weights
+from dpc_jax import datasets, described, evaluation, files, inference, metrics, networks, preprocess, tasks, weights
 from dpc_jax.base import IGNORE_LABEL, InputError
 from dpc_jax.evaluation import scorer as evaluator
 from dpc_jax.journeys import evaluate
@@ -182,11 +182,11 @@ def test_labels_are_not_needed(held, tmp_path):
 
 def test_the_last_batch_is_filled_up_with_what_is_not_counted(root):
     dataset = datasets.load('camvid', toy(root).dataset, 'val')
-    batches = list(evaluator.make_batches(dataset, range(5), (49, 65), 4))
+    batches = list(evaluator.make_batches(dataset, tasks.make(toy(root)), range(5), (49, 65), 4))
     assert [len(batch.examples) for batch in batches] == [4, 1]
-    assert all(batch.images.shape == (4, 49, 65, 3) and batch.labels.shape == (4, 49, 65) for batch in batches)
+    assert all(batch.images.shape == (4, 49, 65, 3) and batch.target.shape == (4, 49, 65) for batch in batches)
     for batch in batches:
-        for example, image, label in zip(batch.examples, batch.images, batch.labels, strict=False):
+        for example, image, label in zip(batch.examples, batch.images, batch.target, strict=False):
             height, width = example.label.shape
             np.testing.assert_array_equal(image[:height, :width], example.image)
             np.testing.assert_array_equal(label[:height, :width], example.label)

@@ -316,5 +316,5 @@ def test_an_image_that_is_too_large_is_passed_over_and_the_others_are_not(tmp_pa
     assert loader.run_images(paths, tmp_path / 'found') == 1
     assert 'huge.png: ' in capsys.readouterr().err
     assert sorted(path.name for path in (tmp_path / 'found').iterdir()) == ['last.png', 'small.png']
-    with pytest.raises(SystemExit, match='is that of .*small.png, too; give one of them with another --out'):
+    with pytest.raises(SystemExit, match=r'is that of .*small\.png, too; give one of them with another --out'):
         loader.run_images([paths[0], str(tmp_path / 'sub/small.png')], tmp_path / 'found')

@@ -16,11 +16,13 @@ from PIL import Image
 
 import dpc_jax
 from configs import from_checkpoint, scenes
-from dpc_jax import datasets, described, image_files, inference, networks, prediction, weights
+from dpc_jax import datasets, described, image_files, inference, label_pictures, networks, prediction, weights
+from dpc_jax.datasets import Facts
 from dpc_jax.inference import InferenceSettings
 from dpc_jax.journeys import predict
 from dpc_jax.prediction import Kept, PredictSettings, tiles
 from dpc_jax.prediction.predictor import Found
+from dpc_jax.tasks.segmentation import Segmentation
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
 
@@ -224,7 +226,7 @@ def test_the_page_shows_every_image(done):
 
 def test_the_overlay_is_the_image_under_the_colours():
     image, colours = np.full((2, 2, 3), 100, np.uint8), np.full((2, 2, 3), 200, np.uint8)
-    assert (prediction.results.blend(image, colours) == 160).all()
+    assert (label_pictures.blend(image, colours) == 160).all()
 
 
 def test_ids_of_the_server_may_be_written(photos, tmp_path):
@@ -290,11 +292,11 @@ def test_an_image_of_any_shape_is_written(checkpoint, tmp_path):
 
 
 def test_ids_above_255_are_written_with_16_bits(tmp_path):
-    classes = {'classes': ('a', 'b'), 'palette': np.zeros((2, 3), np.uint8), 'export_ids': (0, 300)}
+    task = Segmentation(Facts('two', ('a', 'b'), ((0, 0, 0),) * 2, (0, 300)))
     (tmp_path / 'p.png').write_bytes(b'x')
-    kept = Kept(tmp_path, {}, classes)
+    kept = Kept(tmp_path, {}, task, exported=True)
     kept.add('p', tmp_path / 'p.png', np.zeros((1, 2, 3), np.uint8), Found(np.array([[0, 1]], np.uint8), None, True))
-    assert np.array(Image.open(kept.label('p'))).tolist() == [[0, 300]]
+    assert np.array(Image.open(tmp_path / 'labels/p.png')).tolist() == [[0, 300]]
 
 
 def test_an_image_without_its_label_file_is_predicted_again(done):
@@ -465,12 +467,12 @@ def test_batches_hold_images_of_one_padded_size(checkpoint):
 
 
 def test_rows_come_back_as_they_were_written(tmp_path):
-    classes = {'classes': ('a', 'b'), 'palette': np.zeros((2, 3), np.uint8), 'export_ids': None}
-    kept = Kept(tmp_path, {'x': 1}, classes)
+    task = Segmentation(Facts('two', ('a', 'b'), ((0, 0, 0),) * 2))
+    kept = Kept(tmp_path, {'x': 1}, task)
     found = Found(np.array([[0, 1], [1, 1]], np.uint8), None, True)
     (tmp_path / 'p').write_bytes(b'x')
     kept.add('dir/näme', tmp_path / 'p', np.zeros((2, 2, 3), np.uint8), found)
-    assert Kept(tmp_path, {'x': 1}, classes).rows == kept.rows
+    assert Kept(tmp_path, {'x': 1}, task).rows == kept.rows
     assert tuple(kept.rows['dir/näme'].summary.values()) == (0.25, 0.75)
     assert json.loads((tmp_path / 'prediction.json').read_text()) == {'x': 1}
 

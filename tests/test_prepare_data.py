@@ -47,7 +47,7 @@ def test_classes_are_counted_by_pixel(root):
     found = prepare_data.check(dataset)
     labels = np.stack([example.label for example in dataset])
     expected = [(labels == value).sum() for value in (*range(11), 255)]
-    np.testing.assert_array_equal(found.pixels, expected)
+    np.testing.assert_array_equal(found.pixels, [*expected, 0, 0])  # there are no distances
     assert (found.count, found.faults, dict(found.sizes)) == (4, (), {(72, 96): 4})
     shares = prepare_data.histogram([found], camvid.CamVid)
     assert f'| sky | {100 * expected[0] / labels.size:.3f} |' in shares
@@ -138,3 +138,24 @@ def test_a_config_names_own_data(tmp_path, monkeypatch):
     monkeypatch.setattr(data_folder, 'DATASET', types.SimpleNamespace(value='camvid'))
     with pytest.raises(InputError, match="--dataset is 'camvid'; needed are a data set"):
         data_folder.chosen()
+
+
+@pytest.mark.parametrize(
+    ('name', 'said'), [('mpii', 'Shares of the joints in %'), ('nyudv2', 'Distances that are missing')]
+)
+def test_people_and_distances_are_counted_and_drawn(name, said, drawn):
+    config = ml_collections.ConfigDict({'name': name, 'root': str(drawn(name)), 'depth_scale': 5000.0})
+    dataset = datasets.load(name, config, 'val')
+    found = prepare_data.check(dataset)
+    text = prepare_data.report([found], {}, type(dataset), 'here')
+    assert said in text
+    if name == 'mpii':
+        visible = np.stack([example.person.visible for example in dataset])
+        np.testing.assert_array_equal(found.pixels[:16], visible.sum(0))
+        assert found.pixels[16] == (visible == 0).sum()
+    else:
+        missing = np.stack([example.depth for example in dataset]) == 0
+        assert found.pixels[-2:].tolist() == [missing.sum(), (~missing).sum()]
+    sheet = prepare_data.contact_sheet(dataset, 2)
+    shown = [axes for axes in sheet.axes if axes.get_images()]
+    assert len(shown) == 2 * (2 if name == 'mpii' else 3)

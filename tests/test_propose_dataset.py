@@ -211,11 +211,14 @@ def test_labels_of_different_kinds_are_named(tmp_path, propose, fault):
     for number in range(2):
         for folder in ('photos', 'masks'):
             (root / folder).mkdir(parents=True, exist_ok=True)
-        Image.new('RGB', (80, 64), (number, 9, 9)).save(root / f'photos/i{number}.png')
+        noise = np.random.default_rng(number).integers(0, 256, (64, 80, 3), np.uint8)
+        Image.fromarray(noise).save(root / f'photos/i{number}.jpg')
     Image.fromarray(np.full((64, 80), 1000, np.uint16)).save(root / 'masks/i0.png')
     Image.new('RGB', (80, 64), (200, 0, 30)).save(root / 'masks/i1.png')
     message = fault(lambda: propose(root))
-    assert f'the labels are of different kinds: {root / "masks/i0.png"} is gray of 16 bits' in message
+    assert message.startswith('the labels are of different kinds: ')
+    assert f'{root / "masks/i0.png"} is gray of 16 bits' in message
+    assert f'{root / "masks/i1.png"} is of colours' in message
 
 
 def test_what_is_asked_for_is_checked(tmp_path, propose, fault):
@@ -228,8 +231,8 @@ def test_names_that_are_not_utf_8_have_their_share(tmp_path):
     root = tmp_path / 'root'
     for folder in ('photos', 'masks'):
         (root / folder).mkdir(parents=True)
-    for name in ('a', 'caf\udce9', 'c', 'd'):
-        Image.new('RGB', (8, 6)).save(root / f'photos/{name}.png')
+    for number, name in enumerate(('a', 'caf\udce9', 'c', 'd')):
+        Image.new('RGB', (8, 6), (9 * number, 0, 0)).save(root / f'photos/{name}.png')
         Image.fromarray(np.eye(6, 8, dtype=np.uint8)).save(root / f'masks/{name}.png')
     fields = {'images': 'photos', 'labels': 'masks', 'classes': ('a', 'b'), 'splits': {'train': 0.5, 'val': 0.5}}
     (root / 'dataset.json').write_text(json.dumps(fields))

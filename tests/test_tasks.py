@@ -359,7 +359,7 @@ def test_right_joints_are_perfect_and_wrong_ones_are_not(examples):
     for example in dataset:
         right = np.concatenate([example.person.joints, np.ones((16, 1))], 1)
         rows += task.rows(example, right)
-        others += task.rows(example, right + (60, 0, 0))
+        others += task.rows(example, right + np.array([60, 0, 0]))
     assert task.compute({}, rows)['pckh_0.5'] == 1
     assert task.compute({}, others)['pckh_0.5'] == 0
 

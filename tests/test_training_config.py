@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs import common
-from dpc_jax import assembly, checks, contexts, training
+from dpc_jax import assembly, checks, contexts, tasks, training
 from dpc_jax.base import SegmentationExample
 from dpc_jax.contexts import aspp
 from dpc_jax.datasets import camvid
@@ -41,11 +41,14 @@ def test_images_that_are_normalised_together(batch_size, parts, batch_norm, devi
 
 def test_a_batch_norm_over_one_value_is_refused(fault):
     """A batch of four in four parts, and batch 1: the image-level feature has one cell of one image."""
-    for fields in ({'train__batch_size': 4, 'train__accumulate': 4}, {'train__batch_size': 1}):
+    ways = ('fewer parts, a larger batch_size', 'a larger batch_size')
+    for fields, way in zip(
+        ({'train__batch_size': 4, 'train__accumulate': 4}, {'train__batch_size': 1}), ways, strict=True
+    ):
         said = fault(lambda fields=fields: training.check(config(context__name='aspp', **fields), 1))
         assert said.endswith(
-            'normalises 1 image at a time, of which context/image_pooling/BatchNorm has 1 value per channel; take fewer'
-            " parts, a larger batch_size, or batch_norm 'synced' or 'frozen'"
+            'normalises 1 image at a time, of which context/image_pooling/BatchNorm has 1 value per channel; take'
+            f" {way}, or batch_norm 'frozen'"
         )
     said = fault(
         lambda: training.check(config(context__name='aspp', train__batch_norm='per_device', train__batch_size=4), 4)
@@ -120,9 +123,9 @@ class Blank(camvid.CamVid):
 def test_one_large_image_of_an_evaluation_is_named_before_the_work(caplog):
     made = config(evaluate__crop_size=(0, 0))
     small = ((33, 33),) * 4
-    assert evaluation_config.choose_crop(made, Blank('val', (), small)) == (33, 33)
+    assert evaluation_config.choose_crop(made, Blank('val', (), small), tasks.make(made)) == (33, 33)
     assert not caplog.records
-    assert evaluation_config.choose_crop(made, Blank('val', (), (*small, (90, 70)))) == (97, 81)
+    assert evaluation_config.choose_crop(made, Blank('val', (), (*small, (90, 70))), tasks.make(made)) == (97, 81)
     (record,) = caplog.records
     # 97 * 81 pixels of three float32 are 94,284 bytes.
     assert 'image 4 has 90x70 pixels, where 33x33 are common: all 5 images are padded to 97x81' in record.getMessage()
