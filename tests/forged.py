@@ -11,6 +11,7 @@ import numpy as np
 
 from dpc_jax import evaluation
 from dpc_jax.datasets import Dataset, Facts
+from dpc_jax.evaluation import report as evaluation_report
 from dpc_jax.spaces.dpc import Genotype
 from dpc_jax.study import Candidate
 from dpc_jax.tasks.segmentation import Segmentation
