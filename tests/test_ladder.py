@@ -144,7 +144,7 @@ class Training:
         )
         classes = len(datasets.classes(config.dataset))
         right = 5 + len(config.context.genotype) % 7 + config.seed
-        return Evaluation(np.eye(classes, dtype=np.int64) * right + 1, {}, [])
+        return Evaluation({'confusion': np.eye(classes, dtype=np.int64) * right + 1}, {}, [])
 
 
 @pytest.fixture
