@@ -56,6 +56,14 @@ def trained(tmp_path_factory):
     return of
 
 
+@pytest.fixture
+def one_device(monkeypatch):
+    """A few images go through one device, not a share of each batch through each of the session's."""
+    one = sharding.data_mesh(1)
+    for name in ('data_mesh', 'local_mesh'):
+        monkeypatch.setattr(sharding, name, lambda: one)
+
+
 def refusal(run):
     with pytest.raises(InputError) as error:
         run()
@@ -298,6 +306,21 @@ def test_an_exported_program_finds_what_the_network_finds(name, trained, photos,
         assert depth.shape == label.shape == image.shape[:2]
 
 
+# ---- every config ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('config', 'arg'), [(nyud_depth, 'toy'), (nyud_joint, 'toy'), (mpii_pose, 'toy'), (coco_pose, 'deeplab,toy')]
+)
+def test_every_toy_trains_on_drawn_data_in_the_real_folders(config, arg, tmp_path, one_device, quick_compilation):
+    made = config.get_config(arg)
+    made.train.steps, made.evaluate.pictures = 1, 1
+    found = train.run(made, tmp_path)
+    assert (tmp_path / 'data' / made.dataset.name).is_dir()
+    assert found.row['task'] == made.task.name
+
+
 # ---- overfit --------------------------------------------------------------------------------------------------------
 
 
@@ -313,14 +336,6 @@ def learned(config, steps):
     config.train.parts = {part: dict(adam) for part in ('backbone', 'decoder', 'logits')}
     config.dataset.generated = 0
     return config
-
-
-@pytest.fixture
-def one_device(monkeypatch):
-    """A few images go through one device, not a share of each batch through each of the session's."""
-    one = sharding.data_mesh(1)
-    for name in ('data_mesh', 'local_mesh'):
-        monkeypatch.setattr(sharding, name, lambda: one)
 
 
 @pytest.mark.slow
