@@ -54,7 +54,19 @@ flags.FLAGS.mark_as_parsed()  # grain reads flags, and nobody parses them under 
 
 
 LONGEST = (
-    *('train', 'experiments', 'run', 'aux_decoder', 'search', 'ladder', 'population', 'equivalence', 'aux_machine'),
+    *(
+        'train',
+        'task_journeys',
+        'task_toys',
+        'experiments',
+        'run',
+        'aux_decoder',
+        'search',
+        'ladder',
+        'population',
+        'equivalence',
+        'aux_machine',
+    ),
     *('study', 'aux_search', 'backbones', 'evaluate_cells', 'evaluate', 'contexts', 'controller', 'public_api', 'docs'),
 )
 """Files of tests that take minutes, the longest first."""

@@ -306,21 +306,6 @@ def test_an_exported_program_finds_what_the_network_finds(name, trained, photos,
         assert depth.shape == label.shape == image.shape[:2]
 
 
-# ---- every config ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ('config', 'arg'), [(nyud_depth, 'toy'), (nyud_joint, 'toy'), (mpii_pose, 'toy'), (coco_pose, 'deeplab,toy')]
-)
-def test_every_toy_trains_on_drawn_data_in_the_real_folders(config, arg, tmp_path, one_device, quick_compilation):
-    made = config.get_config(arg)
-    made.train.steps, made.evaluate.pictures = 1, 1
-    found = train.run(made, tmp_path)
-    assert (tmp_path / 'data' / made.dataset.name).is_dir()
-    assert found.row['task'] == made.task.name
-
-
 # ---- overfit --------------------------------------------------------------------------------------------------------
 
 
