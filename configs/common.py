@@ -201,6 +201,7 @@ def pose_recipe(config: ml_collections.ConfigDict) -> None:
         ):
             config.train.parts[part] = dict(adam)
     config.train.batch_size = 128
+    config.train.learning_rate = 0.001  # that of all parts, as the log shows it
     config.train.scales = (1.0,)
     config.train.ema_decay = 0.0
     config.evaluate.flip = True

@@ -201,6 +201,11 @@ def check_start(config: ml_collections.ConfigDict, folder: pathlib.Path, parts: 
     if held is None:
         return
     only = ['backbone']
+    if parts != 'backbone' and len(task_of(held).names) == tasks.make(config).channels:
+        try:
+            _check_task(held, tasks.fields_of(config), folder)
+        except InputError as error:  # of another number of channels the last layer is drawn anew
+            raise InputError(f"{error}; train.init.parts 'backbone' takes what both have") from error
     if parts != 'backbone':
         only += ['decoder', *['context'] * (held.network['context']['name'] == config.context.name)]
     try:

@@ -50,8 +50,8 @@ FAULTS = (OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error)
 """What Pillow raises for damaged files, and for damaged EXIF data."""
 
 
-def decode(path: pathlib.Path, mode: str | None) -> np.ndarray:
-    """The pixels of a file, upright, converted to `mode` (of Pillow) if there is one.
+def decode(path: pathlib.Path, mode: str | None, *, upright: bool = True) -> np.ndarray:
+    """The pixels of a file, upright unless they are wanted as stored, converted to `mode` (of Pillow) if there is one.
 
     Raises:
       InputError: the file cannot be read or is faulty; it has more pixels than Pillow lets pass; a gray image of
@@ -60,37 +60,37 @@ def decode(path: pathlib.Path, mode: str | None) -> np.ndarray:
     allow_pixels()
     try:
         with Image.open(path) as image:
-            return pixels(image, mode)
+            return pixels(image, mode, upright=upright)
     except Image.DecompressionBombError as error:
         raise too_large(str(path), path.read_bytes()[:PNG_DEPTH], error) from None
     except FAULTS as error:
         raise InputError(f'cannot decode {path}: {error}') from None
 
 
-def decode_bytes(content: bytes, mode: str | None, name: str) -> np.ndarray:
+def decode_bytes(content: bytes, mode: str | None, name: str, *, upright: bool = True) -> np.ndarray:
     """The same of a file's content; `name` is what errors call it."""
     allow_pixels()
     try:
         with Image.open(io.BytesIO(content)) as image:
-            return pixels(image, mode)
+            return pixels(image, mode, upright=upright)
     except Image.DecompressionBombError as error:
         raise too_large(name, content[:PNG_DEPTH], error) from None
     except FAULTS as error:
         raise InputError(f'cannot decode {name}: {error}') from None
 
 
-def pixels(image: Image.Image, mode: str | None) -> np.ndarray:
-    """The pixels of an open file, upright, converted to `mode` if there is one; ValueError if that cannot be."""
+def pixels(image: Image.Image, mode: str | None, *, upright: bool = True) -> np.ndarray:
+    """The pixels of an open file, upright or as stored, converted to `mode` if there is one; else ValueError."""
     image.load()  # a fault of the pixels shows here, and is not taken for one of the EXIF data
-    turn = TURNS.get(orientation_of(image))
-    upright = image if turn is None else image.transpose(turn)
+    turn = TURNS.get(orientation_of(image)) if upright else None
+    turned = image if turn is None else image.transpose(turn)
     if mode is None:
-        return np.array(upright)
-    if upright.mode == 'F' or (upright.mode == 'I' and image.format not in OF_16_BITS):
+        return np.array(turned)
+    if turned.mode == 'F' or (turned.mode == 'I' and image.format not in OF_16_BITS):
         raise ValueError('gray values of 32 bits have no known range; save it with 8 or 16 bits')
-    if upright.mode in WIDE:
-        upright = Image.fromarray(upper_bits(np.array(upright)))
-    return np.array(upright.convert(mode))
+    if turned.mode in WIDE:
+        turned = Image.fromarray(upper_bits(np.array(turned)))
+    return np.array(turned.convert(mode))
 
 
 def upper_bits(gray: np.ndarray) -> np.ndarray:

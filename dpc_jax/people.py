@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
 from dpc_jax import image_files
-from dpc_jax.base import InputError, Person, PoseExample
+from dpc_jax.base import InputError, Person, PoseExample, Size
 
 
 class Table(NamedTuple):
@@ -25,10 +25,13 @@ class Table(NamedTuple):
     scores: Float32[np.ndarray, ' N']
     numbers: Int64[np.ndarray, ' N']
     image_numbers: Int64[np.ndarray, ' N']
+    image_sizes: Int64[np.ndarray, 'N 2']  # as annotated; (0, 0) where the files do not say it
 
 
-def table(rows: Sequence[tuple[pathlib.Path, Person]], joints: int) -> Table:
-    """The table of people and the files of their images."""
+def table(
+    rows: Sequence[tuple[pathlib.Path, Person]], joints: int, image_sizes: Mapping[int, Size] | None = None
+) -> Table:
+    """The table of people and the files of their images, whose annotated sizes are given by their numbers."""
     people = [person for _, person in rows]
 
     def of(name: str, kind: type, *shape: int) -> np.ndarray:
@@ -39,6 +42,7 @@ def table(rows: Sequence[tuple[pathlib.Path, Person]], joints: int) -> Table:
         *(of('joints', np.float32, joints, 2), of('visible', np.uint8, joints)),
         *(of('centre', np.float32, 2), of('size', np.float32, 2)),
         *(of('head', np.float32), of('score', np.float32), of('number', np.int64), of('image_number', np.int64)),
+        np.array([(image_sizes or {}).get(person.image_number, (0, 0)) for person in people]).reshape(-1, 2),
     )
 
 
@@ -58,7 +62,13 @@ class People:
 
     def __getitem__(self, index: int) -> PoseExample:
         path, person = self.people.files[index], self.person(index)
-        image = image_files.decode(path, 'RGB')
+        image = image_files.decode(path, 'RGB', upright=False)  # joints are annotated in pixels as they are stored
+        annotated = tuple(self.people.image_sizes[index].tolist())
+        if annotated != (0, 0) and annotated != image.shape[:2]:
+            raise InputError(
+                f'{path} has {image.shape[0]}x{image.shape[1]} pixels (height x width), and is annotated as'
+                f' {annotated[0]}x{annotated[1]}'
+            )
         (x, y), (height, width) = person.centre, person.size
         if x + width / 2 < 0 or y + height / 2 < 0 or x - width / 2 > image.shape[1] or y - height / 2 > image.shape[0]:
             raise InputError(
@@ -103,7 +113,10 @@ def visible_of(values: Any, count: int, place: str) -> UInt8[np.ndarray, ' J']:
     """The visibility of joints; InputError where it is missing, or of another length."""
     if values is None:
         raise InputError(f'{place} has no visibility of its joints')
-    found = np.asarray(values)
+    try:
+        found = np.asarray(values, np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f'{place}: the visibility of its joints is no list of numbers') from None
     if found.shape != (count,):
         raise InputError(f'{place} says the visibility of {found.size} joints; there are {count}')
     return (found > 0).astype(np.uint8)

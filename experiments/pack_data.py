@@ -40,7 +40,8 @@ def main(argv: Sequence[str]) -> None:
     shown = functools.partial(track, console=Console(file=sys.stdout))
     sizes = _packed.write({dataset.split: dataset for dataset in there}, root, out, track=shown)
     for dataset in there:
-        print(f'{dataset.split}: {len(dataset)} images, {sizes[dataset.split] / 1e6:.1f} MB')
+        what = 'people' if 'joints' in dataset.targets else 'images'
+        print(f'{dataset.split}: {len(dataset)} {what}, {sizes[dataset.split] / 1e6:.1f} MB')
     for split, why in absent.items():
         print(f'{split}: not packed, {why}')
     print(out)

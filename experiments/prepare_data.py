@@ -2,6 +2,7 @@
 
   python experiments/prepare_data.py --dataset=cityscapes --root=/data/cityscapes
   python experiments/prepare_data.py --config=configs/ade20k.py --root=/data/ADEChallengeData2016
+  python experiments/prepare_data.py --config=configs/nyud_depth.py --root=/data/nyudv2
 
 Decodes all images and labels. Writes `report.md` and a contact sheet for each split into --out. A split that is not on
 disk is listed as absent, which is a fault only if --splits names it. Exit code: 0 all is whole, 1 files are faulty (all
@@ -96,7 +97,8 @@ def is_whole(checked: Checked, kind: type[Dataset]) -> bool:
 
 def counts_table(found: Sequence[Checked], absent: dict[str, str], kind: type[Dataset]) -> list[str]:
     """A row for each split."""
-    lines = ['| split | images | published | faulty | height x width |', '|:--|--:|--:|--:|:--|']
+    what = 'people' if 'joints' in kind.targets else 'images'
+    lines = [f'| split | {what} | published | faulty | height x width |', '|:--|--:|--:|--:|:--|']
     for checked in found:
         published = kind.published.get(checked.split)
         said = '–' if published is None else f'{published}' if published == checked.count else f'**{published}**'

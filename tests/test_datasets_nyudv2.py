@@ -54,6 +54,16 @@ def test_the_authors_file_is_read_upright_by_the_official_split(labeled):
             dataset[len(rows)]
 
 
+def test_distances_that_are_no_numbers_are_missing(labeled):
+    root, *_ = labeled
+    with h5py.File(root / nyudv2.LABELED, 'r+') as file:
+        file['depths'][0, 3, 5] = np.nan
+    nyudv2.opened.cache_clear()
+    depth = load(root)[0].depth
+    assert depth[5, 3] == 0
+    assert np.isfinite(depth).all()
+
+
 def test_without_a_mapping_nothing_is_labelled(labeled):
     root, *_ = labeled
     before = load(root).fingerprint()
@@ -100,6 +110,7 @@ def test_what_is_wrong_with_the_authors_files_is_one_line(labeled, fault, spoil,
         ({'images': (2, 3, 8, 6), 'depths': (2, 8, 6)}, "it has no 'labels'"),
         ({'images': (2, 8, 6, 3), 'depths': (2, 8, 6), 'labels': (2, 8, 6)}, 'images are (2, 8, 6, 3)'),
         ({'images': (2, 3, 8, 6), 'depths': (3, 8, 6), 'labels': (2, 8, 6)}, 'distances (3, 8, 6)'),
+        ({'images': (2, 3, 8, 6), 'depths': (2, 8, 6), 'labels': (2, 8, 5)}, 'labels (2, 8, 5)'),
     ],
 )
 def test_another_file_is_not_the_labelled_set(tmp_path, fault, parts, said):
@@ -158,6 +169,7 @@ def spoil_depth(folder: pathlib.Path, pixels: np.ndarray) -> None:
     [
         (lambda root: spoil_depth(root, np.ones((72, 96), np.uint8)), {}, 'is not a gray image of 16 bits'),
         (lambda root: spoil_depth(root, np.ones((72, 96, 3), np.uint8)), {}, 'is not a gray image of 16 bits'),
+        (lambda root: spoil_depth(root, np.ones((72, 96), bool)), {}, 'is not a gray image of 16 bits'),
         (lambda root: spoil_depth(root, np.ones((71, 96), np.uint16)), {}, 'sizes differ'),
         (lambda root: (root / 'depth/train_0000.png').unlink(), {}, 'train.txt, line 1: there is no file'),
         (lambda root: (root / 'train.txt').write_text('a b c d'), {}, "'a b c d' has 4 paths"),

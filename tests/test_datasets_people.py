@@ -122,6 +122,9 @@ def test_a_share_of_the_images_is_val_where_no_list_says_so(tmp_path, fault):
         (lambda held: held[0].update(center=[900.0, 900.0]), 'lies outside of its image of 96x72'),
         (lambda held: held.pop(), 'boxes (2, 2, 3); valid.json has 2 people'),
         (lambda held: held[0].update(joints='x'), 'its joints are no list of 16 points'),
+        (lambda held: held[0].update(joints_vis='x'), 'the visibility of its joints is no list of numbers'),
+        (lambda held: held[0].update(center=None), 'person 0 has no center (x, y) or no scale'),
+        (lambda held: held[0].update(scale='abc'), 'person 0 has no center (x, y) or no scale'),
     ],
 )
 def test_what_is_wrong_with_mpii_is_one_line(copy, fault, change, said):
@@ -174,7 +177,7 @@ def test_detections_take_the_place_of_the_annotated_boxes(copy):
     dataset = load('coco_keypoints', root, detections=str(root / 'boxes.json'))
     (example,) = dataset
     assert (example.person.score, example.person.image_number) == (pytest.approx(0.7), 2)
-    assert (example.person.centre, example.person.size) == ((25.0, 32.0), (40.0, 30.0))
+    assert (example.person.centre, example.person.size) == ((25.5, 32.5), (41.0, 31.0))
     assert not example.person.visible.any()
     assert len(load('coco_keypoints', root, 'train', detections=str(root / 'boxes.json'))) == 3
 
@@ -187,6 +190,17 @@ def test_detections_take_the_place_of_the_annotated_boxes(copy):
         (lambda held: held['annotations'][0].update(keypoints=[1] * 34), 'are not (x, y, visibility) of each joint'),
         (lambda held: held['annotations'][0].update(bbox=[500, 2, 9, 9]), 'lies outside of its image of 96x72'),
         (lambda held: held['annotations'][0].pop('bbox'), 'has no box (x, y, width, height): None'),
+        (lambda held: held['annotations'][0].update(bbox=[5, 2, 0, 9]), 'its box (5, 2, 0, 9) has no area'),
+        (
+            lambda held: held['annotations'][0]['keypoints'].__setitem__(2, -1),
+            'a visibility is none of 0 (not labelled)',
+        ),
+        (lambda held: held['annotations'][0]['keypoints'].__setitem__(0, 'x'), 'is not as in COCO: ValueError'),
+        (lambda held: held['annotations'][0].pop('id'), "is not as in COCO: KeyError 'id'"),
+        (lambda held: held['annotations'][0].update(image_id=[1]), 'is not as in COCO: TypeError'),
+        (lambda held: held['images'][0].pop('height'), "is not as in COCO: KeyError 'height'"),
+        (lambda held: held['images'][0].update(id='x'), 'is not as in COCO: ValueError'),
+        (lambda held: held['annotations'].__setitem__(0, 7), 'is not as in COCO: TypeError'),
         (lambda held: held.pop('images'), 'is no file of COCO keypoints'),
     ],
 )
@@ -194,6 +208,34 @@ def test_what_is_wrong_with_coco_is_one_line(copy, fault, change, said):
     root = copy('coco_keypoints')
     edited(root / PATH, change)
     assert said in fault(lambda: load('coco_keypoints', root))
+
+
+def test_what_pycocotools_reads_is_worked_out_where_it_is_missing(copy):
+    root = copy('coco_keypoints')
+    whole = load('coco_keypoints', root).truth()
+
+    def change(content):
+        for entry in content['annotations']:
+            for name in ('iscrowd', 'num_keypoints', 'category_id'):
+                entry.pop(name)
+
+    edited(root / PATH, change)
+    assert load('coco_keypoints', root).truth() == whole
+
+
+def test_images_are_as_they_are_stored_and_of_the_annotated_size(copy, fault):
+    """A camera's orientation is not applied: joints are annotated in the pixels as they are stored."""
+    root = copy('coco_keypoints')
+    dataset = load('coco_keypoints', root)
+    path, before = dataset.example_name(0), dataset[0].image
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(before).save(path, exif=exif, quality=95)
+    assert load('coco_keypoints', root)[0].image.shape == before.shape
+    edited(root / PATH, lambda held: held['images'][0].update(width=95))
+    assert 'has 72x96 pixels (height x width), and is annotated as 72x95' in fault(
+        lambda: load('coco_keypoints', root)[0]
+    )
 
 
 # ---- both -----------------------------------------------------------------------------------------------------------
@@ -225,12 +267,40 @@ def test_people_can_be_packed(name, drawn, tmp_path):
         dataset[len(dataset)]
 
 
+@pytest.mark.parametrize(
+    ('name', 'made', 'wanted', 'said'),
+    [
+        (
+            'coco_keypoints',
+            {},
+            {'detections': 'boxes.json'},
+            "dataset.detections is 'boxes.json'; the pack was made with ''",
+        ),
+        ('mpii', {}, {'heads': 'joints'}, "dataset.heads is 'joints'; the pack was made with 'boxes'"),
+        (
+            'nyudv2',
+            {'depth_scale': 5000.0},
+            {'depth_scale': 1000.0},
+            'dataset.depth_scale is 1000.0; the pack was made',
+        ),
+    ],
+)
+def test_a_pack_is_not_read_in_another_way(name, made, wanted, said, drawn, tmp_path, fault):
+    dataset = load(name, drawn(name), **made)
+    _packed.write({'val': dataset}, drawn(name), tmp_path / 'pack', track=lambda items, *_: iter(items))
+    assert len(load(name, tmp_path / 'pack', **made)) == len(dataset)
+    assert said in fault(lambda: load(name, tmp_path / 'pack', **wanted))
+
+
 # ---- boxes ----------------------------------------------------------------------------------------------------------
 
 
 def test_boxes_are_found_by_path_name_or_number(tmp_path):
-    images = [tmp_path / 'a.jpg', tmp_path / 'COCO_val2014_000000000042.jpg', tmp_path / 'c.png']
-    names = ['a.jpg', 42, str(images[2])]
+    images = [tmp_path / 'a.jpg', tmp_path / 'COCO_val2014_000000000042.jpg', tmp_path / 'in/c.png']
+    (tmp_path / 'in').mkdir()
+    for image in images:
+        Image.new('RGB', (20, 10)).save(image)
+    names = ['a.jpg', 42, 'in/c.png']
     (tmp_path / 'boxes.json').write_text(json.dumps([{'image_id': name, 'bbox': [1, 2, 3, 4]} for name in names]))
     found = box_files.by_image(str(tmp_path / 'boxes.json'), images)
     assert found == {str(image): [(1.0, 2.0, 3.0, 4.0, 1.0)] for image in images}
@@ -245,13 +315,33 @@ def test_boxes_are_found_by_path_name_or_number(tmp_path):
         ('[{"image_id": 1}]', 'box 0: KeyError'),
         ('[{"image_id": 1, "bbox": [1, 2]}]', 'box 0: ValueError'),
         ('[{"image_id": "other", "bbox": [1, 2, 3, 4]}]', 'none is of one of the images'),
+        ('[{"image_id": "a", "bbox": [NaN, 2, 3, 4]}]', 'box 0: ValueError'),
+        ('[{"image_id": "a", "bbox": [1, 2, 3, 4], "score": NaN}]', 'box 0: ValueError'),
+        ('[{"image_id": "a", "bbox": [1, 2, 0, 0]}]', 'its box (1, 2, 0, 0) has no area'),
+        ('[{"image_id": "a", "bbox": [50, 2, 9, 9]}]', 'lies outside of its image of 20x10 (width x height)'),
+        ('[{"image_id": "b.jpg", "bbox": [1, 2, 3, 4]}]', "'b.jpg' may be"),
     ],
 )
 def test_what_is_wrong_with_boxes_is_one_line(tmp_path, fault, text, said):
     (tmp_path / 'boxes.json').write_text(text)
-    assert said in fault(lambda: box_files.by_image(str(tmp_path / 'boxes.json'), [tmp_path / 'a.jpg']))
+    images = [tmp_path / name for name in ('a.jpg', 'x/b.jpg', 'y/b.jpg')]
+    for image in images:
+        image.parent.mkdir(exist_ok=True)
+        Image.new('RGB', (20, 10)).save(image)
+    assert said in fault(lambda: box_files.by_image(str(tmp_path / 'boxes.json'), images))
 
 
-@pytest.mark.parametrize(('box', 'expected'), [([-5, -5, 20, 20], (0, 0, 19, 19)), ([90, 60, 50, 50], (90, 60, 5, 11))])
+def test_boxes_of_other_images_are_counted(tmp_path, capsys):
+    Image.new('RGB', (20, 10)).save(tmp_path / 'a.jpg')
+    boxes = [{'image_id': name, 'bbox': [1, 2, 3, 4]} for name in ('a', 'other')]
+    (tmp_path / 'boxes.json').write_text(json.dumps(boxes))
+    assert len(box_files.by_image(str(tmp_path / 'boxes.json'), [tmp_path / 'a.jpg'])) == 1
+    assert '1 boxes of ' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ('box', 'expected'),
+    [([-5, -5, 20, 20], (0, 0, 19, 19)), ([90, 60, 50, 50], (90, 60, 5, 11)), ([95.3, 1, 0.7, 9], (95.3, 1, 1, 8))],
+)
 def test_a_box_is_cut_to_its_image(box, expected):
     assert box_files.inside(box, (72, 96), 'here') == expected

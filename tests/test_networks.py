@@ -167,9 +167,9 @@ def test_what_makes_no_network_is_one_line(fields, words):
     assert '\n' not in str(error.value)
 
 
-def test_too_few_classes_are_refused():
-    with pytest.raises(InputError, match=r'^num_classes is 1; it must be at least 2$'):
-        networks.make(toy(), 1)
+def test_too_few_channels_are_refused():
+    with pytest.raises(InputError, match=r'^num_classes is 0; it must be at least 1$'):
+        networks.make(toy(), 0)
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,6 @@ def test_the_detections_of_an_evaluation_are_those_that_it_scores(trained):
     [
         ('depth', {'task.output': 'exp'}, "is of another task: task.output is 'linear' there and 'exp' here"),
         ('pose', {'task.stride': 8}, 'is of another task: task.stride is 4 there and 8 here'),
-        ('pose', {'evaluate.crop_size': (0, 0)}, 'sees crops of one size at one scale: give their size, and (1.0,)'),
         ('pose', {'evaluate.scales': (1.0, 0.5)}, 'sees crops of one size at one scale'),
     ],
 )
@@ -170,6 +169,22 @@ def test_another_meaning_of_the_outputs_is_refused(name, fields, said, trained, 
     config.update_from_flattened_dict(fields)
     config.checkpoint = str(trained(name)[0] / 'weights')
     assert said in refusal(lambda: evaluate.run(config, tmp_path))
+
+
+def test_a_pose_checkpoint_is_evaluated_with_nothing_but_its_data(trained, tmp_path):
+    workdir, found = trained('pose')
+    config = from_checkpoint.get_config()
+    config.journey, config.checkpoint, config.evaluate.flip = 'evaluate', str(workdir / 'weights'), True
+    config.dataset.root = str(workdir / 'data/mpii')
+    again = evaluate.run(config, tmp_path)
+    assert again.row['pckh_0.5'] == pytest.approx(found.row['pckh_0.5'])
+
+
+def test_weights_of_another_meaning_start_no_training(trained, tmp_path):
+    config = config_of('depth')
+    config.task.output, config.train.init.checkpoint = 'exp', str(trained('depth')[0] / 'weights')
+    said = refusal(lambda: train.run(config, tmp_path))
+    assert "task.output is 'linear' there and 'exp' here; train.init.parts 'backbone' takes what both have" in said
 
 
 # ---- predictions ----------------------------------------------------------------------------------------------------

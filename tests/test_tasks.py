@@ -113,6 +113,7 @@ def change(name, /, **fields):
         (change('pose', sigma=0.0), 'task.sigma is 0.0; it must be above 0'),
         (change('pose', zoom=1.0), 'task.zoom is 1.0'),
         (change('pose', turned=2.0), 'task.turned is 2.0; it must be a probability'),
+        (change('depth', limits=(3.0,)), 'task.limits is (3.0,); it must be (nearest, farthest)'),
         (change('pose', stride=0), 'task.stride is 0; it must be at least 1'),
     ],
 )
@@ -121,6 +122,17 @@ def test_what_cannot_be_is_one_line(make, said):
         make()
     assert said in str(error.value)
     assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('field', ['train.crop_size', 'evaluate.crop_size'])
+def test_the_stride_of_heat_maps_divides_the_crop(field, fault):
+    said = fault(lambda: task_of('pose', stride=7).check_size(field, (65, 65)))
+    assert said == f'{field} is (65, 65) and task.stride 7, which must divide both sides less 1'
+
+
+def test_segmentation_has_two_classes_at_least():
+    with pytest.raises(InputError, match=r'^num_classes is 1; it must be at least 2$'):
+        tasks.of({'name': 'segmentation'}, datasets.Facts('one', ('a',), ((0, 0, 0),)))
 
 
 def test_a_field_that_is_missing_is_named():
@@ -427,6 +439,14 @@ def test_what_is_odd_about_distances_is_said(capsys):
     out = capsys.readouterr().out
     assert 'distances of train (1 of 1 images): 2.00 to 40.00 m, 50.0 % missing' in out
     assert '33.3 % of the distances of train are beyond' in out
+
+
+def test_rooms_without_labels_are_refused_where_they_are_needed(examples, fault):
+    example = examples('depth_segmentation')[0]
+    bare = example._replace(label=np.full_like(example.label, IGNORE_LABEL))
+    assert 'hold no class at all; the task depth needs none' in fault(
+        lambda: task_of('depth_segmentation').announce(Of(bare))
+    )
 
 
 def test_people_without_joints_or_heads_are_said(examples, capsys, fault):

@@ -101,6 +101,10 @@ class Dataset(abc.ABC):
     def __iter__(self) -> Iterator[Any]:
         return (self[index] for index in range(len(self)))
 
+    def reading(self) -> dict[str, Any]:
+        """The fields of the config by which files are read in one way or another; a pack keeps to them."""
+        return {}
+
     def truth(self) -> Any:
         """What scores need besides examples, in plain values: annotations that no example has; None if nothing."""
         return None
@@ -285,6 +289,11 @@ def load(name: str, config: ml_collections.ConfigDict, split: str) -> Dataset:
                     f'dataset.{field} is {config[field]}; a pack has every image once, give the folder itself'
                 )
         packed: Dataset = _pack_module().load(name, config.root, split)
+        for field, value in packed.reading().items():
+            if config.get(field, value) != value:
+                raise InputError(
+                    f'dataset.{field} is {config[field]!r}; the pack was made with {value!r}, give the folder itself'
+                )
         return packed
     try:
         dataset: Dataset = importlib.import_module(f'{__name__}.{name}').load(config, split)

@@ -45,6 +45,7 @@ class Packed(Dataset):
     names: tuple[str, ...]
     digest: str
     held: Any = None  # `truth` of what was packed
+    read_by: Any = None  # its `reading`
 
     def __repr__(self) -> str:
         return f'Packed({self.name}, {self.split}, {self.root})'
@@ -60,7 +61,7 @@ class Packed(Dataset):
         parts = {}
         for target in ('image', *self.targets):
             try:
-                parts[target] = READERS[target](stored[target], f'{name} in {self.root}')
+                parts[target] = READERS[target](stored[target], f'{name} in {self.root}', 'joints' not in self.targets)
             except (ValueError, KeyError, TypeError, EOFError) as error:
                 raise InputError(f'{self.root}: example {index} of {self.split} is damaged: {_line(error)}') from None
         if 'joints' in parts:
@@ -72,6 +73,10 @@ class Packed(Dataset):
     def truth(self) -> Any:
         """That of the folder it was packed from."""
         return self.held
+
+    def reading(self) -> dict[str, Any]:
+        """That of the folder it was packed from."""
+        return dict(self.read_by or {})
 
     def example_name(self, index: int) -> str:
         """The path of the image in the folder it was packed from."""
@@ -96,23 +101,23 @@ class Packed(Dataset):
         return stored
 
 
-def _read_depth(content: bytes, place: str) -> Float32[np.ndarray, 'H W']:
+def _read_depth(content: bytes, place: str, upright: bool) -> Float32[np.ndarray, 'H W']:
     return np.load(io.BytesIO(zlib.decompress(content)))
 
 
-def _read_person(content: bytes, place: str) -> Person:
+def _read_person(content: bytes, place: str, upright: bool) -> Person:
     held = json.loads(content)
     joints, visible = np.array(held['joints'], np.float32).reshape(-1, 2), np.array(held['visible'], np.uint8)
     return Person(**{**held, 'joints': joints, 'visible': visible, **{x: tuple(held[x]) for x in ('centre', 'size')}})
 
 
-READERS: Mapping[str, Callable[[bytes, str], Any]] = {
-    'image': lambda content, place: image_files.decode_bytes(content, 'RGB', place),
-    'label': lambda content, place: image_files.decode_bytes(content, None, place),
+READERS: Mapping[str, Callable[[bytes, str, bool], Any]] = {
+    'image': lambda content, place, upright: image_files.decode_bytes(content, 'RGB', place, upright=upright),
+    'label': lambda content, place, upright: image_files.decode_bytes(content, None, place),
     'depth': _read_depth,
     'joints': _read_person,
 }
-"""Target -> what its bytes stand for."""
+"""Target -> what its bytes stand for; people are annotated in pixels as they are stored."""
 
 
 def _packed_depth(example: Any) -> bytes:
@@ -142,6 +147,7 @@ class About(NamedTuple):
     names: Mapping[str, list[str]]  # by split: paths of the images in the folder that was packed
     facts: Mapping[str, Any] | None  # of the data set, by the names in CLASS_FIELDS; None in older packs
     truths: Mapping[str, Any]  # by split: what scores need besides examples
+    readings: Mapping[str, Any]  # by split: fields by which files were read
 
 
 def kind(name: str, config: ml_collections.ConfigDict) -> type[Dataset]:
@@ -182,13 +188,21 @@ def load(name: str, root: str | pathlib.Path, split: str) -> Packed:
         raise InputError(
             f"the pack '{folder}' is damaged: {split} has {len(source)} of its {len(names[split])} examples"
         )
-    return kind(split, folder, source, tuple(names[split]), digests[split], about.truths.get(split))
+    return kind(
+        split, folder, source, tuple(names[split]), digests[split], about.truths.get(split), about.readings.get(split)
+    )
 
 
 def _about(name: str, folder: pathlib.Path) -> About:
     try:
         about = json.loads((folder / PACK_INFO).read_text(encoding='utf-8'))
-        found = About(about['fingerprints'], about['names'], _read_facts(about), about.get('truths') or {})
+        found = About(
+            about['fingerprints'],
+            about['names'],
+            _read_facts(about),
+            about.get('truths') or {},
+            about.get('readings') or {},
+        )
         held = about['source']
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f'{folder / PACK_INFO} cannot be read: {_line(error)}') from None
@@ -271,6 +285,7 @@ class _Builder(tfds.core.GeneratorBasedBuilder):
             'source': first.name,
             'facts': _facts(first),
             'fingerprints': {split: dataset.fingerprint() for split, dataset in self._sets.items()},
+            'readings': {split: dataset.reading() for split, dataset in self._sets.items()},
             'truths': {split: dataset.truth() for split, dataset in self._sets.items()},
             'names': {split: self._names(dataset) for split, dataset in self._sets.items()},
         }

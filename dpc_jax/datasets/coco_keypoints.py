@@ -10,18 +10,19 @@ An example is a person that is no crowd, has a box and a labelled joint, as in t
 average precision is counted against all annotated people of val.
 """
 
+import contextlib
 import dataclasses
 import json
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import ml_collections
 import numpy as np
 from jaxtyping import UInt8
 
 from dpc_jax import box_files, datasets, files, people
-from dpc_jax.base import InputError, Person
+from dpc_jax.base import InputError, Person, Size
 from dpc_jax.datasets import Dataset, Skeleton
 from dpc_jax.people import People
 
@@ -57,6 +58,12 @@ class CocoKeypoints(People, Dataset):
         JOINTS, tuple((left, left + 1) for left in range(1, len(JOINTS), 2)), LIMBS, SIGMAS
     )
 
+    read_by: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def reading(self) -> dict[str, Any]:
+        """Whose boxes the examples are."""
+        return dict(self.read_by)
+
 
 def load(config: ml_collections.ConfigDict, split: str) -> CocoKeypoints:
     """The people of a split. config: `root` (str); it may have `detections` (str)."""
@@ -64,19 +71,62 @@ def load(config: ml_collections.ConfigDict, split: str) -> CocoKeypoints:
     path = root / f'annotations/person_keypoints_{split}2017.json'
     folder = datasets.first_folder(root, (f'{split}2017', f'images/{split}2017'))
     held = _read(path)
-    images = {int(image['id']): image for image in held['images']}
-    annotated = list(_annotated(held['annotations'], images, folder, str(path)))
-    rows, detections = annotated, config.get('detections', '')
+    with _one_line(str(path)):
+        images = {
+            int(image['id']): Image(str(image['file_name']), (int(image['height']), int(image['width'])))
+            for image in held['images']
+        }
+    annotations = [
+        _completed(entry, f'{path}, annotation {number}') for number, entry in enumerate(held['annotations'])
+    ]
+    rows = list(_annotated(annotations, images, folder, str(path)))
+    detections = config.get('detections', '')
     if detections and split == 'val':
         rows = list(_detected(detections, images, folder))
+        if not rows:
+            raise InputError(f'{detections} has no boxes of people')
     if not rows:
         raise InputError(f'{path}: no person has a labelled joint')
     truth = {
         'images': [{'id': number} for number in images],
-        'annotations': [{name: entry[name] for name in KEPT if name in entry} for entry in held['annotations']],
+        'annotations': [{name: entry[name] for name in KEPT} for entry in annotations],
         'categories': [{'id': 1, 'name': 'person', 'keypoints': list(JOINTS), 'skeleton': []}],
     }
-    return CocoKeypoints(split, people.table(rows, len(JOINTS)), truth)
+    sizes = {number: image.size for number, image in images.items()}
+    return CocoKeypoints(split, people.table(rows, len(JOINTS), sizes), truth, {'detections': detections})
+
+
+class Image(NamedTuple):
+    """An image of the annotations."""
+
+    file_name: str
+    size: Size
+
+
+@contextlib.contextmanager
+def _one_line(place: str) -> Iterator[None]:
+    """Within it what is not as COCO has it is one line."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+        raise InputError(f'{place} is not as in COCO: {type(error).__name__} {error}') from None
+
+
+def _completed(entry: Any, place: str) -> dict[str, Any]:
+    """An annotation with all that pycocotools reads; what may be missing is worked out."""
+    with _one_line(place):
+        entry = dict(entry)
+        values = entry['keypoints']
+        if not isinstance(values, list) or len(values) % 3:
+            raise InputError(f'{place}: its keypoints are not (x, y, visibility) of each joint')
+        points = np.array(values, np.float64).reshape(-1, 3)
+        if not np.isin(points[:, 2], (0, 1, 2)).all():
+            raise InputError(f'{place}: a visibility is none of 0 (not labelled), 1 (covered) and 2 (visible)')
+        box = [float(value) for value in entry.get('bbox') or ()]
+        area = box[2] * box[3] if len(box) == 4 else 0.0
+        known = {'iscrowd': 0, 'category_id': 1, 'area': area, 'num_keypoints': int((points[:, 2] > 0).sum())}
+        known |= {name: entry[name] for name in known if entry.get(name) is not None}
+        return {**entry, **known, 'id': int(entry['id']), 'bbox': box, 'area': float(known['area'])}
 
 
 def _read(path: pathlib.Path) -> Mapping[str, Any]:
@@ -93,38 +143,38 @@ def _read(path: pathlib.Path) -> Mapping[str, Any]:
 
 
 def _annotated(
-    annotations: Sequence[Mapping[str, Any]], images: Mapping[int, Any], folder: pathlib.Path, path: str
+    annotations: Sequence[Mapping[str, Any]], images: Mapping[int, Image], folder: pathlib.Path, path: str
 ) -> Iterator[Row]:
     """The people with a labelled joint and a box that has an area."""
     for entry in annotations:
-        place = f'{path}, annotation {entry.get("id")}'
-        image = images.get(entry.get('image_id', -1))
+        place = f'{path}, annotation {entry["id"]}'
+        with _one_line(place):
+            image = images.get(entry['image_id'])
         if image is None:
-            raise InputError(f'{place} is of the image {entry.get("image_id")}, which is not there')
-        if entry.get('iscrowd', 0):
+            raise InputError(f'{place} is of the image {entry["image_id"]}, which is not there')
+        if entry['iscrowd']:
             continue
-        values = entry.get('keypoints')
-        if not isinstance(values, list) or len(values) % 3:
-            raise InputError(f'{place}: its keypoints are not (x, y, visibility) of each joint')
+        values = entry['keypoints']
         points = people.joints_of(np.array(values, np.float32).reshape(-1, 3)[:, :2].tolist(), len(JOINTS), place)
         visible = np.array(values[2::3], np.uint8)
-        if not visible.any() or not entry.get('area', 0) > 0:
+        if not visible.any() or not entry['area'] > 0:
             continue
-        box = box_files.inside(entry.get('bbox'), (image['height'], image['width']), place)
+        box = box_files.inside(entry['bbox'] or None, image.size, place)
         number, of_image = int(entry['id']), int(entry['image_id'])
-        yield _file(folder, image), _person(points, visible, box, 1.0, number, of_image)
+        yield folder / image.file_name, _person(points, visible, box, 1.0, number, of_image)
 
 
-def _detected(detections: str, images: Mapping[int, Any], folder: pathlib.Path) -> Iterator[Row]:
-    """The boxes of a detector."""
+def _detected(detections: str, images: Mapping[int, Image], folder: pathlib.Path) -> Iterator[Row]:
+    """The boxes of a detector, as they are."""
     nowhere, nothing = np.zeros((len(JOINTS), 2), np.float32), np.zeros(len(JOINTS), np.uint8)
     for number, entry in enumerate(box_files.read(detections)):
         place = f'{detections}, box {number}'
-        image = images.get(entry.image)
+        with _one_line(place):
+            image = images.get(entry.image)
         if image is None:
             raise InputError(f'{place} is of the image {entry.image}, which is not there')
-        box = box_files.inside(entry.box, (image['height'], image['width']), place)
-        yield _file(folder, image), _person(nowhere, nothing, box, entry.score, number, entry.image)
+        box_files.check(entry.box, image.size, place)
+        yield folder / image.file_name, _person(nowhere, nothing, entry.box, entry.score, number, int(entry.image))
 
 
 def _person(
@@ -133,7 +183,3 @@ def _person(
     x, y, width, height = box
     centre, size = (x + width / 2, y + height / 2), (height, width)
     return Person(points, visible, centre, size, 0.0, score, number, image)
-
-
-def _file(folder: pathlib.Path, image: Mapping[str, Any]) -> pathlib.Path:
-    return folder / str(image['file_name'])

@@ -80,6 +80,12 @@ class Mpii(People, Dataset):
         not_scored=(JOINTS.index('pelvis'), JOINTS.index('thorax')),
     )
 
+    read_by: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def reading(self) -> dict[str, Any]:
+        """How heads are measured, and how much of the official file is val."""
+        return dict(self.read_by)
+
 
 def load(config: ml_collections.ConfigDict, split: str) -> Mpii:
     """The people of a split.
@@ -102,7 +108,8 @@ def load(config: ml_collections.ConfigDict, split: str) -> Mpii:
         raise InputError(f'{root}: {split} has no people')
     if heads == 'joints':
         rows = [(path, _with_head(person)) for path, person in rows]
-    return Mpii(split, people.table(rows, len(JOINTS)))
+    read_by = {'heads': heads, 'val_share': config.get('val_share', 0.0)}
+    return Mpii(split, people.table(rows, len(JOINTS)), None, read_by)
 
 
 def _with_head(person: Person) -> Person:
@@ -131,7 +138,11 @@ def _of_json(root: pathlib.Path, path: pathlib.Path) -> Iterator[Row]:
         image = root / 'images' / str(entry['image'])
         if not image.is_file():
             raise InputError(f'{place}: there is no image {image}')
-        yield image, _person(joints, visible, entry['center'], entry['scale'], head=head, number=number)
+        try:
+            person = _person(joints, visible, entry['center'], entry['scale'], head=head, number=number)
+        except (TypeError, ValueError) as error:
+            raise InputError(f'{place} has no center (x, y) or no scale: {error}') from None
+        yield image, person
 
 
 def _person(
@@ -158,8 +169,8 @@ def _heads(path: pathlib.Path, count: int) -> list[float]:
     found = [path.with_name(name) for name in HEAD_BOXES if path.with_name(name).is_file()]
     if not found or 'train' in path.name:
         return [0.0] * count
-    boxes = np.asarray(matlab_files.read(found[0], 'headboxes_src'), np.float64)  # [2, 2, N]
-    if boxes.shape != (2, 2, count):
+    boxes = np.asarray(matlab_files.read(found[0], 'headboxes_src'))  # [2, 2, N]
+    if boxes.shape != (2, 2, count) or boxes.dtype.kind not in 'iuf':
         raise InputError(f'{found[0]} has boxes {boxes.shape}; {path.name} has {count} people: (2, 2, {count})')
     return [float(size) for size in HEAD * np.linalg.norm(boxes[1] - boxes[0], axis=0)]
 
@@ -174,6 +185,8 @@ def _of_official(root: pathlib.Path, split: str, val_share: float) -> Iterator[R
         images, is_train = np.atleast_1d(release.annolist), np.atleast_1d(release.img_train)
     except AttributeError as error:
         raise InputError(f'{path} is not the annotation of MPII: {error}') from None
+    if len(images) != len(is_train) or not all(hasattr(image, 'image') for image in images):
+        raise InputError(f'{path}: annolist has {len(images)} images and img_train {len(is_train)} entries')
     names = [str(image.image.name) for image in images]
     val = _val_images(root, [name for name, train in zip(names, is_train, strict=True) if train], val_share)
     of_split = [

@@ -19,7 +19,7 @@ import io
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import h5py
 import ml_collections
@@ -97,6 +97,10 @@ class Folder(Nyudv2):
         datasets.check_values(path, label, len(CLASSES))
         return label
 
+    def reading(self) -> dict[str, Any]:
+        """What stands for a metre, and what 0 means among labels."""
+        return {'depth_scale': self.depth_scale, 'reduce_zero_label': self.reduce_zero_label}
+
     def example_name(self, index: int) -> str:
         """The path of the image."""
         return str(self.files[index][0])
@@ -116,7 +120,7 @@ class Folder(Nyudv2):
 def read_depth(path: pathlib.Path, scale: float) -> Float32[np.ndarray, 'H W']:
     """Metres in a gray PNG of 16 bits whose value `scale` stands for one; InputError for any other file."""
     values = datasets.decode(path, None)
-    if values.ndim != 2 or values.dtype == np.uint8:
+    if values.ndim != 2 or values.dtype not in (np.uint16, np.int32):
         raise InputError(f'{path}: {values.dtype} {values.shape} is not a gray image of 16 bits, as distances are kept')
     return (values / np.float32(scale)).astype(np.float32)
 
@@ -143,7 +147,8 @@ class Labeled(Nyudv2):
         kinds = np.where(kinds < len(classes), kinds, 0)
         # MATLAB keeps columns first, so the file has [3, W, H] and [W, H].
         label = classes[kinds.T] if self.mapping else np.full(depth.T.shape, IGNORE_LABEL, np.uint8)
-        return DepthExample(np.ascontiguousarray(image.transpose(2, 1, 0)), label, depth.T.astype(np.float32), name)
+        metres = np.where(np.isfinite(depth), depth, 0).T.astype(np.float32)
+        return DepthExample(np.ascontiguousarray(image.transpose(2, 1, 0)), label, metres, name)
 
     def example_name(self, index: int) -> str:
         """The path of the file and the number of the image in it, from 1 on as the authors count."""
@@ -175,9 +180,12 @@ def opened(path: pathlib.Path, process: int) -> h5py.File:
     missing = [part for part in ('images', 'depths', 'labels') if part not in file]
     if missing:
         raise InputError(f"{path} is not the labelled set of NYU Depth v2: it has no '{missing[0]}'")
-    images, depths = file['images'].shape, file['depths'].shape
-    if len(images) != 4 or images[1] != 3 or images[2:] != depths[1:] or images[0] != depths[0]:
-        raise InputError(f'{path} is not the labelled set of NYU Depth v2: images are {images} and distances {depths}')
+    images, depths, labels = (tuple(getattr(file[part], 'shape', ())) for part in ('images', 'depths', 'labels'))
+    alike = len(images) == 4 and images[1] == 3 and (images[0], *images[2:]) == depths == labels
+    if not alike or file['images'].dtype != np.uint8:
+        raise InputError(
+            f'{path} is not the labelled set of NYU Depth v2: images are {images}, distances {depths}, labels {labels}'
+        )
     return file
 
 
@@ -222,7 +230,10 @@ def _load_labeled(root: pathlib.Path, split: str) -> Labeled:
 
 
 def _matrix(path: pathlib.Path, name: str) -> Int64[np.ndarray, ' n']:
-    found: Int64[np.ndarray, ' n'] = np.asarray(matlab_files.read(path, name)).ravel().astype(np.int64)
+    try:
+        found: Int64[np.ndarray, ' n'] = np.asarray(matlab_files.read(path, name)).ravel().astype(np.int64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: '{name}' is no matrix of whole numbers: {error}") from None
     return found
 
 

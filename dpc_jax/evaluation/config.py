@@ -31,8 +31,8 @@ def check(config: ml_collections.ConfigDict) -> None:
     evaluate, stride = config.evaluate, config.backbone.output_stride
     datasets.check_split(config.dataset, evaluate.split)
     make_network(config)
-    crop_size = _size(config, 'crop_size')
-    if tasks.make(config).of_crops and (crop_size == FOLLOWS or tuple(evaluate.scales) != (1.0,)):
+    crop_size, task = _crop_size(config), tasks.make(config)
+    if task.of_crops and (crop_size == FOLLOWS or tuple(evaluate.scales) != (1.0,)):
         raise InputError(
             f'evaluate.crop_size is {crop_size} and evaluate.scales {tuple(evaluate.scales)}; the task'
             f" '{config.task.name}' sees crops of one size at one scale: give their size, and (1.0,)"
@@ -42,6 +42,8 @@ def check(config: ml_collections.ConfigDict) -> None:
             f'evaluate.crop_size is {crop_size}; it must be output stride ({stride}) * k + 1, such as'
             f' {preprocess.next_crop(crop_size, stride)}, or {FOLLOWS} to fit the largest image'
         )
+    if crop_size != FOLLOWS:
+        task.check_size('evaluate.crop_size', crop_size)
     inference_settings(config, crop_size)
     checks.at_least(1, evaluate__batch_size=evaluate.batch_size)
     if not 0 <= evaluate.pictures <= MOST_PICTURES:
@@ -99,7 +101,10 @@ def choose_crop(config: ml_collections.ConfigDict, dataset: Dataset, task: Task)
       InputError: a faulty file, an image larger than the crop.
     """
     if task.of_crops:
-        return _size(config, 'crop_size')
+        held, wanted = tuple(tasks.fields_of(config).get('size', FOLLOWS)), _crop_size(config)
+        if held not in (FOLLOWS, wanted):
+            print(f'crops of {wanted}; the checkpoint is of crops of {held}')
+        return wanted
     with ThreadPoolExecutor() as pool:
         seen = pool.map(lambda index: task.size_of(dataset[index]), range(len(dataset)))
         sizes = list(track(seen, 'checking the images', len(dataset)))
@@ -126,6 +131,13 @@ def _size(config: ml_collections.ConfigDict, field: str) -> Size:
     if len(size) != 2 or any(type(side) is not int for side in size) or (size != FOLLOWS and min(size) < 1):
         raise InputError(f'evaluate.{field} is {size}; it must be (height, width), two integers above 0, or {FOLLOWS}')
     return size[0], size[1]
+
+
+def _crop_size(config: ml_collections.ConfigDict) -> Size:
+    """What the config asks for, or the size of the crops of the checkpoint's task."""
+    size = _size(config, 'crop_size')
+    height, width = tasks.fields_of(config).get('size', FOLLOWS) if size == FOLLOWS else size
+    return height, width
 
 
 def export_names(dataset: Dataset) -> dict[str, str]:

@@ -33,7 +33,7 @@ def announce(dataset: Dataset, skeleton: Skeleton) -> None:
     labelled = np.mean([person.visible > 0 for person in people], axis=0)
     never = [name for name, share in zip(skeleton.joints, labelled.tolist(), strict=True) if not share]
     if len(never) == len(skeleton.joints):
-        if any(person.score < 1 for person in people):  # boxes of a detector have no joints
+        if dataset.truth() is not None:  # boxes of a detector have no joints, and are judged by the annotations
             return
         raise InputError(f'no joint of {dataset.split} is labelled: nothing can be learned or judged')
     print(

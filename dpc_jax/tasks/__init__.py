@@ -100,6 +100,10 @@ class Task(abc.ABC):
         """InputError for a field of `config.train` that cannot go with the task."""
         del train
 
+    def check_size(self, field: str, size: Size) -> None:
+        """InputError if the network cannot see crops of that size, which a field of the config gives."""
+        del field, size
+
     def for_training(self, train: ml_collections.ConfigDict) -> 'Task':
         """The task with what `config.train` says of its loss."""
         self.check_training(train)

@@ -254,7 +254,10 @@ class Depth(Task):
 
 def make(fields: Mapping[str, Any], facts: Facts) -> Depth:
     """The task of `loss`, `output`, `limits` and `crop`."""
-    nearest, farthest = field(fields, Depth.name, 'limits')
+    limits = tuple(field(fields, Depth.name, 'limits'))
+    if len(limits) != 2:
+        raise InputError(f'task.limits is {limits}; it must be (nearest, farthest) in metres, above 0')
+    nearest, farthest = limits
     loss, output, crop = (field(fields, Depth.name, name) for name in ('loss', 'output', 'crop'))
     return Depth(facts, loss, output, (float(nearest), float(farthest)), crop)
 

@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 from matplotlib.figure import Figure
 
-from dpc_jax import checks, metrics, ops, preprocess, tasks
-from dpc_jax.base import DepthExample, MainScore, Shown, Size
+from dpc_jax import checks, label_counts, metrics, ops, preprocess, tasks
+from dpc_jax.base import IGNORE_LABEL, DepthExample, InputError, MainScore, Shown, Size
 from dpc_jax.datasets import Dataset, Facts
 from dpc_jax.depth import stacked
 from dpc_jax.tasks import Counts, Seen, Target, Task, Views, Written, field
@@ -68,7 +68,10 @@ class DepthSegmentation(Task):
         return dataclasses.replace(self, segmentation=self.segmentation.for_training(train))
 
     def announce(self, dataset: Dataset) -> None:
-        """Both."""
+        """Both; InputError where no pixel of a sample has a label, as of the authors' file without its mapping."""
+        chosen = label_counts.sample(len(dataset))
+        if not label_counts.count(dataset, chosen).pixels[:IGNORE_LABEL].any():
+            raise InputError(f'the labels of {dataset.split} hold no class at all; the task depth needs none')
         self.segmentation.announce(dataset)
         self.depth.announce(dataset)
 

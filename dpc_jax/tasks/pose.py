@@ -103,6 +103,11 @@ class Pose(Task):
                 " task 'pose' has neither: () and 1.0"
             )
 
+    def check_size(self, field: str, size: Size) -> None:
+        """The cells of a heat map lie on pixels, the last ones on the last."""
+        if any((side - 1) % self.stride for side in size):
+            raise InputError(f'{field} is {size} and task.stride {self.stride}, which must divide both sides less 1')
+
     def announce(self, dataset: Dataset) -> None:
         """Prints how many joints are labelled in a sample of the people, and warns where heads have no size."""
         pose.announce(dataset, self.skeleton)
@@ -262,10 +267,15 @@ class Pose(Task):
         """A crop for each box (x, y, width, height, score); without boxes the whole image is that of one person."""
         height, width = image.shape[:2]
         found = [(0.0, 0.0, float(width), float(height), 1.0)] if boxes is None else boxes
+        less, margin = (
+            (1.0, 1.0) if boxes is None else (0.0, MARGIN)
+        )  # corners on corners, where it is the image itself
         pieces = []
         for x, y, wide, high, score in found:
             centre = (x + (wide - 1) / 2, y + (high - 1) / 2)
-            matrix = pose.affine(centre, pose.fitted_size((high, wide), size, 1.0 if boxes is None else MARGIN), size)
+            matrix = pose.affine(
+                centre, pose.fitted_size((max(high - less, 1), max(wide - less, 1)), size, margin), size
+            )
             crop = pose.crop(np.asarray(image, np.uint8), matrix, size)
             pieces.append(Piece(crop, (matrix, (x, y, wide, high), score)))
         return pieces

@@ -46,6 +46,7 @@ def check(config: ml_collections.ConfigDict, num_devices: int) -> None:
     evaluation.check(config)
     datasets.check_split(config.dataset, train.split)
     network = make_network(config)
+    tasks.make(config).check_size('train.crop_size', tuple(train.crop_size))
     check_parts(step_settings(config).optimizer.parts, network.scopes)
     check_batch_norms(network, input_pipeline.pipeline_settings(config, num_devices), train.batch_norm, num_devices)
     checks.one_of('train.init.parts', train.init.parts, PARTS)
