@@ -29,7 +29,7 @@ from dpc_jax.journeys import train as train_journey
 from dpc_jax.prediction import Predictor, PredictSettings
 from dpc_jax.segmenter import Segmenter
 from dpc_jax.study import Candidate
-from dpc_jax.tasks import Task
+from dpc_jax.task import Task
 
 Path = str | pathlib.Path
 

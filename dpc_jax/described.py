@@ -18,7 +18,7 @@ from dpc_jax import contexts, datasets, preprocess, provenance, tasks, weights
 from dpc_jax.base import InputError
 from dpc_jax.datasets import Dataset, Facts, Skeleton
 from dpc_jax.files import local
-from dpc_jax.tasks import Task
+from dpc_jax.task import Task
 
 FILE = 'network.json'
 FORMAT = 1

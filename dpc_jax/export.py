@@ -15,7 +15,7 @@ from jaxtyping import Array, Num
 
 from dpc_jax.base import InputError, PyTree, Size
 from dpc_jax.segmenter import Segmenter
-from dpc_jax.tasks import Task
+from dpc_jax.task import Task
 
 PLATFORMS = ('cpu', 'cuda')
 IMAGE_DTYPES = ('uint8', 'float32')

@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float
 from dpc_jax import ops, sharding
 from dpc_jax.base import InputError, PyTree, Size
 from dpc_jax.segmenter import Segmenter, scale_size
-from dpc_jax.tasks import Target, Task
+from dpc_jax.task import Target, Task
 
 
 @dataclasses.dataclass(frozen=True)

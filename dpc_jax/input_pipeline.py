@@ -29,7 +29,7 @@ from dpc_jax import checks, preprocess, sharding
 from dpc_jax.base import Example, InputError, PyTree, Size
 from dpc_jax.datasets import Dataset
 from dpc_jax.read_ahead import read_ahead
-from dpc_jax.tasks import Seen, Target, Task, Views
+from dpc_jax.task import Seen, Target, Task, Views
 
 FAULTY_IMAGES = ('stop', 'skip')
 WORKER_BATCHES = 2  # batches that each worker holds ready

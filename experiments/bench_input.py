@@ -21,7 +21,7 @@ from dpc_jax.base import InputError, key_from_seed
 from dpc_jax.datasets import Dataset, _packed
 from dpc_jax.input_pipeline import PipelineSettings
 from dpc_jax.progress import track
-from dpc_jax.tasks import Task
+from dpc_jax.task import Task
 from experiments import common
 
 IMAGES = flags.DEFINE_integer('images', 64, 'Images that are decoded for each rate.')

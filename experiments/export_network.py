@@ -17,7 +17,7 @@ from absl import app, flags
 
 from dpc_jax import command_line, described, evaluation, export, files, provenance
 from dpc_jax.base import InputError, Size
-from dpc_jax.tasks import Task
+from dpc_jax.task import Task
 from experiments import common, image_size, network_folder
 
 CHECKPOINT = flags.DEFINE_string('checkpoint', '', 'Weights of the whole network; by default config.checkpoint.')

@@ -50,6 +50,7 @@ FLOORS = (
         'counting',
         'folding',
         'networks',
+        'task',
         'tasks',
         'inference',
         'study',

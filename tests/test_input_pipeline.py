@@ -223,7 +223,7 @@ def test_a_wrong_setting_is_refused(fields, said):
 def test_workers_hold_the_data_set_by_its_paths(root):
     import pickle
 
-    copy = pickle.loads(pickle.dumps(input_pipeline.Load(load(root), settings())))
+    copy = pickle.loads(pickle.dumps(input_pipeline.Load(load(root), TASK, settings())))
     rows = np.array([[0, 1], [1, 2], [2, 3], [3, 4]])
-    np.testing.assert_array_equal(copy(rows).images, input_pipeline.Load(load(root), settings())(rows).images)
+    np.testing.assert_array_equal(copy(rows).images, input_pipeline.Load(load(root), TASK, settings())(rows).images)
     assert isinstance(copy.dataset.files[0][0], pathlib.Path)

@@ -12,7 +12,7 @@ from dpc_jax import datasets, drawn_data, inference, preprocess, sharding, tasks
 from dpc_jax.base import IGNORE_LABEL, InputError
 from dpc_jax.inference import InferenceSettings
 from dpc_jax.segmenter import Segmenter
-from dpc_jax.tasks import Views
+from dpc_jax.task import Views
 from dpc_jax.training import optimizer, step
 from tests import small
 

@@ -148,8 +148,8 @@ def _of_json(root: pathlib.Path, path: pathlib.Path) -> Iterator[Row]:
 def _person(
     joints: Float[np.ndarray, 'J 2'],
     visible: UInt8[np.ndarray, ' J'],
-    centre: Sequence[float],
-    scale: float,
+    centre: Any,
+    scale: Any,
     *,
     head: float,
     number: int,

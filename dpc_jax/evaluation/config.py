@@ -19,7 +19,7 @@ from dpc_jax.evaluation.scorer import Scorer
 from dpc_jax.inference import InferenceSettings
 from dpc_jax.progress import track
 from dpc_jax.segmenter import Segmenter
-from dpc_jax.tasks import Task
+from dpc_jax.task import Task
 
 DTYPES = ('float32', 'bfloat16')
 MOST_PICTURES = 100  # all go into one picture, which grows with each

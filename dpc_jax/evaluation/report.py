@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dpc_jax.tasks import Counts, Task
+from dpc_jax.task import Counts, Task
 
 
 def as_json(row: Mapping[str, Any]) -> str:

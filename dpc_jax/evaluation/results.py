@@ -14,7 +14,7 @@ from dpc_jax.base import PyTree
 from dpc_jax.datasets import Dataset
 from dpc_jax.evaluation import report
 from dpc_jax.evaluation.scorer import Counted, Scorer
-from dpc_jax.tasks import Counts, Task
+from dpc_jax.task import Counts, Task
 
 HASHED = ('split', 'scales', 'flip', 'dtype', 'crop_size', 'image_pooling_crop_size')
 """Fields of `config.evaluate` that scores depend on; the network and the content of data and weights are added."""

@@ -27,7 +27,7 @@ from dpc_jax.inference import InferenceSettings, Predict
 from dpc_jax.progress import track
 from dpc_jax.read_ahead import read_ahead
 from dpc_jax.segmenter import Segmenter
-from dpc_jax.tasks import Counts, Row, Target, Task
+from dpc_jax.task import Counts, Row, Target, Task
 
 
 class PaddedBatch(NamedTuple):

@@ -31,7 +31,7 @@ from dpc_jax.base import InputError, Size
 from dpc_jax.prediction import Found, Kept, Listed, Predictor, PredictSettings, Row
 from dpc_jax.progress import track
 from dpc_jax.read_ahead import read_ahead
-from dpc_jax.tasks import Task
+from dpc_jax.task import Task
 
 STOPPED = 'the images that are finished are in {workdir}. The same command goes on from here.'
 SEVERAL_PROCESSES = 'a prediction is of one process; give each its own images and work folder'

@@ -12,7 +12,7 @@ import numpy as np
 
 from dpc_jax import files
 from dpc_jax.prediction.results import OVERLAYS, THUMBNAILS, Row
-from dpc_jax.tasks import Task
+from dpc_jax.task import Task
 
 PAGE, TABLE = 'index.html', 'predictions.csv'
 

@@ -15,7 +15,7 @@ from dpc_jax.base import InputError, PyTree, Size
 from dpc_jax.inference import InferenceSettings
 from dpc_jax.prediction import tiles
 from dpc_jax.segmenter import Segmenter
-from dpc_jax.tasks import Task
+from dpc_jax.task import Task
 
 Image = Num[np.ndarray, '_ _ 3']
 """RGB in 0..255."""

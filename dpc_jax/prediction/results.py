@@ -12,7 +12,7 @@ from PIL import Image
 from dpc_jax import files
 from dpc_jax.base import InputError
 from dpc_jax.prediction.predictor import Found
-from dpc_jax.tasks import Task
+from dpc_jax.task import Task
 
 OVERLAYS, PROBABILITIES, THUMBNAILS = 'overlays', 'probabilities', 'thumbnails'
 ROWS, CAUSE = 'predictions.jsonl', 'prediction.json'

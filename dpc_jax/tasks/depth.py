@@ -21,7 +21,8 @@ from PIL import Image
 from dpc_jax import checks, depth, label_counts, preprocess
 from dpc_jax.base import DepthExample, InputError, MainScore, Shown, Size
 from dpc_jax.datasets import Dataset, Facts
-from dpc_jax.tasks import Counts, Seen, Task, Views, Written, field
+from dpc_jax.task import Counts, Seen, Task, Views, Written, no_classes
+from dpc_jax.tasks import field
 
 FOLDER = 'depth'
 SUMS = 'depth'  # the one count
@@ -88,11 +89,7 @@ class Depth(Task):
 
     def check_training(self, train: ml_collections.ConfigDict) -> None:
         """Classes and their hard pixels are those of segmentation."""
-        if train.class_weights or train.hard_pixels < 1:
-            raise InputError(
-                f'train.class_weights is {tuple(train.class_weights)} and train.hard_pixels {train.hard_pixels}; the'
-                f" task '{self.name}' has neither: () and 1.0"
-            )
+        no_classes(train, self.name)
 
     def announce(self, dataset: Dataset) -> None:
         """Prints the range of the distances in a sample of the split, and how many are missing.

@@ -18,7 +18,8 @@ from dpc_jax import checks, label_counts, metrics, ops, preprocess, tasks
 from dpc_jax.base import IGNORE_LABEL, DepthExample, InputError, MainScore, Shown, Size
 from dpc_jax.datasets import Dataset, Facts
 from dpc_jax.depth import stacked
-from dpc_jax.tasks import Counts, Seen, Target, Task, Views, Written, field
+from dpc_jax.task import Counts, Seen, Target, Task, Views, Written
+from dpc_jax.tasks import field
 
 LABEL, DEPTH = 'label', 'depth'
 

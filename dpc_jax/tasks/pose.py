@@ -21,7 +21,8 @@ from dpc_jax import checks, ops, pose
 from dpc_jax.base import InputError, MainScore, PoseExample, Shown, Size
 from dpc_jax.datasets import Dataset, Facts, Skeleton
 from dpc_jax.pose import Found
-from dpc_jax.tasks import Counts, Piece, Row, Seen, Target, Task, Views, Written, field
+from dpc_jax.task import Counts, Piece, Row, Seen, Target, Task, Views, Written, no_classes
+from dpc_jax.tasks import field
 
 MARGIN = 1.25  # of a box (released code)
 HIT = 0.5  # of a tenth of the crop's height: the accuracy that the released code prints in training
@@ -97,11 +98,7 @@ class Pose(Task):
         """Scales are drawn by `zoom`, and there are no classes."""
         if tuple(train.scales) != (1.0,):
             raise InputError(f"train.scales is {tuple(train.scales)}; the task 'pose' zooms by task.zoom: (1.0,)")
-        if train.class_weights or train.hard_pixels < 1:
-            raise InputError(
-                f'train.class_weights is {tuple(train.class_weights)} and train.hard_pixels {train.hard_pixels}; the'
-                " task 'pose' has neither: () and 1.0"
-            )
+        no_classes(train, self.name)
 
     def check_size(self, field: str, size: Size) -> None:
         """The cells of a heat map lie on pixels, the last ones on the last."""

@@ -23,7 +23,7 @@ from dpc_jax import checks, label_counts, label_pictures, losses, metrics, ops, 
 from dpc_jax.base import IGNORE_LABEL, InputError, MainScore, SegmentationExample, Shown, Size
 from dpc_jax.datasets import Dataset, Facts
 from dpc_jax.losses import LossSettings
-from dpc_jax.tasks import Counts, Seen, Task, Views, Written
+from dpc_jax.task import Counts, Seen, Task, Views, Written
 
 SCORES = ('miou', 'miou_with_unlabelled', 'pixel_accuracy', 'class_accuracy', 'iou', 'accuracy')
 LABELS = 'labels'

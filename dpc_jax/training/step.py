@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Int
 from dpc_jax import checks, networks, sharding
 from dpc_jax.base import PyTree
 from dpc_jax.segmenter import Segmenter
-from dpc_jax.tasks import Target, Task
+from dpc_jax.task import Target, Task
 from dpc_jax.training import optimizer
 from dpc_jax.training.optimizer import OptimizerSettings
 
