@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 import dpc_jax
-from configs import coco_pose, from_checkpoint, mpii_pose, nyud_depth, nyud_joint
+from configs import cityscapes, coco_pose, from_checkpoint, mpii_pose, nyud_depth, nyud_joint
 from dpc_jax import inference, sharding, tasks
 from dpc_jax.base import InputError, PoseExample
 from dpc_jax.journeys import evaluate, predict, train
@@ -367,14 +367,14 @@ def test_joints_of_real_people_are_learned(shared, tmp_path, one_device):
 
 
 @pytest.mark.slow
-def test_classes_of_real_images_are_learned(shared, tmp_path, one_device):
-    from configs import pascal_voc
-
-    config = learned(pascal_voc.get_config(), 70)
-    config.dataset.root = str(shared('data/fixtures/voc2012/VOCdevkit'))
+def test_classes_of_a_real_image_are_learned(shared, tmp_path, one_device):
+    config = learned(cityscapes.get_config(), 160)
+    config.dataset.root = str(shared('data/fixtures/cityscapes_tiny'))
     config.train.init.checkpoint = str(shared('data/mobilenet_v2/imagenet.npz'))
-    config.train.split = config.evaluate.split = 'train'
-    config.dataset.duplicate_hard = False
-    config.train.batch_size, config.train.crop_size, config.train.scales = 2, (129, 177), (0.33,)
-    config.evaluate.crop_size, config.evaluate.scales = (0, 0), (0.33,)
-    assert train.run(config, tmp_path).row['miou'] > 0.7
+    config.train.split = config.evaluate.split = 'val'
+    config.train.parts.logits.learning_rate = 0.02
+    config.train.batch_size, config.train.crop_size, config.train.scales = 1, (129, 257), (1.0,)
+    config.evaluate.crop_size = (0, 0)
+    found = train.run(config, tmp_path).row
+    assert found['pixel_accuracy'] > 0.96
+    assert found['miou'] > 0.55  # ten classes are there, some in a few pixels
