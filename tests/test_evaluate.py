@@ -194,7 +194,7 @@ def test_the_last_batch_is_filled_up_with_what_is_not_counted(root):
             assert (image[:, width:] == preprocess.MEAN_PIXEL).all()
             assert (label[height:] == IGNORE_LABEL).all()
             assert (label[:, width:] == IGNORE_LABEL).all()
-    assert (batches[1].labels[1:] == IGNORE_LABEL).all()
+    assert (batches[1].target[1:] == IGNORE_LABEL).all()
 
 
 def test_reading_ahead_changes_nothing_but_the_time():
