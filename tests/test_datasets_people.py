@@ -267,6 +267,13 @@ def test_people_can_be_packed(name, drawn, tmp_path):
         dataset[len(dataset)]
 
 
+def test_a_pack_of_json_files_has_no_share_that_is_val(drawn, tmp_path):
+    """Made without a config, it is read by one: the share belongs to the authors' file alone."""
+    dataset = load('mpii', drawn('mpii'))
+    _packed.write({'val': dataset}, drawn('mpii'), tmp_path / 'pack', track=lambda items, *_: iter(items))
+    assert len(load('mpii', tmp_path / 'pack', heads='boxes', val_share=0.1)) == len(dataset)
+
+
 @pytest.mark.parametrize(
     ('name', 'made', 'wanted', 'said'),
     [

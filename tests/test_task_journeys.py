@@ -260,7 +260,7 @@ def test_a_person_is_found_where_the_evaluation_finds_it(trained):
     scores = inference.pass_scores(network.segmenter, task, network.variables, jnp.asarray(seen.image[None]))
     joints = np.asarray(task.found(scores))[0]
     (x, y), (height, width) = held.centre, held.size
-    (piece,) = task.pieces(image, task.size, [(x - (width - 1) / 2, y - (height - 1) / 2, width, height, 1.0)])
+    (piece,) = task.pieces(image, task.size, [(x - width / 2, y - height / 2, width, height, 1.0)])
     np.testing.assert_allclose(piece.image, seen.image, atol=1e-3)
     found = task.joined(image, [piece], [joints])
     np.testing.assert_allclose(found.joints[0], task.of_example(joints, example), atol=1e-6)

@@ -108,7 +108,9 @@ def load(config: ml_collections.ConfigDict, split: str) -> Mpii:
         raise InputError(f'{root}: {split} has no people')
     if heads == 'joints':
         rows = [(path, _with_head(person)) for path, person in rows]
-    read_by = {'heads': heads, 'val_share': config.get('val_share', 0.0)}
+    read_by: dict[str, Any] = {'heads': heads}
+    if not found and not (root / VAL_LIST).is_file():
+        read_by['val_share'] = config.get('val_share', 0.0)
     return Mpii(split, people.table(rows, len(JOINTS)), None, read_by)
 
 

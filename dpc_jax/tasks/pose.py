@@ -269,7 +269,7 @@ class Pose(Task):
         )  # corners on corners, where it is the image itself
         pieces = []
         for x, y, wide, high, score in found:
-            centre = (x + (wide - 1) / 2, y + (high - 1) / 2)
+            centre = (x + (wide - less) / 2, y + (high - less) / 2)
             matrix = pose.affine(
                 centre, pose.fitted_size((max(high - less, 1), max(wide - less, 1)), size, margin), size
             )
