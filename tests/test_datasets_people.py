@@ -9,7 +9,7 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from dpc_jax import box_files, datasets
+from dpc_jax import box_files, datasets, pose
 from dpc_jax.datasets import _packed, mpii
 
 
@@ -221,6 +221,24 @@ def test_what_pycocotools_reads_is_worked_out_where_it_is_missing(copy):
 
     edited(root / PATH, change)
     assert load('coco_keypoints', root).truth() == whole
+
+
+def test_people_without_joints_need_no_box(copy):
+    """pycocotools asks for one all the same: what has no labelled joint is ignored, whatever it overlaps."""
+    root = copy('coco_keypoints')
+
+    def change(content):
+        content['annotations'][0].update(keypoints=[0] * 51, num_keypoints=0)
+        content['annotations'][0].pop('bbox')
+
+    edited(root / PATH, change)
+    dataset = load('coco_keypoints', root)
+    rows = [(one.person.joints, one.person.image_number) for one in dataset]
+    found = [
+        {'image_id': number, 'category_id': 1, 'score': 1.0, 'keypoints': np.c_[joints, np.ones(17)].ravel().tolist()}
+        for joints, number in rows
+    ]
+    assert pose.average_precision(dataset.truth(), found, dataset.skeleton.sigmas)['ap'] == 1
 
 
 def test_images_are_as_they_are_stored_and_of_the_annotated_size(copy, fault):

@@ -403,6 +403,11 @@ def test_a_file_that_was_added_is_refused_unless_it_is_hidden_or_lies_beside(kep
     (kept / '.DS_Store').write_text('of a file manager')
     (kept / 'README.md').write_text("of the user's")
     checkpoint.restore(kept, shapes_of(small_variables()))
+    for name in ('network.json', '_sharding_of_others', 'more.ocdbt'):  # these might be read
+        (kept / name).write_text('{}')
+        assert restore_refusal(kept) == f' is damaged: {name} is not as SHA256SUMS says'
+        (kept / name).unlink()
+    checkpoint.restore(kept, shapes_of(small_variables()))
     (kept / 'd/more').write_text('text')
     assert restore_refusal(kept) == ' is damaged: d/more is not as SHA256SUMS says'
 

@@ -89,7 +89,9 @@ def load(config: ml_collections.ConfigDict, split: str) -> CocoKeypoints:
         raise InputError(f'{path}: no person has a labelled joint')
     truth = {
         'images': [{'id': number} for number in images],
-        'annotations': [{name: entry[name] for name in KEPT} for entry in annotations],
+        'annotations': [
+            {**{name: entry[name] for name in KEPT}, 'bbox': entry['bbox'] or [0.0] * 4} for entry in annotations
+        ],
         'categories': [{'id': 1, 'name': 'person', 'keypoints': list(JOINTS), 'skeleton': []}],
     }
     sizes = {number: image.size for number, image in images.items()}

@@ -26,6 +26,7 @@ from dpc_jax.weights.tf_import import LoadReport, Scopes
 
 BACKBONE = 'backbone'
 SUMS = 'SHA256SUMS'  # of all other files of a checkpoint, in the format of `sha256sum`
+READ = ('.json', '.ocdbt')  # endings of files that Orbax or this project may read
 
 NO_SPACE = ('No space left', 'RESOURCE_EXHAUSTED', 'Disk quota exceeded')
 """Words of Python, and of the libraries below Orbax, in errors of a full disk."""
@@ -190,17 +191,17 @@ def write_sums(path: pathlib.Path) -> None:
 
 
 def verify(path: pathlib.Path) -> None:
-    """InputError unless every file in the folder `path` is as `write_sums` found it, and no other is in folders below.
+    """InputError unless every file in the folder `path` is as `write_sums` found it, and no other may be read.
 
-    What lies beside them in the folder itself, such as notes of the user's, is not read and does no harm.
+    Notes of the user's beside them do no harm; whatever Orbax or this project might read must have its checksum.
     """
     try:
         text = (path / SUMS).read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"checkpoint '{path}' is not of this project, or damaged: no readable {SUMS}") from error
     sums = {name: digest for digest, _, name in (line.partition('  ') for line in text.splitlines())}
-    below = {name for name in _files(path) if '/' in name}
-    for name in sorted({*sums, *below} - {SUMS}):
+    read = {name for name in _files(path) if '/' in name or name.startswith('_') or name.endswith(READ)}
+    for name in sorted({*sums, *read} - {SUMS}):
         try:
             intact = files.sha256(path / name) == sums.get(name)
         except FileNotFoundError:
