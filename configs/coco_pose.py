@@ -21,16 +21,13 @@ from configs import common
 def get_config(arg: str = '') -> ml_collections.ConfigDict:
     """The network and its training; `arg` may be 'toy', 'deeplab' or both."""
     words = common.words(arg, 'toy', 'deeplab')
-    config = common.deeplab_config() if 'deeplab' in words else common.aux_network_config()
-    config.task = common.pose_task()
+    config = common.pose_config('deeplab' if 'deeplab' in words else 'aux_cells')
     config.task.zoom, config.task.turn = 0.3, 40.0
-    common.pose_recipe(config)
     config.dataset.name = 'coco_keypoints'
     config.dataset.detections = ''  # JSON of boxes that a detector found in val; '' takes the annotated ones
     config.train.steps = 164_000
     config.train.crop_size = (257, 193)
     config.evaluate.crop_size = (257, 193)
-    config.evaluate.batch_size = 32
     config.train.evaluate_every = 10_000
     if 'toy' in words:
         common.shrink_people(config)

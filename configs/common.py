@@ -192,6 +192,15 @@ def pose_task() -> ml_collections.ConfigDict:
     return config
 
 
+def pose_config(network: str) -> ml_collections.ConfigDict:
+    """A network for poses: 'deeplab', or a decoder of auxiliary cells for any other word."""
+    config = deeplab_config() if network == 'deeplab' else aux_network_config()
+    config.task = pose_task()
+    pose_recipe(config)
+    config.evaluate.batch_size = 32
+    return config
+
+
 def pose_recipe(config: ml_collections.ConfigDict) -> None:
     """How networks for poses are trained: Adam, 1e-3, 140 epochs of batch 128 (arXiv:1804.06208); here poly falls."""
     adam = {'optimizer': 'adam', 'learning_rate': 0.001, 'weight_decay': 0.0}

@@ -22,9 +22,7 @@ from configs import common
 def get_config(arg: str = '') -> ml_collections.ConfigDict:
     """The network and its training; `arg` may be 'toy', 'deeplab' or both."""
     words = common.words(arg, 'toy', 'deeplab')
-    config = common.deeplab_config() if 'deeplab' in words else common.aux_network_config()
-    config.task = common.pose_task()
-    common.pose_recipe(config)
+    config = common.pose_config('deeplab' if 'deeplab' in words else 'aux_cells')
     config.dataset.name = 'mpii'
     config.dataset.train_annotations = ''  # '' finds annot/train.json, annotations/mpii_train.json or the official file
     config.dataset.val_annotations = ''
@@ -33,7 +31,6 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     config.train.steps = 24_300
     config.train.crop_size = (257, 257)
     config.evaluate.crop_size = (257, 257)
-    config.evaluate.batch_size = 32
     config.train.evaluate_every = 2_000
     if 'toy' in words:
         common.shrink_people(config)

@@ -1,7 +1,6 @@
 """Boxes of people that a detector found, as COCO's results have them: a JSON list with one entry for each."""
 
 import contextlib
-import json
 import math
 import pathlib
 from collections import defaultdict
@@ -32,12 +31,7 @@ def read(path: str | pathlib.Path) -> Iterator[Box]:
       InputError: it cannot be read, or an entry has no image or no box.
     """
     place = files.local(path, 'the boxes')
-    try:
-        held = json.loads(files.text(place.read_bytes()))
-    except FileNotFoundError:
-        raise InputError(f'there is no file of boxes {place}') from None
-    except (OSError, ValueError) as error:
-        raise InputError(f'{place} cannot be read: {error}') from None
+    held = files.read_json(place)
     if not isinstance(held, list):
         raise InputError(f"{place} is no list of boxes, as COCO's results are")
     for number, entry in enumerate(held):

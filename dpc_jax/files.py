@@ -7,11 +7,13 @@ one under its name.
 import codecs
 import contextlib
 import hashlib
+import json
 import os
 import pathlib
 import re
 import shutil
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from dpc_jax.base import InputError
 
@@ -69,6 +71,16 @@ def text(content: bytes) -> str:
     """
     wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     return content.decode('utf-16' if wide else 'utf-8-sig')
+
+
+def read_json(path: pathlib.Path) -> Any:
+    """What a JSON file holds, whatever UTF encoding it has; InputError where it is missing or no JSON."""
+    try:
+        return json.loads(text(path.read_bytes()))
+    except FileNotFoundError:
+        raise InputError(f'there is no file {path}') from None
+    except (OSError, ValueError) as error:
+        raise InputError(f'{path} cannot be read: {error}') from None
 
 
 def local(path: Path, what: str) -> pathlib.Path:

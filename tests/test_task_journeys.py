@@ -286,7 +286,7 @@ def test_a_very_large_image_goes_in_tiles_whose_distances_are_blended(name, trai
         ('depth', {'probabilities': 1}, "predict.probabilities is 1, but the task 'depth' has none; allowed: 0"),
         ('depth', {'labels': 'export'}, "predict.labels is 'export', but the data set has no ids"),
         ('depth', {'boxes': 'x.json'}, "predict.boxes is 'x.json', but the task 'depth' sees whole images"),
-        ('pose', {'boxes': 'absent.json'}, 'there is no file of boxes'),
+        ('pose', {'boxes': 'absent.json'}, 'there is no file'),
     ],
 )
 def test_what_a_task_does_not_have_is_one_line(name, fields, said, trained, photos, tmp_path):

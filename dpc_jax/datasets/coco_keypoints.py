@@ -12,7 +12,6 @@ average precision is counted against all annotated people of val.
 
 import contextlib
 import dataclasses
-import json
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -132,14 +131,9 @@ def _completed(entry: Any, place: str) -> dict[str, Any]:
 
 
 def _read(path: pathlib.Path) -> Mapping[str, Any]:
-    try:
-        held = json.loads(files.text(path.read_bytes()))
-        if not all(isinstance(held[name], list) for name in ('images', 'annotations')):
-            raise TypeError('images and annotations are lists')
-    except FileNotFoundError:
-        raise InputError(f'there is no {path}') from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f'{path} is no file of COCO keypoints: {type(error).__name__} {error}') from None
+    held = files.read_json(path)
+    if not (isinstance(held, dict) and all(isinstance(held.get(name), list) for name in ('images', 'annotations'))):
+        raise InputError(f"{path} is no file of COCO keypoints: it has no lists 'images' and 'annotations'")
     found: Mapping[str, Any] = held
     return found
 

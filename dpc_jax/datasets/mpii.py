@@ -16,7 +16,6 @@ moved down by 15 of them, as the release of Simple Baselines does.
 """
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
@@ -121,12 +120,7 @@ def _with_head(person: Person) -> Person:
 
 
 def _of_json(root: pathlib.Path, path: pathlib.Path) -> Iterator[Row]:
-    try:
-        held = json.loads(files.text(path.read_bytes()))
-    except FileNotFoundError:
-        raise InputError(f'there is no {path}') from None
-    except (OSError, ValueError) as error:
-        raise InputError(f'{path} cannot be read: {error}') from None
+    held = files.read_json(path)
     if not isinstance(held, list) or not all(isinstance(entry, dict) for entry in held):
         raise InputError(f'{path} is not a list of people, as Simple Baselines keeps MPII')
     heads = _heads(path, len(held))
