@@ -38,16 +38,13 @@ from dpc_jax.figures import is_scored, percent
 from dpc_jax.segmenter import Segmenter
 from dpc_jax.spaces.dpc import Space
 from dpc_jax.study import ranking
-from experiments import common, image_size, network_folder
+from experiments import common, network_folder
 
 PLACE = flags.DEFINE_integer('place', 1, 'With --workdir: which of the ranked cells, 1 for the best.')
 STUDY = flags.DEFINE_string('study', 'dpc-proxy', 'With --workdir: name of the study, as in report_study.py.')
 STORAGE = flags.DEFINE_string('storage', '', 'Optuna URL of the search, where it is not study.db in --workdir.')
 GENOTYPE = flags.DEFINE_string('genotype', '', 'Instead of --workdir: a named cell, or a JSON file.')
-CHECKPOINT = flags.DEFINE_string('checkpoint', '', 'Weights of the whole network; by default config.checkpoint.')
 BACKBONE = flags.DEFINE_string('backbone', '', 'Weights of the backbone alone: an .npz or an official checkpoint.')
-IMAGE_SIZE = flags.DEFINE_string('image_size', '', 'Height x width; by default config.evaluate.crop_size.')
-IMAGE_DTYPE = flags.DEFINE_enum('image_dtype', 'uint8', export.IMAGE_DTYPES, 'What the program takes.')
 OUT = flags.DEFINE_string('out', '', 'Folder; what this script wrote there before is replaced.')
 
 FILES = (
@@ -56,6 +53,7 @@ FILES = (
 )
 
 flags.adopt_module_key_flags(common)  # so that --help lists them
+flags.adopt_module_key_flags(network_folder)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -74,13 +72,13 @@ def main(argv: Sequence[str]) -> None:
     network = network_around(genotype, config, len(classes))
     config = config.copy_and_resolve_references()
     config.context.genotype = ' '.join(Space(len(genotype.ops)).to_json(genotype).split())
-    size = size_of_images(config)
+    size = network_folder.size_of_images(tuple(config.evaluate.crop_size))
     export.check_size(size, network.output_stride)
     pool_crop = evaluation.inference_settings(config, size).pool_crop
     variables, origin = load_weights(config, network)
     files.make_folder(out, '--out')
     program = export.program(
-        network, tasks.make(config), variables, size=size, dtype=IMAGE_DTYPE.value, pool_crop=pool_crop
+        network, tasks.make(config), variables, size=size, dtype=network_folder.IMAGE_DTYPE.value, pool_crop=pool_crop
     )
     facts = {'cell': f'{Space(len(genotype.ops)).canonical_key(genotype)} ({title})', 'weights': origin}
     texts = {'README.txt': readme(facts, config, size, classes), **described.files(described.of(config))}
@@ -113,19 +111,9 @@ def network_around(genotype: Genotype, config: ml_collections.ConfigDict, num_cl
     return network.clone(context=DensePredictionCell.of(genotype, network.context.settings))
 
 
-def size_of_images(config: ml_collections.ConfigDict) -> Size:
-    """(height, width)."""
-    if IMAGE_SIZE.value:
-        return image_size.parse(IMAGE_SIZE.value, 'image_size')
-    height, width = config.evaluate.crop_size
-    if not (height and width):
-        raise InputError('--image_size is needed: config.evaluate.crop_size gives none')
-    return height, width
-
-
 def load_weights(config: ml_collections.ConfigDict, network: Segmenter) -> tuple[PyTree, str]:
     """The network's variables, and where they come from."""
-    path = CHECKPOINT.value or config.checkpoint
+    path = network_folder.CHECKPOINT.value or config.checkpoint
     if path and BACKBONE.value:
         raise InputError('give either --checkpoint, which has the backbone in it, or --backbone')
     if path or not BACKBONE.value:
@@ -172,7 +160,7 @@ def readme(facts: Mapping[str, str], config: ml_collections.ConfigDict, size: Si
         'cell.json               the cell in the official format (dense_prediction_cell_branch5_top1_cityscapes.json)',
         'cell.svg, cell.png      the same, drawn',
         f'network.jaxexport       the network, weights inside, for {" and ".join(export.PLATFORMS)}:',
-        f'                        {IMAGE_DTYPE.value} {shape}, 3], RGB in 0..255, to a dict of',
+        f'                        {network_folder.IMAGE_DTYPE.value} {shape}, 3], RGB in 0..255, to a dict of',
         f'                        classes int32 {shape}] and logits float32 {shape}, {len(classes)}]',
         'network.json            which network it is, names and colours of its classes, what images it takes',
         'run_network.py          runs it: pip install jax flatbuffers numpy pillow',

@@ -17,17 +17,14 @@ from absl import app, flags
 
 from dpc_jax import command_line, described, evaluation, export, files, provenance
 from dpc_jax.base import InputError, Size
-from dpc_jax.task import Task
-from experiments import common, image_size, network_folder
+from experiments import common, network_folder
 
-CHECKPOINT = flags.DEFINE_string('checkpoint', '', 'Weights of the whole network; by default config.checkpoint.')
-IMAGE_SIZE = flags.DEFINE_string('image_size', '', 'Height x width; by default config.evaluate.crop_size.')
-IMAGE_DTYPE = flags.DEFINE_enum('image_dtype', 'uint8', export.IMAGE_DTYPES, 'What the program takes.')
 OUT = flags.DEFINE_string('out', '', 'Folder; what this script wrote there before is replaced.')
 
 FILES = (network_folder.PROGRAM, described.FILE, network_folder.LOADER, 'README.txt')
 
 flags.adopt_module_key_flags(common)  # so that --help lists them
+flags.adopt_module_key_flags(network_folder)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -37,19 +34,21 @@ def main(argv: Sequence[str]) -> None:
     if config is None or not OUT.value:
         raise InputError('--config and --out are needed; --help explains them')
     common.check_whole_network(config)
-    path, out = CHECKPOINT.value or config.checkpoint, pathlib.Path(OUT.value).expanduser()
+    path, out = network_folder.CHECKPOINT.value or config.checkpoint, pathlib.Path(OUT.value).expanduser()
     if not path:
         raise InputError('--checkpoint is empty; give the folder of weights that a training wrote')
     network_folder.check(out, FILES)
     config = described.settled(config, files.local(path, 'checkpoint'), with_data=False)
     task = described.found_task(config, files.local(path, 'checkpoint'))
     network = evaluation.make_network(config, task.channels)
-    size = size_of_images(tuple(config.evaluate.crop_size), task)
+    size = network_folder.size_of_images(task.fields().get('size', tuple(config.evaluate.crop_size)))
     export.check_size(size, network.output_stride)
     pool_crop = evaluation.inference_settings(config, size).pool_crop
     variables, origin = network_folder.of_checkpoint(config, network, path, with_data=False)
     files.make_folder(out, '--out')
-    program = export.program(network, task, variables, size=size, dtype=IMAGE_DTYPE.value, pool_crop=pool_crop)
+    program = export.program(
+        network, task, variables, size=size, dtype=network_folder.IMAGE_DTYPE.value, pool_crop=pool_crop
+    )
     held = described.read(files.local(path, 'checkpoint')) or described.of(config)
     facts = {'weights': origin, 'task': task.name, 'gives': ', '.join(task.names)}
     (out / network_folder.PROGRAM).write_bytes(program)
@@ -59,16 +58,6 @@ def main(argv: Sequence[str]) -> None:
     print('\n'.join([*(f'{name}: {value}' for name, value in facts.items()), *(str(out / name) for name in FILES)]))
 
 
-def size_of_images(crop_size: Sequence[int], task: Task) -> Size:
-    """(height, width) by the flag, of the task's crops, or of the config."""
-    if IMAGE_SIZE.value:
-        return image_size.parse(IMAGE_SIZE.value, 'image_size')
-    height, width = task.fields().get('size', crop_size)
-    if not (height and width):
-        raise InputError('--image_size is needed: config.evaluate.crop_size gives none')
-    return height, width
-
-
 def readme(facts: Mapping[str, str], size: Size) -> str:
     """What the folder holds, and how it is run."""
     lines = [
@@ -76,7 +65,8 @@ def readme(facts: Mapping[str, str], size: Size) -> str:
         f'made by: commit {provenance.commit() or "unknown"}, jax {jax.__version__}',
         '',
         f'network.jaxexport       the network, weights inside, for {" and ".join(export.PLATFORMS)}:',
-        f'                        {IMAGE_DTYPE.value} [B, {size[0]}, {size[1]}, 3], RGB in 0..255, to a dict of arrays',
+        f'                        {network_folder.IMAGE_DTYPE.value} [B, {size[0]}, {size[1]}, 3], RGB in 0..255,',
+        '                        to a dict of arrays',
         'network.json            which network and task it is, names and colours of what it gives',
         'run_network.py          runs it: pip install jax flatbuffers numpy pillow',
         '                        python run_network.py photos/*.jpg --out=found     (images of any size)',

@@ -1,15 +1,31 @@
-"""The folder that exported networks are written into: what may lie there, and where weights come from."""
+"""What the scripts that export networks share: flags, the folder they write into, where weights come from."""
 
 import pathlib
 from collections.abc import Sequence
 
 import ml_collections
+from absl import flags
 
-from dpc_jax import described, networks, weights
-from dpc_jax.base import InputError, PyTree, key_from_seed
+from dpc_jax import described, export, networks, weights
+from dpc_jax.base import InputError, PyTree, Size, key_from_seed
 from dpc_jax.segmenter import Segmenter
+from experiments import image_size
+
+CHECKPOINT = flags.DEFINE_string('checkpoint', '', 'Weights of the whole network; by default config.checkpoint.')
+IMAGE_SIZE = flags.DEFINE_string('image_size', '', 'Height x width; by default config.evaluate.crop_size.')
+IMAGE_DTYPE = flags.DEFINE_enum('image_dtype', 'uint8', export.IMAGE_DTYPES, 'What the program takes.')
 
 LOADER, PROGRAM = 'run_network.py', 'network.jaxexport'
+
+
+def size_of_images(by_default: Sequence[int]) -> Size:
+    """(height, width) by the flag, or by default; InputError where neither says it."""
+    if IMAGE_SIZE.value:
+        return image_size.parse(IMAGE_SIZE.value, 'image_size')
+    height, width = by_default
+    if not (height and width):
+        raise InputError('--image_size is needed: config.evaluate.crop_size gives none')
+    return height, width
 
 
 def check(out: pathlib.Path, names: Sequence[str]) -> None:
