@@ -73,4 +73,6 @@ def test_what_file_managers_leave_is_no_damage(tmp_path, fault):
     np.testing.assert_array_equal(weights.read(tmp_path / 'net')['params']['a'], [1, 1])
     moved = pathlib.Path(shutil.copytree(tmp_path / 'net', tmp_path / 'other'))
     (moved / 'notes.txt').write_text('mine')
-    assert 'notes.txt is not as SHA256SUMS says' in fault(lambda: weights.read(moved))
+    np.testing.assert_array_equal(weights.read(moved)['params']['a'], [1, 1])
+    (moved / 'd' / 'notes.txt').write_text('mine')  # Orbax reads folders below
+    assert 'd/notes.txt is not as SHA256SUMS says' in fault(lambda: weights.read(moved))
