@@ -7,8 +7,10 @@ loss at stride 4 with the auxiliary heads, Adam):
   torch   the same decoder in eager PyTorch on all cores (experiments/torch_aux_decoder.py), in the better of its two
           memory layouts, where it is installed (--torch)
 
-Genotype by genotype, in turn, so that whatever else the machine does falls on both. On a CPU
-XLA_FLAGS=--xla_force_host_platform_device_count=2 makes two devices of two cores.
+Genotype by genotype, in turn, so that whatever else the machine does falls on both. All steps of the engine are one
+call of its program, as in a search (`proxy.steps_per_call`, 20): each call begins by making the memory of maps, which
+costs as much as a fifth of a step. On a CPU XLA_FLAGS=--xla_force_host_platform_device_count=2 makes two devices of two
+cores.
 """
 
 import dataclasses
@@ -31,7 +33,7 @@ from dpc_jax.spaces.aux_cells import STRIDES, Space
 
 CHANNELS = (24, 32, 96, 320)  # of MobileNet-v2
 LEARNING_RATE, DECAY = 3e-3, 1e-5
-ROUNDS = 3
+ROUNDS = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Work:
     size: Size  # of the maps of stride 4
     filters: int
     classes: int
-    steps: int  # of a round
+    steps: int  # of a round, in one call
 
 
 def run(work: Work, decoders: int, *, torch: bool) -> str:

@@ -286,7 +286,7 @@ def largest_chunk(found: h100_estimate.Estimate, chunk: int) -> str:
 def aux_work(size: Size) -> bench_aux_cells.Work:
     """What the flags ask for; those that are not given have the values of the paper's search."""
     size = size if SIZE.present else (64, 64)
-    return bench_aux_cells.Work(IMAGES.value, size, _or(FILTERS, 48), _or(CLASSES, 21), _or(STEPS, 2))
+    return bench_aux_cells.Work(IMAGES.value, size, _or(FILTERS, 48), _or(CLASSES, 21), _or(STEPS, 10))
 
 
 def _or(flag: flags.FlagHolder[int], value: int) -> int:

@@ -16,7 +16,6 @@ trainings under two seeds) and `fidelity.png` into `--out`. What is finished is 
 stop.
 """
 
-import ast
 import csv
 import dataclasses
 import io
@@ -33,7 +32,7 @@ from matplotlib.figure import Figure
 from dpc_jax import assembly, bench, cell_files, command_line, files, journeys, palette
 from dpc_jax.base import Genotype, InputError
 from dpc_jax.scores import check_cells
-from experiments import common
+from experiments import common, variants
 
 CELLS = flags.DEFINE_list('cells', ['sample:31'], 'Which cells; see evaluate_cells.py.')
 STRATA = flags.DEFINE_integer('strata', 0, 'Only so many of them, evenly over the ranks of the proxy; 0 takes all.')
@@ -123,55 +122,6 @@ def strata(scores: Float[np.ndarray, ' n'], count: int) -> list[int]:
     return [int(order[rank]) for rank in chosen]
 
 
-# ---- variants -------------------------------------------------------------------------------------------------------
-
-
-def read_variants(text: str) -> dict[str, dict[str, Any]]:
-    """Name -> fields of each further proxy."""
-    found: dict[str, dict[str, Any]] = {}
-    for part in filter(None, (part.strip() for part in text.split(';'))):
-        name, colon, fields = part.partition(':')
-        pairs = [pair.partition('=') for pair in _split(fields)]
-        if not colon or not name.strip() or not all(key.strip() and equals for key, equals, _ in pairs):
-            raise InputError(f"--variants has '{part}'; each is NAME:FIELD=VALUE,FIELD=VALUE")
-        if name.strip() in (*found, BASE):
-            raise InputError(f"--variants has two proxies '{name.strip()}'")
-        found[name.strip()] = {key.strip(): _value(value.strip()) for key, _, value in pairs}
-    return found
-
-
-def _split(fields: str) -> list[str]:
-    """At commas that are not within brackets."""
-    parts, depth = [''], 0
-    for letter in fields:
-        depth += (letter in '([') - (letter in ')]')
-        if letter == ',' and depth == 0:
-            parts.append('')
-        else:
-            parts[-1] += letter
-    return parts
-
-
-def _value(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
-
-
-def with_fields(config: ml_collections.ConfigDict, name: str, fields: Mapping[str, Any]) -> ml_collections.ConfigDict:
-    """The config of a variant; InputError for a field that it lacks or a value of another type."""
-    changed = config.copy_and_resolve_references()
-    changed.lock()
-    for field, value in fields.items():
-        try:
-            changed.update_from_flattened_dict({field: value})
-        except (KeyError, AttributeError, TypeError, ValueError) as error:
-            why = ' '.join(str(error.args[0] if error.args else error).split())
-            raise InputError(f"--variants, '{name}': {field}={value!r}: {why}") from error
-    return changed
-
-
 # ---- what is measured -----------------------------------------------------------------------------------------------
 
 
@@ -183,7 +133,7 @@ def proxy_of(prepared: bench.Bench, name: str, cells: Sequence[Genotype]) -> Pro
 
 
 def measured(
-    config: ml_collections.ConfigDict, workdir: pathlib.Path, variants: Mapping[str, Mapping[str, Any]]
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, others: Mapping[str, variants.Fields]
 ) -> tuple[list[Genotype], list[Proxy], Float[np.ndarray, 'n seeds'], float, bench.Bench]:
     """The cells, all proxies, the scores of the full trainings and the seconds of one."""
     space = assembly.make_space(config)
@@ -200,9 +150,9 @@ def measured(
         kept = strata(base.scores, STRATA.value)
         cells, base = [cells[place] for place in kept], dataclasses.replace(base, scores=base.scores[kept])
     proxies = [base]
-    for name, fields in variants.items():
-        place = workdir / 'variants' / ''.join(letter if letter.isalnum() else '_' for letter in name)
-        proxies.append(proxy_of(bench.prepare(with_fields(config, name, fields), place), name, cells))
+    for name, fields in others.items():
+        changed = variants.with_fields(config, name, fields)
+        proxies.append(proxy_of(variants.prepare(changed, workdir, name), name, cells))
     whole = prepared.evaluate_whole(cells, journeys.find('train').run, SEEDS.value)
     return cells, proxies, whole.scores(), float(np.mean([row.candidate.seconds for row in whole.rows])), prepared
 
@@ -283,10 +233,10 @@ def main(argv: Sequence[str]) -> None:
             f'--seeds is {SEEDS.value} and --strata {STRATA.value}; at least 1 seed, and 0 takes all cells'
         )
     config, workdir = common.config_and_workdir()
-    variants = read_variants(VARIANTS.value)
-    for name, fields in variants.items():  # before the long work
-        with_fields(config, name, fields)
-    cells, proxies, whole, seconds, prepared = measured(config, workdir, variants)
+    others = variants.read(VARIANTS.value, taken=(BASE,))
+    for name, fields in others.items():  # before the long work
+        variants.with_fields(config, name, fields)
+    cells, proxies, whole, seconds, prepared = measured(config, workdir, others)
     out = pathlib.Path(OUT.value).expanduser() if OUT.value else workdir / 'fidelity'
     files.make_folder(out, '--out')
     keys = [prepared.space.canonical_key(cell) for cell in cells]

@@ -10,6 +10,7 @@ from scipy import stats
 from configs import scenes_search
 from dpc_jax import metrics
 from dpc_jax.base import InputError
+from experiments import variants
 from tests.scripts import load
 from tests.small import trained
 
@@ -73,12 +74,12 @@ def test_strata_are_spread_over_the_ranks_with_both_ends(count):
 
 def test_variants_are_read_with_their_types():
     text = 'short:proxy.steps=80; wide: cell.filters=64, cache.crop_size=(65, 97);b:backbone.name=mobilenet_v2'
-    assert proxy_fidelity.read_variants(text) == {
+    assert variants.read(text) == {
         'short': {'proxy.steps': 80},
         'wide': {'cell.filters': 64, 'cache.crop_size': (65, 97)},
         'b': {'backbone.name': 'mobilenet_v2'},
     }
-    assert proxy_fidelity.read_variants('') == {}
+    assert variants.read('') == {}
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,7 @@ def test_variants_are_read_with_their_types():
 def test_a_wrong_variant_is_one_line(text, said):
     def read():
         config = scenes_search.get_config('toy')
-        return [proxy_fidelity.with_fields(config, *of) for of in proxy_fidelity.read_variants(text).items()]
+        return [variants.with_fields(config, *of) for of in variants.read(text, taken=('config',)).items()]
 
     with pytest.raises(InputError) as fault:
         read()
