@@ -191,10 +191,9 @@ def draw(searches: Searches, known: Mapping[str, float], label: str) -> Figure:
 def main(argv: Sequence[str]) -> None:
     """Searches and writes."""
     del argv
-    if not STRATEGIES.value or len(set(STRATEGIES.value)) < len(STRATEGIES.value):
-        raise InputError(
-            f"--strategies is '{','.join(STRATEGIES.value)}'; give different names as in config.search.sampler"
-        )
+    names = STRATEGIES.value
+    if not names or len(set(names)) < len(names):
+        raise InputError(f"--strategies is '{','.join(names)}'; give different names, as in config.search.sampler")
     config, workdir = common.config_and_workdir()
     space = assembly.make_space(config)
     for name in names:
