@@ -1,0 +1,98 @@
+"""Ablations: how factors are read, what an effect is, what is written."""
+
+import csv
+import types
+
+import numpy as np
+import pytest
+
+from configs import scenes_search
+from dpc_jax.base import InputError
+from tests.scripts import load
+
+ablations = load('ablations')
+RANDOM = np.random.default_rng(1)
+
+
+def test_factors_are_read_with_their_types():
+    found = ablations.read_factors('aux:cell.auxiliary=cell|conv|none; Polyak: proxy.polyak = 0.9|0.0;')
+    assert [(one.name, one.field, one.values) for one in found] == [
+        ('aux', 'cell.auxiliary', ('cell', 'conv', 'none')),
+        ('Polyak', 'proxy.polyak', (0.9, 0.0)),
+    ]
+    ways = ablations.combinations(found)
+    assert len(ways) == 6
+    assert next(iter(ways.items())) == ('aux cell, Polyak 0.9', {'cell.auxiliary': 'cell', 'proxy.polyak': 0.9})
+    assert list(ways)[1] == 'aux cell, Polyak 0.0'
+
+
+@pytest.mark.parametrize(
+    ('text', 'said'),
+    [
+        ('', '--factors is empty'),
+        ('proxy.steps=3|4', "--factors has 'proxy.steps=3|4'; each is NAME:FIELD=VALUE|VALUE"),
+        ('a:proxy.steps=3', "--factors has 'a:proxy.steps=3'"),
+        ('a:proxy.steps=3|3', "--factors has 'a:proxy.steps=3|3'"),
+        ('a:proxy.steps=3|', "--factors has 'a:proxy.steps=3|'"),
+        ('a:proxy.steps=3|4;a:cell.filters=3|4', "--factors has 'a' or 'cell.filters' twice"),
+        ('a:proxy.steps=3|4;b:proxy.steps=3|4', "--factors has 'b' or 'proxy.steps' twice"),
+    ],
+)
+def test_wrong_factors_are_one_line(text, said):
+    with pytest.raises(InputError) as fault:
+        ablations.read_factors(text)
+    assert said in str(fault.value)
+    assert '\n' not in str(fault.value)
+
+
+def test_effects_of_a_sum_are_its_parts():
+    """Where scores are a sum of a part of the cell and one of each factor, nothing of the others is in an effect."""
+    factors = ablations.read_factors('a:x.a=1|2|3;b:x.b=1|2')
+    of_a, of_b, of_cell = np.array([0.3, 0.1, 0.0]), np.array([-0.2, 0.0]), RANDOM.normal(size=(9, 1, 1))
+    table = of_cell + of_a[:, None] + of_b
+    found = ablations.effects(factors, table)
+    assert [(one.factor.name, one.value) for one in found] == [('a', 1), ('a', 2), ('b', 1)]
+    for one, gain in zip(found, (0.3, 0.1, -0.2), strict=True):
+        np.testing.assert_allclose(one.gains, gain)
+        assert one.half == pytest.approx(0, abs=1e-12)
+
+
+def test_the_interval_covers_the_true_effect_as_often_as_it_says():
+    factors = ablations.read_factors('a:x.a=1|2;b:x.b=1|2')
+    covered = []
+    for _ in range(400):
+        table = RANDOM.normal(size=(8, 2, 2)) + np.array([0.7, 0.0])[:, None]
+        one = ablations.effects(factors, table)[0]
+        covered.append(abs(one.mean - 0.7) <= one.half)
+    assert 0.91 <= np.mean(covered) <= 0.98
+
+
+def test_all_combinations_are_scored_and_kept(tmp_path, monkeypatch, capsys):
+    config = scenes_search.get_config('toy')
+    config.proxy.steps, config.proxy.bn_decay = 20, 0.5  # enough for scores that differ
+    monkeypatch.setattr(ablations.common, 'config_and_workdir', lambda: (config, tmp_path / 'work'))
+    chosen = {
+        'CELLS': ['sample:4'],
+        'FACTORS': 'steps:proxy.steps=20|10;rate:proxy.learning_rate=0.02|0.01',
+        'FURTHER': 'longer:proxy.steps=30',
+        'OUT': str(tmp_path / 'out'),
+    }
+    for name, value in chosen.items():
+        monkeypatch.setattr(ablations, name, types.SimpleNamespace(value=value))
+    ablations.main([])
+    text = (tmp_path / 'out/ablations.md').read_text()
+    assert text in capsys.readouterr().out
+    backbones = [path.read_bytes() for path in (tmp_path / 'work/variants').glob('*/backbone-*.npz')]
+    assert len(backbones) == 5
+    monkeypatch.setattr(ablations.variants.bench.Bench, 'patient_evaluator', None)  # nothing is evaluated again
+    ablations.main([])
+    assert (tmp_path / 'out/ablations.md').read_text() == text
+    with (tmp_path / 'out/ablations.csv').open(newline='') as file:
+        rows = list(csv.DictReader(file))
+    names = [f'steps {steps}, rate {rate}' for steps in (20, 10) for rate in (0.02, 0.01)]
+    assert list(rows[0]) == ['cell', *names, 'longer']
+    table = np.array([[float(row[name]) for name in names] for row in rows])
+    gain = 100 * (table[:, :2].mean(1) - table[:, 2:].mean(1)).mean()
+    assert f'| steps | 20 | 10 | {gain:+.2f} ± ' in text
+    assert '| longer | ' in text
+    assert (tmp_path / 'out/ablations.png').stat().st_size > 10_000
