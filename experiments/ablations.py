@@ -3,7 +3,7 @@
   python experiments/ablations.py --config=configs/scenes_aux_search.py --workdir=runs/ablations --cells=sample:30 \\
     --factors="aux:cell.auxiliary=cell|conv|none;distillation:proxy.distillation=0.3|0.0;Polyak:proxy.polyak=0.9|0.0" \\
     --further="second stage:tuning.steps=40;five times as long:proxy.steps=1200" \\
-    --config.teacher.checkpoint=runs/teacher/final
+    --config.teacher.checkpoint=runs/teacher/weights
 
 `--factors` are `NAME:FIELD=VALUE|VALUE`; the last value of each is what it is compared with. All combinations of these
 values score all cells (`--cells` as in evaluate_cells.py). What a value brings is the difference of a cell's scores,
