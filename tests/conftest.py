@@ -50,6 +50,9 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 install_import_hook('dpc_jax', 'beartype.beartype')  # before the first import of dpc_jax, for the whole session
 
+# JAX holds half a million objects, and to look through them after every 700 new ones took a tenth of a test's time.
+gc.set_threshold(50_000, 20, 20)
+
 flags.FLAGS.mark_as_parsed()  # grain reads flags, and nobody parses them under pytest
 
 

@@ -10,6 +10,8 @@ from configs import scenes_search
 from dpc_jax.base import InputError
 from tests.scripts import load
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 live = load('live_strategies')
 
 
@@ -60,12 +62,7 @@ def test_each_strategy_is_searched_under_each_seed_and_what_is_finished_is_kept(
     for row in rows:
         assert scores.setdefault(row['cell'], row['score']) == row['score']
     assert len(scores) > 4
-    monkeypatch.setattr(live.bench.Bench, 'patient_evaluator', lambda *_, **__: pytest.fail('evaluated again'))
-    monkeypatch.setattr(
-        live.bench.Bench,
-        'proxy_rung',
-        lambda *_, **__: types.SimpleNamespace(keep=4, at_once=1, evaluate=None, same=None, best_of={}),
-    )
+    monkeypatch.setattr(live.climbing, 'record', lambda *_: pytest.fail('evaluated again'))
     live.main([])
     assert (tmp_path / 'out/live.csv').read_text() == table
     assert (tmp_path / 'out/live.png').stat().st_size > 10_000
