@@ -203,7 +203,7 @@ def draw(
     panels[0].set_yticks(range(len(found)), names)
     panels[0].invert_yaxis()
     panels[0].axvline(0, color=palette.INK, lw=0.8)
-    panels[0].set(xlabel=f'Gain in {label}, points (bar: 95 %; strokes: cells)')
+    panels[0].set(xlabel=f'Gain in {label}, points\n(bar: 95 %; strokes: cells)')
     rhos = correlations(first[1], further)
     for axes, (name, scores) in zip(panels[1:], further.items(), strict=True):
         axes.plot(100 * first[1], 100 * scores, 'o', color=palette.BLUE, ms=5)
