@@ -50,9 +50,6 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 install_import_hook('dpc_jax', 'beartype.beartype')  # before the first import of dpc_jax, for the whole session
 
-# JAX holds half a million objects, and to look through them after every 700 new ones took a tenth of a test's time.
-gc.set_threshold(50_000, 20, 20)
-
 flags.FLAGS.mark_as_parsed()  # grain reads flags, and nobody parses them under pytest
 
 
@@ -86,7 +83,9 @@ def _forget_programs() -> Iterator[None]:
     """Drops what JAX keeps of a module's programs: thousands of them fill gigabytes and slow every collection."""
     yield
     jax.clear_caches()
+    gc.unfreeze()
     gc.collect()
+    gc.freeze()  # what is left is half a million objects of libraries, which no collection has to look through
 
 
 @pytest.fixture(scope='module')
