@@ -6,10 +6,11 @@
     --config.teacher.checkpoint=runs/teacher/weights
 
 `--factors` are `NAME:FIELD=VALUE|VALUE`; the last value of each is what it is compared with. All combinations of these
-values score all cells (`--cells` as in evaluate_cells.py). What a value brings is the difference of a cell's scores,
-averaged over the combinations of the other factors; the table has its mean over the cells with an interval of 95 %
-(Student's t over cells). `--further` are other ways to score the cells, as `--variants` of proxy_fidelity.py, each with
-its rank correlation with the first combination: does a cell that is good early stay good?
+values score all cells (`--cells` as in evaluate_cells.py; equal ones count once). What a value brings is the difference
+of a cell's scores, averaged over the combinations of the other factors; the table has its mean over the cells with an
+interval of 95 % (Student's t over cells). Where a value changes no score at all, such as the weight of a teacher that
+there is not, the table says so. `--further` are other ways to score the cells, as `--variants` of proxy_fidelity.py,
+each with its rank correlation with the first combination: does a cell that is good early stay good?
 
 Each combination has a folder of its own below the work folder and what is finished is kept: the same command goes on
 after any stop. Writes `ablations.csv` (a row for each cell), `ablations.md` and `ablations.png` into `--out`.
@@ -175,7 +176,7 @@ def as_markdown(
     ]
     for one in found:
         share = (one.gains > 0).mean()
-        gain = f'{100 * one.mean:+.2f} ± {100 * one.half:.2f}'
+        gain = f'{100 * one.mean:+.2f} ± {100 * one.half:.2f}' if one.gains.any() else 'no score differs'
         lines.append(f'| {one.factor.name} | {one.value} | {one.factor.values[-1]} | {gain} | {share:.0%} |')
     lines += ['', f'| scored with | mean {label}, % | standard deviation over cells |', '|:--|--:|--:|']
     for name, column in {**scores, **further}.items():
@@ -210,10 +211,7 @@ def draw(
         axes.set(xlabel=f'{first[0]} ({label}, %)', ylabel=f'{name} ({label}, %)')
         axes.xaxis.label.set_size(8)
         axes.set_title(f"Spearman's ρ {rhos[name]}", fontsize=10)
-    for axes in panels:
-        axes.grid(color=palette.GRID, lw=0.8)
-        axes.set_axisbelow(True)
-        axes.spines[['top', 'right']].set_visible(False)
+    common.tidy(*panels)
     return figure
 
 
@@ -227,10 +225,11 @@ def main(argv: Sequence[str]) -> None:
     for name, fields in (ways | others).items():  # before the long work
         assembly.check(variants.with_fields(config, name, fields, '--factors or --further'))
     space = assembly.make_space(config)
-    cells = [cell.genotype for cell in cell_files.read_cells(CELLS.value, space, seed=config.seed)]
+    listed = cell_files.read_cells(CELLS.value, space, seed=config.seed)
+    cells = list({space.canonical_key(cell.genotype): cell.genotype for cell in listed}.values())
     check_cells(space, cells)
     if len(cells) < 3:
-        raise InputError(f'--cells names {len(cells)} cells; at least 3 are needed')
+        raise InputError(f'--cells names {len(cells)} different cells; at least 3 are needed')
     scores, further = (scored(config, workdir, of, cells) for of in (ways, others))
     table = np.stack(list(scores.values()), 1).reshape(len(cells), *(len(factor.values) for factor in factors))
     sound = np.isfinite(table.reshape(len(cells), -1)).all(1)

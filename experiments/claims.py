@@ -435,6 +435,7 @@ ELSEWHERE = (
     Stated('docs/speed.md', 'instead of 0.46', 'the same count of the program of commit 674e173'),
     Stated('docs/speed.md', 'minute: 70 to 75 s were', BY_HAND),
     Stated('docs/speed.md', '90 to 100 s before', BY_HAND),
+    Stated('docs/speed.md', "the file's 137 s hold", 'experiments/results/bench_aux_cells_2cores.txt'),
     Stated('docs/speed.md', 'are scaled, padded and cut in 10 ms', BY_HAND),
     Stated('docs/training.md', 'by 0.7 % between 1 and 2 devices (jax 0.12)', BY_HAND),
     Stated('docs/training.md', '0.75 to 0.85 s instead of 1.37, and 0.75 GiB instead of 1.27', f'batch 8, {BY_HAND}'),

@@ -10,6 +10,7 @@ import jax
 import ml_collections
 import numpy as np
 from absl import flags
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from ml_collections import config_flags
 
@@ -22,6 +23,14 @@ WORKDIR = flags.DEFINE_string('workdir', '', 'The work folder of a search.')
 
 Scores = dict[str, list[float]]
 """Name of a cell -> its score under each seed, mIoU in 0..1."""
+
+
+def tidy(*panels: Axes) -> None:
+    """A grid behind the data, and no frame above and right of it."""
+    for axes in panels:
+        axes.grid(color=palette.GRID, lw=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[['top', 'right']].set_visible(False)
 
 
 def check_whole_network(config: ml_collections.ConfigDict, flag: str = '--config') -> None:

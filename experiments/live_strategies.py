@@ -93,8 +93,8 @@ def references(prepared: bench.Bench) -> dict[str, float]:
 
 
 def scores_of(candidates: Sequence[Candidate]) -> Float[np.ndarray, ' n']:
-    """In order; one that failed has NaN."""
-    return np.array([c.score if c.state != 'failed' else math.nan for c in candidates])
+    """In order; NaN unless trained to the end: a score after fewer steps is not comparable."""
+    return np.array([c.score if c.state == 'complete' else math.nan for c in candidates])
 
 
 def best_so_far(candidates: Sequence[Candidate]) -> Float[np.ndarray, ' n']:
@@ -181,9 +181,8 @@ def draw(searches: Searches, known: Mapping[str, float], label: str) -> Figure:
         )
     panels[0].set(ylabel=f'Best so far ({label}, %)', xlabel='Candidates')
     panels[1].set(ylabel=f'Mean of the last {window} candidates ({label}, %)', xlabel='Candidates')
+    common.tidy(*panels)
     for axes in panels:
-        axes.spines[['top', 'right']].set_visible(False)
-        axes.grid(color=palette.GRID)
         axes.legend(frameon=False, loc='lower right', fontsize=9)
     return figure
 

@@ -161,10 +161,7 @@ def draw(proxies: Sequence[Proxy], whole: Float[np.ndarray, 'n seeds']) -> Figur
         right.legend(frameon=False, fontsize=9, loc='lower right')
     right.margins(x=0.25)
     right.set(xlabel='Seconds a cell', ylabel="Spearman's ρ with the full score (bar: 95 %)")
-    for axes in (left, right):
-        axes.grid(color=palette.GRID, lw=0.8)
-        axes.set_axisbelow(True)
-        axes.spines[['top', 'right']].set_visible(False)
+    common.tidy(left, right)
     return figure
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import ml_collections
 
-from dpc_jax import bench
+from dpc_jax import bench, files
 from dpc_jax.base import InputError
 
 Fields = Mapping[str, Any]
@@ -74,5 +74,6 @@ def prepare(config: ml_collections.ConfigDict, workdir: pathlib.Path, name: str)
     place.mkdir(parents=True, exist_ok=True)
     for backbone in workdir.glob('backbone-*.npz'):
         if not (place / backbone.name).exists():
-            shutil.copy(backbone, place / backbone.name)
+            with files.whole(place / backbone.name) as draft:
+                shutil.copy(backbone, draft)
     return bench.prepare(config, place)

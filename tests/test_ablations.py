@@ -104,3 +104,21 @@ def test_all_combinations_are_scored_and_written(tmp_path, monkeypatch, capsys):
     assert '| rate | 0.02 | 0.01 | +1.00 ± 0.00 | 100% |' in text
     assert '| longer | 1.00 (1.00 to 1.00) |' in text
     assert (tmp_path / 'out/ablations.png').stat().st_size > 10_000
+
+
+def test_cells_that_are_equal_count_once_and_a_value_without_effect_is_said(tmp_path, monkeypatch):
+    """Two of the same would make the interval too narrow."""
+    config = scenes_search.get_config('toy')
+
+    def evaluate(cells):
+        return types.SimpleNamespace(scores=lambda: np.array([[genotype.ops.sum() / 1000] for genotype in cells]))
+
+    monkeypatch.setattr(ablations.variants, 'prepare', lambda *_: types.SimpleNamespace(evaluate=evaluate))
+    monkeypatch.setattr(ablations.common, 'config_and_workdir', lambda: (config, tmp_path / 'work'))
+    chosen = {'CELLS': ['sample:4', 'sample:4'], 'FACTORS': 'a:proxy.momentum=0.9|0.0', 'FURTHER': '', 'OUT': ''}
+    for name, value in chosen.items():
+        monkeypatch.setattr(ablations, name, types.SimpleNamespace(value=value))
+    ablations.main([])
+    text = (tmp_path / 'work/ablations/ablations.md').read_text()
+    assert ', 4 cells;' in text
+    assert '| a | 0.9 | 0.0 | no score differs | 0% |' in text

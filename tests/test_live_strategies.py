@@ -20,7 +20,7 @@ def of(score, state='complete', **more):
 
 
 def test_the_best_so_far_and_the_moving_mean_leave_out_what_failed():
-    run = [of(np.nan, 'failed'), of(0.2), of(0.1), of(np.nan, 'failed'), of(0.4), of(0.3)]
+    run = [of(np.nan, 'failed'), of(0.2), of(0.1), of(0.9, 'pruned'), of(0.4), of(0.3)]
     np.testing.assert_array_equal(live.best_so_far(run), [np.nan, 0.2, 0.2, 0.2, 0.4, 0.4])
     np.testing.assert_allclose(live.moving_mean(live.scores_of(run), 2), [np.nan, 0.2, 0.15, 0.1, 0.4, 0.35])
 

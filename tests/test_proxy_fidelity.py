@@ -104,6 +104,17 @@ def test_a_wrong_variant_is_one_line(text, said):
     assert '\n' not in str(fault.value)
 
 
+def test_a_variant_starts_with_the_backbones_of_the_work_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(variants.bench, 'prepare', lambda config, place: place)
+    (tmp_path / 'backbone-1.npz').write_bytes(b'trained')
+    place = variants.prepare(None, tmp_path, 'steps 8.5')
+    assert place == tmp_path / 'variants/steps_8_5'
+    (place / 'backbone-1.npz').write_bytes(b'its own')
+    (tmp_path / 'backbone-2.npz').write_bytes(b'later')
+    assert variants.prepare(None, tmp_path, 'steps 8.5') == place
+    assert [path.read_bytes() for path in sorted(place.iterdir())] == [b'its own', b'later']
+
+
 def test_the_ceiling_is_the_mean_over_pairs_of_seeds():
     whole = TRUTH[:, None] + RANDOM.normal(size=(31, 3))
     found = proxy_fidelity.ceiling(whole, spearman)
