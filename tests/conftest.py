@@ -52,6 +52,9 @@ install_import_hook('dpc_jax', 'beartype.beartype')  # before the first import o
 
 flags.FLAGS.mark_as_parsed()  # grain reads flags, and nobody parses them under pytest
 
+# Tracing makes objects by the million, and hardly any of them in cycles: collections that find nothing took a tenth.
+gc.set_threshold(50_000, 20, 100)
+
 
 LONGEST = (
     *(

@@ -253,7 +253,7 @@ def test_a_report_is_read_with_its_ranks_and_references(searched, workdir):
         ('x.jsonl', '{"inputs": [-1, 0], "ops": [0, 1.7]}', 'x.jsonl: line 1: the fields of a genotype are lists of'),
         ('x.jsonl', '{"inputs": [-1, 0], "ops": [0, true]}', 'x.jsonl: line 1: the fields of a genotype are lists of'),
         ('x.csv', 'genotype\n' + 'x' * 200_000, 'it is not a CSV file: field larger'),
-        ('x.jsonl', '\n\n', 'there are no cells; allowed: a name (dpc_top1, aspp, conv1x1)'),
+        ('x.jsonl', '\n\n', 'there are no cells; allowed: a name (dpc_top1, aspp, conv1x1, '),
         ('x.csv', 'cell,score\na,0.5\n', "x.csv: there is no column 'genotype'; its columns are: cell, score"),
         ('x.csv', 'genotype\n[]\n', 'x.csv: line 2: found list'),
         ('x.csv', '', "there is no column 'genotype'; its columns are: none"),
