@@ -452,9 +452,15 @@ def aux_recipe(config: ml_collections.ConfigDict) -> None:
 
 def shrink_network(config: ml_collections.ConfigDict) -> None:
     """Makes any network small enough to run in seconds, with all its parts."""
-    config.backbone.width = 0.1
+    shrink_backbone(config)
     config.dataset.generated = 6
     shrink_recipe(config)
+
+
+def shrink_backbone(config: ml_collections.ConfigDict) -> None:
+    """Takes a backbone that compiles in seconds, of the same strides; --config.backbone.name is another."""
+    config.backbone.name = 'mobilenet_v2_shallow'
+    config.backbone.width = 0.1
 
 
 def shrink_people(config: ml_collections.ConfigDict) -> None:
@@ -487,7 +493,7 @@ def shrink(config: ml_collections.ConfigDict) -> None:
     if 'num_branches' in config.space:
         config.space.num_branches = 2
     config.cell.filters = 4
-    config.backbone.width = 0.1
+    shrink_backbone(config)
     config.backbone.pretrain.steps = 2
     config.backbone.pretrain.batch_size = 2
     config.cache.views = 1

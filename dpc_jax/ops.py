@@ -96,22 +96,6 @@ def _product_backward(kept: tuple[Array, Array], grad: Array) -> tuple[Array, Ar
 product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _product_backward)
 
 
-def sum_of_products(a: Float[Array, 'B h w C'], b: Float[Array, 'B h w C']) -> Float[Array, ' C']:
-    """The sum of a * b over all but the channels, in a form that is fast on the device.
-
-    XLA on a CPU adds up along the outer axes channel by channel, in steps of C. Images are added there first, which is
-    plain arithmetic on maps, and the cells by a product with ones.
-    """
-
-    def by_image(a: Array, b: Array) -> Array:
-        total = functools.reduce(jnp.add, (one * other for one, other in zip(list(a), list(b), strict=True)))
-        cells = lax.optimization_barrier(total.reshape(-1, total.shape[-1]))
-        return jnp.ones(cells.shape[0], cells.dtype) @ cells
-
-    found: Array = lax.platform_dependent(a, b, cpu=by_image, default=lambda a, b: (a * b).sum((0, 1, 2)))
-    return found
-
-
 # ---- resizing -------------------------------------------------------------------------------------------------------
 
 

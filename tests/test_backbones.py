@@ -38,10 +38,9 @@ def lively_variables(model) -> PyTree:
 
 
 def test_the_menu_names_all_and_refuses_others():
-    assert backbones.names() == ('mobilenet_v2', 'mobilenet_v2_refinenet', *XCEPTIONS)
-    with pytest.raises(
-        InputError, match=r"^backbone\.name is 'resnet'; allowed: mobilenet_v2, mobilenet_v2_refinenet, xception_41, "
-    ):
+    mobile = ('mobilenet_v2', 'mobilenet_v2_refinenet', 'mobilenet_v2_shallow')
+    assert backbones.names() == (*mobile, *XCEPTIONS)
+    with pytest.raises(InputError, match=rf"^backbone\.name is 'resnet'; allowed: {', '.join(mobile)}, xception_41, "):
         backbones.make('resnet', output_stride=16)
 
 
@@ -149,6 +148,7 @@ LAST = {
         name: {4: ('layer_4', 24), 8: ('layer_7', 32), 16: ('layer_14', 96), 32: ('layer_18', 320)}
         for name in ('mobilenet_v2', 'mobilenet_v2_refinenet')
     },
+    'mobilenet_v2_shallow': {4: ('layer_3', 24), 8: ('layer_4', 32), 16: ('layer_6', 96), 32: ('layer_8', 320)},
     **{
         name: {
             stride: (endpoint.format(blocks[stride == 8]), channels)

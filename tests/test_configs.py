@@ -188,7 +188,7 @@ def test_free_fields_exist():
     ('field', 'value', 'said'),
     [
         ('backbone.output_stride', 32, 'output stride 32: the rates of a cell need 4, 8 or 16'),
-        ('backbone.output_stride', 7, 'output stride 7 of mobilenet_v2: it must be one of 8, 16, 32'),
+        ('backbone.output_stride', 7, 'output stride 7 of mobilenet_v2_shallow: it must be one of 8, 16, 32'),
         ('backbone.name', 'resnet', "backbone.name is 'resnet'; allowed: mobilenet_v2"),
         ('backbone.width', 0.0, 'width 0.0'),
         ('backbone.pretrain.steps', 0, 'backbone.pretrain.steps is 0'),

@@ -158,7 +158,7 @@ def test_labels_are_not_needed(held, tmp_path):
         draw = np.random.default_rng(number)
         Image.fromarray(draw.integers(0, 256, (*size, 3), np.uint8)).save(path)
     config = cityscapes.get_config('toy')
-    config.update_from_flattened_dict({'context.name': 'none', 'backbone.name': 'mobilenet_v2'})
+    config.update_from_flattened_dict({'context.name': 'none'})
     config.decoder.output_stride = 0
     checkpoint.save(tmp_path / 'held', filled(evaluation.make_network(config)))
     config.dataset.root, config.checkpoint = str(tmp_path / 'data'), str(tmp_path / 'held')
@@ -255,7 +255,7 @@ def refusal(config, workdir=None):
         ('evaluate.pictures', -1, 'evaluate.pictures is -1; it must be 0 to 100'),
         ('evaluate.pictures', 101, 'evaluate.pictures is 101; it must be 0 to 100'),
         ('dataset.name', 'kitti', "unknown data set 'kitti'; there are: camvid, cityscapes, coco"),
-        ('backbone.output_stride', 4, 'output stride 4 of mobilenet_v2: it must be one of 8, 16, 32'),
+        ('backbone.output_stride', 4, 'output stride 4 of mobilenet_v2_shallow: it must be one of 8, 16, 32'),
         ('backbone.name', 'resnet', "backbone.name is 'resnet'; allowed: mobilenet_v2, mobilenet_v2_refinenet"),
         ('context.name', 'psp', "context.name is 'psp'; allowed: aspp, aux_cells, dpc, image_level, none"),
         ('decoder.output_stride', 8, 'decoder.output_stride is 8; allowed: 4, or 0'),
@@ -443,7 +443,6 @@ def frames(tmp_path_factory):
         Image.fromarray(draw.integers(0, 256, (32, 64, 3), np.uint8)).save(image)
         Image.fromarray(draw.integers(0, 34, (32, 64), np.uint8)).save(label)
     config = cityscapes.get_config('toy')
-    config.backbone.name = 'mobilenet_v2'
     beside = described.files(described.of(config))
     checkpoint.save(folder / 'held', filled(evaluation.make_network(config)), beside=beside)
     return folder
@@ -451,7 +450,7 @@ def frames(tmp_path_factory):
 
 def flags_of(frames, workdir):
     data = (f'--config.dataset.root={frames}', f'--config.checkpoint={frames / "held"}')
-    return (f'--workdir={workdir}', '--config.journey=evaluate', '--config.backbone.name=mobilenet_v2', *data)
+    return (f'--workdir={workdir}', '--config.journey=evaluate', *data)
 
 
 def test_the_command_line_evaluates_at_several_scales_and_exports(frames, tmp_path):

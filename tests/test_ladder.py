@@ -203,7 +203,7 @@ def test_a_network_has_the_searchs_data_and_backbone_and_the_recipe_of_the_confi
     config = whole[1].configs[0]
     search_config = toy('whole')
     assert config.dataset.name == 'scenes'
-    assert config.backbone.to_dict() == {'name': 'mobilenet_v2', 'width': 0.1, 'output_stride': 16}
+    assert config.backbone.to_dict() == {'name': 'mobilenet_v2_shallow', 'width': 0.1, 'output_stride': 16}
     assert config.train.init.parts == 'backbone'
     assert config.train.init.checkpoint == str(next(workdir.glob('backbone-*.npz')).resolve())
     assert config.train.steps == search_config.rerank.train.steps

@@ -138,9 +138,9 @@ def test_sizes_scale_as_officially(shared, side):
     ('fields', 'words'),
     [
         ({'backbone__name': 'resnet'}, "backbone.name is 'resnet'; allowed: mobilenet_v2, mobilenet_v2_refinenet"),
-        ({'backbone__output_stride': 4}, 'output stride 4 of mobilenet_v2: it must be one of 8, 16, 32'),
+        ({'backbone__output_stride': 4}, 'output stride 4 of mobilenet_v2_shallow: it must be one of 8, 16, 32'),
         ({'backbone__output_stride': 32}, 'output stride 32: the rates of a cell need 4, 8 or 16'),
-        ({'backbone__width': 0.0}, 'width 0.0 of mobilenet_v2'),
+        ({'backbone__width': 0.0}, 'width 0.0 of mobilenet_v2_shallow'),
         ({'context__name': 'psp'}, "context.name is 'psp'; allowed: aspp, aux_cells, dpc, image_level, none"),
         ({'context__filters': 0}, 'context.filters is 0; it must be at least 1'),
         ({'context__dropout_rate': 1.0}, 'context.dropout_rate is 1.0; it must be at least 0 and below 1'),

@@ -17,8 +17,13 @@ from dpc_jax import backbones, ops
 from dpc_jax.backbones import make_divisible
 from dpc_jax.convolution import ConvUnit
 
-NAMES: dict[str, dict[str, int]] = {'mobilenet_v2': {}, 'mobilenet_v2_refinenet': {'expand_first': True}}
-"""The second is the encoder of Light-Weight RefineNet, in which the search of arXiv:1810.10804 starts."""
+NAMES: dict[str, dict[str, int]] = {
+    'mobilenet_v2': {},
+    'mobilenet_v2_refinenet': {'expand_first': True},
+    'mobilenet_v2_shallow': {'shallow': True},
+}
+"""The second is the encoder of Light-Weight RefineNet, in which the search of arXiv:1810.10804 starts. The third is
+nobody's: the first block of each row of Table 2 alone, which compiles in less than half the time, for `:toy`."""
 
 SCOPE = 'MobilenetV2'
 """What the names of the official variables start with."""
@@ -52,12 +57,12 @@ class Bottleneck(NamedTuple):
     rate: int
 
 
-def bottlenecks(width: float, output_stride: int) -> tuple[Bottleneck, ...]:
-    """The 17 blocks after the stem."""
+def bottlenecks(width: float, output_stride: int, *, shallow: bool = False) -> tuple[Bottleneck, ...]:
+    """The 17 blocks after the stem; the 7 that are first of their row if `shallow`."""
     nominal = [
         (depth, expansion, stride)
         for expansion, depth, first_stride, count in BOTTLENECKS
-        for stride in (first_stride, *[1] * (count - 1))
+        for stride in (first_stride, *[1] * (0 if shallow else count - 1))
     ]
     strided = backbones.atrous([stride for *_, stride in nominal], output_stride, reached_stride=2)
     return tuple(
@@ -101,6 +106,7 @@ class Model(nn.Module):
       bn_decay: of the moving averages; a short training needs a faster one than slim's.
       dtype: of the computation; None takes that of the images. Parameters and batch statistics are float32.
       expand_first: the first block has a 1x1 expansion, too, by a factor of 1 (Light-Weight RefineNet's encoder).
+      shallow: only the first block of each row of Table 2, so 7 of 17, and endpoints up to `layer_8`.
 
     Raises:
       InputError: a width that is not positive, an output stride that is not allowed.
@@ -111,10 +117,12 @@ class Model(nn.Module):
     bn_decay: float = BN_DECAY
     dtype: DTypeLike | None = None
     expand_first: bool = False
+    shallow: bool = False
 
     def __post_init__(self) -> None:
         """Refuses bad settings before anything is built."""
-        name = 'mobilenet_v2_refinenet' if self.expand_first else 'mobilenet_v2'
+        mine = {'expand_first': self.expand_first, 'shallow': self.shallow}
+        name = next(name for name, variant in NAMES.items() if mine == {key: variant.get(key, False) for key in mine})
         backbones.check(name, self.output_stride, self.width)
         super().__post_init__()
 
@@ -126,12 +134,12 @@ class Model(nn.Module):
     @property
     def low_level(self) -> str:
         """The endpoint that a decoder at stride 4 reads, 144 channels at width 1 (official feature_extractor.py)."""
-        return 'layer_4/depthwise_output'
+        return 'layer_3/depthwise_output' if self.shallow else 'layer_4/depthwise_output'
 
     @property
     def by_stride(self) -> Mapping[int, str]:
         """The output of the last block at each stride: 24, 32, 96 and 320 channels at width 1, output stride 32."""
-        blocks = bottlenecks(self.width, self.output_stride)
+        blocks = bottlenecks(self.width, self.output_stride, shallow=self.shallow)
         return backbones.last_of_each_stride((block.stride, f'layer_{index + 1}') for index, block in enumerate(blocks))
 
     @nn.compact
@@ -139,14 +147,14 @@ class Model(nn.Module):
         """Named endpoints of images in 0..255.
 
         `layer_1` (stem) .. `layer_18`, each k >= 2 with `layer_k/depthwise_output` and each k >= 3 with
-        `layer_k/expansion_output` (both after BN and ReLU6), as slim names them; `features` is `layer_18`. A map is
+        `layer_k/expansion_output` (both after BN and ReLU6), as slim names them; `features` is the last. A map is
         ceil(size / stride) large. Under jit, endpoints that the caller does not return cost nothing.
         """
         x = backbones.scaled(images, self.dtype)
         stem_depth = make_divisible(STEM_DEPTH * self.width)
         x = _unit(stem_depth, kernel_size=(3, 3), stride=2, decay=self.bn_decay, name='Conv')(x, train)
         endpoints = {'layer_1': x}
-        for index, block in enumerate(bottlenecks(self.width, self.output_stride)):
+        for index, block in enumerate(bottlenecks(self.width, self.output_stride, shallow=self.shallow)):
             scope = f'expanded_conv_{index}' if index else 'expanded_conv'
             inside = InvertedResidual(block, self.bn_decay, self.expand_first, name=scope)(x, train)
             x = inside.pop('output')
