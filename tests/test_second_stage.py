@@ -38,7 +38,7 @@ def check(config):
         ({'tuning__polyak': 1.0}, 'tuning.polyak is 1.0; it must be at least 0 and below 1'),
         (
             {'backbone__output_stride': 16},
-            'backbone.output_stride is 16, so mobilenet_v2_refinenet has no map at stride 32; the space aux_cells reads'
+            'backbone.output_stride is 16, so mobilenet_v2_shallow has no map at stride 32; the space aux_cells reads'
             ' maps at 4, 8, 16, 32',
         ),
         ({'search__score': 'iou'}, "search.score is 'iou'; allowed: miou, geometric_mean, "),
