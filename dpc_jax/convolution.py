@@ -159,35 +159,41 @@ def _depthwise_backward(window: _Window, kept: tuple[Array, Array], grad: Array)
 def _kernel_gradient(
     window: _Window, padded: Float[Array, 'B _ _ C'], grad: Float[Array, 'B _ _ C']
 ) -> Float[Array, 'i j 1 C']:
-    """The gradient of the kernel: for each tap, the sum over images and cells of what it reads times the gradient.
-
-    On a CPU it is a loop over the taps, because nine times the code takes nine times as long to compile. XLA there adds
-    up along the outer axes channel by channel, in steps of C; so images are added first, which is plain arithmetic on
-    maps, and the cells by a product with ones.
-    """
-    taps = window.reads()
-    size, zero = (*window.span, padded.shape[-1]), jnp.int32(0)
-
-    def looped(padded: Array, grad: Array) -> Array:
-        padded, grad = lax.optimization_barrier((padded, grad))
-
-        def of_tap(first: Int[Array, ' 2']) -> Float[Array, ' C']:
-            total = jnp.zeros((), grad.dtype)
-            for image in range(len(padded)):
-                seen = lax.dynamic_slice(padded, (jnp.int32(image), *first, zero), (1, *size))[0]
-                total = total + seen[:: window.stride, :: window.stride] * grad[image]
-            cells = lax.optimization_barrier(total.reshape(-1, size[-1]))
-            return jnp.ones(len(cells), cells.dtype) @ cells
-
-        return lax.map(of_tap, jnp.array([first for _, first in taps], jnp.int32))
-
-    def written_out(padded: Array, grad: Array) -> Array:
-        return jnp.stack([(window.read(padded, first) * grad).sum((0, 1, 2)) for _, first in taps])
-
-    found = lax.platform_dependent(padded, grad, cpu=looped, default=written_out)
-    rows, columns = (sorted(set(places)) for places in zip(*(tap for tap, _ in taps), strict=True))
+    """The gradient of the kernel: for each tap, the sum over images and cells of what it reads times the gradient."""
+    cpu, default = (functools.partial(sums, window) for sums in (_sums_in_a_loop, _sums_written_out))
+    found = lax.platform_dependent(padded, grad, cpu=cpu, default=default)
+    taps = [tap for tap, _ in window.reads()]  # a block of the kernel: each axis decides by itself what is read
+    rows, columns = (sorted(set(places)) for places in zip(*taps, strict=True))
     margins = [(places[0], n - 1 - places[-1]) for places, n in zip((rows, columns), window.taps, strict=True)]
     return jnp.pad(found.reshape(len(rows), len(columns), 1, -1), (*margins, (0, 0), (0, 0)))
+
+
+def _sums_written_out(
+    window: _Window, padded: Float[Array, 'B _ _ C'], grad: Float[Array, 'B _ _ C']
+) -> Float[Array, 'taps C']:
+    return jnp.stack([(window.read(padded, first) * grad).sum((0, 1, 2)) for _, first in window.reads()])
+
+
+def _sums_in_a_loop(
+    window: _Window, padded: Float[Array, 'B _ _ C'], grad: Float[Array, 'B _ _ C']
+) -> Float[Array, 'taps C']:
+    """The same for a CPU: one loop over the taps, because nine times the code takes nine times as long to compile.
+
+    XLA there adds up along the outer axes channel by channel, in steps of C; so images are added first, which is plain
+    arithmetic on maps, and the cells by a product with ones.
+    """
+    padded, grad = lax.optimization_barrier((padded, grad))
+    size, zero = (*window.span, padded.shape[-1]), jnp.int32(0)
+
+    def of_tap(first: Int[Array, ' 2']) -> Float[Array, ' C']:
+        total = jnp.zeros((), grad.dtype)
+        for image in range(len(padded)):
+            seen = lax.dynamic_slice(padded, (jnp.int32(image), *first, zero), (1, *size))[0]
+            total = total + seen[:: window.stride, :: window.stride] * grad[image]
+        cells = lax.optimization_barrier(total.reshape(-1, size[-1]))
+        return jnp.ones(len(cells), cells.dtype) @ cells
+
+    return lax.map(of_tap, jnp.array([first for _, first in window.reads()], jnp.int32))
 
 
 _depthwise.defvjp(_depthwise_forward, _depthwise_backward)

@@ -170,6 +170,7 @@ def test_every_stride_up_to_the_output_stride_has_its_endpoint(name, output_stri
     for stride, endpoint in model.by_stride.items():
         channels = LAST[name][stride if stride < output_stride else 32][1]
         assert endpoints[endpoint].shape == (1, *(-(-side // stride) for side in size), channels)
+    assert endpoints[model.low_level].shape[1:3] == tuple(-(-side // 4) for side in size)
 
 
 def test_a_map_by_stride_is_the_array_of_its_endpoint():

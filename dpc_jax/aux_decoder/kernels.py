@@ -167,7 +167,7 @@ def depthwise(x: Maps, kernel: Float[Array, 'k k A'], rate: int) -> Maps:
 def depthwise_kernel_grad(x: Maps, grad: Maps, side: int, rate: int) -> Float[Array, 'k k A']:
     """The gradient of the kernel of `depthwise`, tap by tap: written out it took five times as long to compile.
 
-    Images are added before cells, and each is read where it lies, as `convolution` does and says why.
+    Images are added before cells, and each is read where it lies: see `convolution._sums_in_a_loop`.
     """
     size, taps = (*_size(x), x.shape[-1]), _taps(_size(x), side, rate)
     padded, zero = _padded(x, rate * (side // 2)), jnp.int32(0)
