@@ -1,8 +1,8 @@
 """Search for decoders of auxiliary cells on CamVid with the ImageNet MobileNet-v2: real scenes, on a laptop.
 
 The first stage of the search of Nekrasov et al. (CVPR 2019, arXiv:1810.10804), only smaller: half the width, batch 8
-instead of 64, 24 decoders, and a strategy that does something with so few. No class is a background, so all count in
-the score. Nothing is published for this space on CamVid.
+instead of 64, 120 steps, 24 decoders, and a strategy that does something with so few. No class is a background, so all
+count in the score. Nothing is published for this space on CamVid.
 
   python run.py --config=configs/camvid_aux_search.py --workdir=runs/camvid_aux_search \\
     --config.dataset.root=/data/camvid --config.backbone.weights=/data/mobilenet_v2.npz
@@ -24,13 +24,15 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     config.dataset = ml_collections.ConfigDict({'name': 'camvid', 'root': '', 'generated': 0})
     config.backbone.name = 'mobilenet_v2'  # whose ImageNet weights there are; its maps have the same strides
     config.cell.filters = 24
-    config.cache.crop_size = (257, 257)
+    config.cache.crop_size = (193, 257)
     config.cache.views = 2
     config.proxy.batch_size = 8
-    config.proxy.steps = 230
-    config.proxy.polyak_every = 46  # in which as many samples are seen as there are images; five times
+    config.proxy.steps = 120
+    config.proxy.polyak_every = 24  # five averages, as in the release
     config.search.score = 'geometric_mean'
     config.search.num_candidates = 24
+    config.search.sampler = 'evolution'
+    config.search.population = 1  # each proposal knows all scores before it
     config.search.sampler_settings.near_best.incumbents = 5
     config.search.sampler_settings.evolution.update({'population': 8, 'sample': 3})  # of 24 candidates
     common.camvid_recipe(config.rerank)
