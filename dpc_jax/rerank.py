@@ -70,6 +70,16 @@ def network_config(
     return network
 
 
+def settings_of(network: ml_collections.ConfigDict, backbone: pathlib.Path) -> dict[str, Any]:
+    """What the scores of a network depend on: wherever the data lie, and the search's folder with its backbone."""
+    settings: dict[str, Any] = json.loads(network.to_json_best_effort())
+    for group, name in (field.split('.') for field in training.FREE_FIELDS if field.count('.') == 1):
+        settings[group].pop(name, None)
+    if settings['train']['init']['checkpoint'] == str(backbone):
+        settings['train']['init']['checkpoint'] = backbone.name  # it says which weights they are
+    return settings
+
+
 def recipe_of(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """What the scores of this rung depend on besides the search's settings."""
     recipe: dict[str, Any] = json.loads(config.rerank.to_json_best_effort())
@@ -126,7 +136,7 @@ class WholeNetworks:
     def _one(self, genotype: Genotype) -> Result:
         """What became of one network. What an earlier start has found is read from its folder."""
         network = network_config(self.config, self.space, genotype, seed=self.seed, backbone=self.backbone)
-        made_of = provenance.settings_hash(json.loads(network.to_json_best_effort()))
+        made_of = provenance.settings_hash(settings_of(network, self.backbone))
         name = files.digest([self.space.canonical_key(genotype).encode()])[:12]
         place = self.folder / f'{name}-seed{self.seed}'
         files.make_folder(place, 'workdir')

@@ -397,6 +397,35 @@ def test_a_start_that_came_to_nothing_claims_nothing(root, tmp_path):
     assert json.loads((tmp_path / 'config.json').read_text())['train']['init']['checkpoint'] == ''
 
 
+def test_the_weights_of_the_start_may_move_but_not_change(whole, root, tmp_path):
+    dataset = datasets.load('camvid', toy(root).dataset, 'train')
+    run, start = tmp_path / 'run', tmp_path / 'start.npz'
+
+    def claim(path):
+        train_config.claim(run, toy(root, train__init__checkpoint=str(path)), dataset)
+
+    np.savez(start, one=np.ones(3))
+    run.mkdir()
+    claim(start)
+    (run / 'checkpoints/3').mkdir(parents=True)
+    moved = start.rename(tmp_path / 'moved.npz')
+    claim(moved)
+    np.savez(moved, one=np.zeros(3))
+    with pytest.raises(InputError, match=r'belongs to another config: train_start\.weights was'):
+        claim(moved)
+    with pytest.raises(InputError, match=r"train\.init\.checkpoint was '.*start\.npz' there"):
+        claim('/absent')  # there is nothing to compare but the path
+    claim(start)  # gone, but the config is the same, and a training that goes on does not read it
+    held = json.loads((run / 'config.json').read_text())
+    del held['train_start']  # as in a folder of before
+    (run / 'config.json').write_text(json.dumps(held))
+    claim(start)
+    for folder in (whole[0] / 'weights', shutil.copytree(whole[0] / 'weights', tmp_path / 'weights')):
+        assert train_config.start_of(toy(root, train__init__checkpoint=str(folder)))['weights'] == (
+            checkpoint.fingerprint(whole[0] / 'weights')[:16]
+        )
+
+
 @pytest.mark.parametrize(
     ('error', 'said'),
     [

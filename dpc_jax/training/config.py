@@ -12,7 +12,7 @@ import ml_collections
 import numpy as np
 from jax.experimental import multihost_utils
 
-from dpc_jax import checks, datasets, evaluation, files, input_pipeline, networks, provenance, tasks
+from dpc_jax import checks, datasets, evaluation, files, input_pipeline, networks, provenance, tasks, weights
 from dpc_jax.base import InputError
 from dpc_jax.datasets import Dataset
 from dpc_jax.input_pipeline import PipelineSettings
@@ -122,7 +122,8 @@ def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict, dataset: Dat
     fault = None
     if jax.process_index() == 0:
         try:
-            _claim(workdir, {**json.loads(config.to_json_best_effort()), 'train_images': images_of(dataset)})
+            found = {'train_images': images_of(dataset), 'train_start': start_of(config)}
+            _claim(workdir, {**json.loads(config.to_json_best_effort()), **found})
         except InputError as error:
             fault = error
     # Without this the other processes would wait for ever for the first.
@@ -145,12 +146,23 @@ def _claim(workdir: pathlib.Path, wanted: Mapping[str, Any]) -> None:
         raise InputError(f'{path} cannot be read ({error}); give another workdir') from error
     added = provenance.flat(ADDED)
     there_and_here = ({**added, **provenance.flat(fields)} for fields in (held, wanted))
-    for name, there, here in provenance.differences(*there_and_here, free=FREE_FIELDS):
+    known = all(fields.get('train_start') for fields in (held, wanted))  # of both; else their paths are compared
+    free = (*FREE_FIELDS, *(('train.init.checkpoint',) if known else ('train_start', 'train_start.weights')))
+    for name, there, here in provenance.differences(*there_and_here, free=free):
         was, now = (json.loads(text) if text != provenance.MISSING else None for text in (there, here))
         raise InputError(
             f"workdir '{workdir}' belongs to another config: {name} was {was!r} there and is {now!r} now;"
             ' give another workdir'
         )
+
+
+def start_of(config: ml_collections.ConfigDict) -> dict[str, str]:
+    """The digest of the weights from which a training starts, wherever they lie; empty where there are none to read."""
+    path = config.train.init.checkpoint
+    try:
+        return {'weights': weights.fingerprint(path)[:16]} if path else {}
+    except InputError:  # a training that goes on does not need them
+        return {}
 
 
 def images_of(dataset: Dataset) -> dict[str, Any]:

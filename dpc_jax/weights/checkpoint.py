@@ -265,8 +265,13 @@ def save_backbone(variables: PyTree, path: Path, *, scope: str = mobilenet_v2.SC
 
 
 def fingerprint(path: Path) -> str:
-    """SHA-256 of what `tf_import.read` reads at `path`: of the one file, or of the digests of several."""
+    """SHA-256 of the weights at `path`: of a checkpoint's checksums, of one file, or of the digests of several.
+
+    InputError where there are none.
+    """
     try:
+        if (sums := files.local(path, 'weights file') / SUMS).is_file():
+            return files.sha256(sums)
         digests = [files.sha256(file) for file in tf_import.files_of(path)]
     except OSError as error:
         raise InputError(f"weights file '{path}': {error.strerror}") from error
