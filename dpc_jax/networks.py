@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from dpc_jax import backbones, checks, contexts, ops
+from dpc_jax import backbones, checks, contexts, initial, ops
 from dpc_jax.base import InputError, PyTree, Size
 from dpc_jax.decoder import Decoder
 from dpc_jax.segmenter import Segmenter
@@ -49,8 +49,7 @@ def variable_shapes(network: Segmenter) -> PyTree:
 def init_variables(key: jax.Array, network: Segmenter) -> PyTree:
     """Fresh `params` and `batch_stats`, by the official initialisers."""
     side = 2 * network.output_stride + 1
-    variables: PyTree = jax.jit(lambda key: network.init(key, jnp.zeros((1, side, side, 3))))(key)
-    return variables
+    return initial.variables(lambda key: network.init(key, jnp.zeros((1, side, side, 3))), key)
 
 
 def fewest_values(network: Segmenter, batch_size: int, crop_size: Size) -> tuple[int, str]:

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from dpc_jax import checks, losses, ops, preprocess
+from dpc_jax import checks, initial, losses, ops, preprocess
 from dpc_jax.base import InputError, PyTree, Size, Track
 from dpc_jax.datasets import Dataset
 
@@ -81,7 +81,7 @@ def train_backbone(
     model = LinearLogits(backbone, dataset.num_classes)
     crop = settings.crop_size
     size = ((crop[0] - 1) // settings.loss_stride + 1, (crop[1] - 1) // settings.loss_stride + 1)
-    variables = jax.jit(lambda key: model.init(key, jnp.zeros((1, *crop, 3)), size, False))(key)
+    variables = initial.variables(lambda key: model.init(key, jnp.zeros((1, *crop, 3)), size, False), key)
     schedule = optax.cosine_decay_schedule(settings.learning_rate, settings.steps)
     optimizer = optax.adam(schedule)
     params, stats = variables['params'], variables['batch_stats']

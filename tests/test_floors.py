@@ -19,7 +19,7 @@ FLOORS = (
     ),
     # Parts.
     (
-        *('progress', 'provenance', 'sharding', 'norms', 'ops', 'fused', 'dynamic_cell'),
+        *('progress', 'provenance', 'sharding', 'initial', 'norms', 'ops', 'fused', 'dynamic_cell'),
         *('convolution', 'context', 'aspp', 'decoder', 'aux_decoder', 'backbones', 'controller'),
         *(
             'canvas',

@@ -421,8 +421,9 @@ def test_the_weights_of_the_start_may_move_but_not_change(whole, root, tmp_path)
     (run / 'config.json').write_text(json.dumps(held))
     claim(start)
     for folder in (whole[0] / 'weights', shutil.copytree(whole[0] / 'weights', tmp_path / 'weights')):
-        assert train_config.start_of(toy(root, train__init__checkpoint=str(folder)))['weights'] == (
-            checkpoint.fingerprint(whole[0] / 'weights')[:16]
+        assert (
+            train_config.start_of(toy(root, train__init__checkpoint=str(folder)))['weights']
+            == (checkpoint.fingerprint(whole[0] / 'weights')[:16])
         )
 
 

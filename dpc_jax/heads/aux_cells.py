@@ -6,6 +6,7 @@ have the size of the maps of stride 4, where the release takes its loss.
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any, Unpack
@@ -22,7 +23,6 @@ from dpc_jax.aux_decoder import (
     AUXILIARY_WEIGHT,
     BN_DECAY,
     CELLS,
-    LEVELS,
     MAIN,
     SLOTS,
     UNITS,
@@ -77,26 +77,33 @@ class Head:
 
         Weights that it does not use are drawn, too, and never move but by weight decay.
         """
-        keys = iter(jax.random.split(key, 7 + LEVELS))
+        width, classes = self.filters, self.num_classes
+        adapters = [(channels[stride], width) for stride in STRIDES]
+        shapes = (
+            *adapters,
+            *((UNITS, width, width), (UNITS, 3, 3, width, width), (UNITS, 5, 5, width), (BLOCKS, width, width)),
+            *((MAIN + 1, 3, 3, width, classes), (MAIN + 1, classes)),
+        )
+        places = np.cumsum([0, *map(math.prod, shapes)])
+        # One draw, cut into pieces, because every further one would take XLA seconds.
+        drawn = jax.random.uniform(key, (int(places[-1]),), jnp.float32, -1, 1)
+        pieces = [drawn[i:j].reshape(shape) for (i, j), shape in zip(itertools.pairwise(places), shapes, strict=True)]
+        pointwise, dense, depthwise, projection, heads, head_bias = pieces[len(adapters) :]
 
-        def draw(shape: tuple[int, ...], bound: Float[Array, '...'] | float) -> Array:
-            return jax.random.uniform(next(keys), shape, jnp.float32, -1, 1) * bound
-
-        width = self.filters
         many = 1 / math.sqrt(9 * width)
         wide = jnp.asarray([op.kernel == 5 for op in OPS])[genotype.ops]  # by operator of a cell
         wide = jnp.concatenate([jnp.tile(wide, CELLS), jnp.zeros(UNITS - 7 * CELLS, bool)])
         ends = BLOCKS - sum((genotype.connections == MAPS + block).any().astype(jnp.float32) for block in range(2))
         params = Params(
-            adapters=tuple(draw((channels[s], width), 1 / math.sqrt(channels[s])) for s in STRIDES),
-            pointwise=draw((UNITS, width, width), 1 / math.sqrt(width)),
-            dense=draw((UNITS, 3, 3, width, width), many),
-            depthwise=draw((UNITS, 5, 5, width), jnp.where(wide, 1 / 5, 1 / 3)[:, None, None, None]),
-            projection=draw((BLOCKS, width, width), jnp.sqrt(1 / (width * ends))[None, None, None]),
+            adapters=tuple(piece / math.sqrt(len(piece)) for piece in pieces[: len(adapters)]),
+            pointwise=pointwise / math.sqrt(width),
+            dense=dense * many,
+            depthwise=depthwise * jnp.where(wide, 1 / 5, 1 / 3)[:, None, None, None],
+            projection=projection * jnp.sqrt(1 / (width * ends)),
             scale=jnp.ones((SLOTS, width)),
             bias=jnp.zeros((SLOTS, width)),
-            heads=draw((MAIN + 1, 3, 3, width, self.num_classes), many),
-            head_bias=draw((MAIN + 1, self.num_classes), many),
+            heads=heads * many,
+            head_bias=head_bias * many,
         )
         return params, Stats(jnp.zeros((SLOTS, width)), jnp.ones((SLOTS, width)))
 
