@@ -9,7 +9,6 @@ convolution is depthwise, BN, ReLU, pointwise, BN, ReLU; pooling is mean, 1x1, B
 """
 
 import functools
-from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import flax.linen as nn
@@ -20,6 +19,9 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from dpc_jax.base import InputError, Size
+from dpc_jax.initial import Initializer as Initializer
+from dpc_jax.initial import truncated_normal as truncated_normal
+from dpc_jax.initial import xavier_uniform
 from dpc_jax.norms import BN_DECAY as BN_DECAY
 from dpc_jax.norms import BN_EPSILON as BN_EPSILON
 from dpc_jax.norms import BatchNorm as BatchNorm
@@ -32,15 +34,12 @@ text (§3.1). They are equal for the grid 1x1; the released cell has no pooling,
 
 POOLINGS: tuple[Pooling, ...] = ('sliding', 'binned')
 
-Initializer = Callable[..., jax.Array]
-
 # Official initialisers: truncated normals for the separable convolution, slim's Xavier for every other 1x1.
 DEPTHWISE_STDDEV = 0.33
 POINTWISE_STDDEV = 0.06
-truncated_normal = nn.initializers.truncated_normal
 depthwise_init: Initializer = truncated_normal(DEPTHWISE_STDDEV)
 pointwise_init: Initializer = truncated_normal(POINTWISE_STDDEV)
-xavier_init: Initializer = nn.initializers.xavier_uniform()
+xavier_init: Initializer = xavier_uniform
 
 
 # ---- dropout --------------------------------------------------------------------------------------------------------

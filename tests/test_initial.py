@@ -8,7 +8,20 @@ import pytest
 
 from dpc_jax import backbones, initial
 
+SHAPES = ((7,), (3, 3, 5, 11), (2, 3, 3, 4, 6), (1, 1, 8, 4))
 SAID = []
+
+
+@pytest.mark.parametrize('shape', SHAPES)
+def test_the_initialisers_are_jaxs_to_the_bit(shape):
+    key = jax.random.key(len(shape))
+    pairs = [(initial.truncated_normal(0.33), nn.initializers.truncated_normal(0.33))]
+    if len(shape) > 1:
+        pairs += [(initial.xavier_uniform, nn.initializers.xavier_uniform())]
+    for ours, theirs in pairs:
+        np.testing.assert_array_equal(ours(key, shape), theirs(key, shape))
+    found = initial.uniform(key, shape, 0.25)
+    np.testing.assert_array_equal(found, jax.random.uniform(key, shape, minval=-0.25, maxval=0.25))
 
 
 class Loud(nn.Module):

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from dpc_jax import ops
+from dpc_jax import initial, ops
 from dpc_jax.base import Size
 from dpc_jax.context import Context, ContextOutput
 from dpc_jax.convolution import ConvUnit
@@ -39,7 +39,7 @@ AUXILIARY_WEIGHT = 0.15  # of the loss of each head (release; both stages)
 def uniform_init(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
     """PyTorch's initial kernel [kh, kw, C or 1, D]: uniform in ± 1 / sqrt(fan in)."""
     bound = 1 / math.sqrt(math.prod(shape[:-1]))
-    return jax.random.uniform(key, shape, dtype, -bound, bound)
+    return initial.uniform(key, shape, bound, dtype)
 
 
 def bias_init(fan_in: int) -> ops.Initializer:
@@ -47,7 +47,7 @@ def bias_init(fan_in: int) -> ops.Initializer:
 
     def draw(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
         bound = 1 / math.sqrt(fan_in)
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
+        return initial.uniform(key, shape, bound, dtype)
 
     return draw
 

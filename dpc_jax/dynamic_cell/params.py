@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from dpc_jax import ops
+from dpc_jax import initial, ops
 from dpc_jax.base import FEATURES, InputError
 from dpc_jax.ops import Moments, Pooling
 from dpc_jax.spaces import dpc
@@ -84,7 +84,7 @@ def init(key: jax.Array, genotype: Genotype, channels: int, filters: int) -> tup
     shape = (num_branches, width, filters)
     # Xavier uniform has the bound sqrt(6 / (fan in + fan out)); the fan in is that of the chosen input.
     fan_in = entering.sum(-1, keepdims=True).astype(jnp.float32)[:, :, None]
-    xavier = jnp.sqrt(6 / (fan_in + filters)) * jax.random.uniform(key_xavier, shape, minval=-1, maxval=1)
+    xavier = jnp.sqrt(6 / (fan_in + filters)) * initial.uniform(key_xavier, shape)
     pointwise = jnp.where(separable[:, None, None], ops.pointwise_init(key_pointwise, shape), xavier)
     params = CellParams(
         Unit(depthwise * entering[:, None, None, :], *_identity(num_branches, width)),

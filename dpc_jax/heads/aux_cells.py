@@ -17,7 +17,7 @@ import ml_collections
 import numpy as np
 from jaxtyping import Array, Float
 
-from dpc_jax import aux_decoder, checks
+from dpc_jax import aux_decoder, checks, initial
 from dpc_jax.aux_decoder import (
     AUXILIARIES,
     AUXILIARY_WEIGHT,
@@ -85,8 +85,8 @@ class Head:
             *((MAIN + 1, 3, 3, width, classes), (MAIN + 1, classes)),
         )
         places = np.cumsum([0, *map(math.prod, shapes)])
-        # One draw, cut into pieces, because every further one would take XLA seconds.
-        drawn = jax.random.uniform(key, (int(places[-1]),), jnp.float32, -1, 1)
+        # One draw, cut into pieces, because each would be compiled.
+        drawn = initial.uniform(key, (int(places[-1]),))
         pieces = [drawn[i:j].reshape(shape) for (i, j), shape in zip(itertools.pairwise(places), shapes, strict=True)]
         pointwise, dense, depthwise, projection, heads, head_bias = pieces[len(adapters) :]
 

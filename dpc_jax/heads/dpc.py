@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import ml_collections
 from jaxtyping import Array, Float
 
-from dpc_jax import cell, checks, fused, ops
+from dpc_jax import cell, checks, fused, initial, ops
 from dpc_jax.base import PyTree
 from dpc_jax.cell import CellParams, CellSettings, CellStats, Uses
 from dpc_jax.decoder import LOGITS_STDDEV
@@ -52,7 +52,7 @@ class Head(Derived):
         key_cell, key_logits = jax.random.split(key)
         params, stats = cell.init(key_cell, genotype, channels[self.cell.output_stride], self.cell.filters)
         shape = (self.cell.filters, self.num_classes)
-        kernel = LOGITS_STDDEV * jax.random.truncated_normal(key_logits, -2, 2, shape)
+        kernel = initial.truncated_normal(LOGITS_STDDEV)(key_logits, shape)
         return HeadParams(params, kernel, jnp.zeros(self.num_classes)), stats
 
     def apply(
