@@ -2,8 +2,9 @@
 
   python experiments/compare_runs.py --workdirs=runs/aspp_0,runs/aspp_1,runs/dpc_0,runs/dpc_1 --out=comparison
 
-Everything but module and seed must be the same in all of them. Writes comparison.md, rows.csv, curves.png, and for
-each run its row and its curves into rows/<module>_seed<seed>.
+Everything but module and seed must be the same in all of them, and what `--free` names: modules of other papers may
+have an output stride or a decoder of their own (--free=output_stride,decoder), which the table shows then. Writes
+comparison.md, rows.csv, curves.png, and for each run its row and its curves into rows/<module>_seed<seed>.
 """
 
 import csv
@@ -25,6 +26,7 @@ from experiments.rows import Row
 
 SCORES = ('miou', 'pixel_accuracy', 'class_accuracy')
 FREE = ('context', 'genotype')  # settings in which runs may differ
+MAY_BE_FREE = ('output_stride', 'decoder')  # those that are parts of a module, where --free names them
 # 97.5 % quantiles of Student's t with 1, 2, ... degrees of freedom (NIST/SEMATECH e-Handbook, 1.3.6.7.2), for intervals
 # of 95 %. The last is used for all larger numbers too: a little too wide.
 T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
@@ -69,11 +71,12 @@ def read(workdir: pathlib.Path) -> FinishedRun:
     return FinishedRun(workdir, row, held, training.read_records(workdir / training.METRICS))
 
 
-def by_module(runs: Sequence[FinishedRun]) -> Modules:
+def by_module(runs: Sequence[FinishedRun], free: Sequence[str] = ()) -> Modules:
     """The runs in order; InputError where two are the same or differ in more than module and seed."""
     first, found = runs[0], dict[str, dict[int, FinishedRun]]()
     for run in sorted(runs, key=lambda run: (run.module, run.row.seed or 0)):
-        different = differences(first, run)
+        alike = found.get(run.module)  # what is free is the same within a module
+        different = differences(next(iter(alike.values())), run) if alike else differences(first, run, free)
         if different:
             raise InputError(f"'{first.workdir}' and '{run.workdir}' cannot be compared: {', '.join(different)}")
         held = found.setdefault(run.module, {}).setdefault(run.row.seed or 0, run)
@@ -82,7 +85,7 @@ def by_module(runs: Sequence[FinishedRun]) -> Modules:
     return found
 
 
-def differences(one: FinishedRun, other: FinishedRun) -> list[str]:
+def differences(one: FinishedRun, other: FinishedRun, free: Sequence[str] = ()) -> list[str]:
     """What differs in the two besides module and seed; the images are compared by their digest."""
     pairs = [
         (dict(run.row.settings._asdict(), training=run.row.origin, data=run.held.get('data'))) for run in (one, other)
@@ -90,22 +93,23 @@ def differences(one: FinishedRun, other: FinishedRun) -> list[str]:
     return [
         f'{name.replace("_", " ")} is {value} and {pairs[1][name]}'
         for name, value in pairs[0].items()
-        if name not in FREE and value != pairs[1][name]
+        if name not in (*FREE, *free) and value != pairs[1][name]
     ]
 
 
 # ---- Markdown -------------------------------------------------------------------------------------------------------
 
 
-def markdown(modules: Modules) -> str:
+def markdown(modules: Modules, free: Sequence[str] = ()) -> str:
     """Scores by module, differences by pair of modules, IoU by class."""
     run = next(iter(next(iter(modules.values())).values()))
     settings = run.row.settings
+    stride = '' if 'output_stride' in free else f', output stride {settings.output_stride}'
     parts = [
         '# Modules compared',
-        f'{settings.dataset} {settings.split}, {settings.images} images, {settings.backbone}, output stride'
-        f' {settings.output_stride}; each run {run.row.origin}. ± is the sample standard deviation over seeds.',
-        module_table(modules),
+        f'{settings.dataset} {settings.split}, {settings.images} images, {settings.backbone}{stride}; each run'
+        f' {run.row.origin}. ± is the sample standard deviation over seeds.',
+        module_table(modules, free),
         '![Losses and scores](curves.png)',
     ]
     if len(modules) > 1:
@@ -114,15 +118,17 @@ def markdown(modules: Modules) -> str:
     return '\n\n'.join(parts) + '\n'
 
 
-def module_table(modules: Modules) -> str:
-    """A row per module."""
-    heads = ['module', 'seeds', 'mIoU %', 'of each seed', 'pixel accuracy %', 'class accuracy %', 'commit', 'device']
+def module_table(modules: Modules, free: Sequence[str] = ()) -> str:
+    """A row per module; what is `free` is that of its first run."""
+    own_heads, scores = [name.replace('_', ' ') for name in free], ['pixel accuracy %', 'class accuracy %']
+    heads = ['module', *own_heads, 'seeds', 'mIoU %', 'of each seed', *scores, 'commit', 'device']
     lines = []
     for name, seeds in modules.items():
         values = {score: [run.held[score] for run in seeds.values()] for score in SCORES}
         listed = ', '.join(f'{100 * value:.2f}' for value in values['miou'])
         means = [spread(values[score]) for score in SCORES]
-        lines.append([name, ', '.join(map(str, seeds)), means[0], listed, *means[1:], *facts(seeds)])
+        own = [str(getattr(next(iter(seeds.values())).row.settings, field)) for field in free]
+        lines.append([name, *own, ', '.join(map(str, seeds)), means[0], listed, *means[1:], *facts(seeds)])
     return rows.markdown_table(heads, lines)
 
 
@@ -192,7 +198,7 @@ def as_csv(modules: Modules) -> str:
     return text.getvalue()
 
 
-def write(modules: Modules, folder: pathlib.Path) -> list[pathlib.Path]:
+def write(modules: Modules, folder: pathlib.Path, free: Sequence[str] = ()) -> list[pathlib.Path]:
     """Writes everything into `folder`."""
     for run in (run for seeds in modules.values() for run in seeds.values()):
         place = folder / 'rows' / run.name
@@ -201,7 +207,7 @@ def write(modules: Modules, folder: pathlib.Path) -> list[pathlib.Path]:
         training.curves(run.records).savefig(place / 'curves.png', dpi=100)
     records = {name: [run.records for run in seeds.values()] for name, seeds in modules.items()}
     training.comparison(records).savefig(folder / 'curves.png', dpi=150)
-    (folder / 'comparison.md').write_text(markdown(modules), encoding='utf-8')
+    (folder / 'comparison.md').write_text(markdown(modules, free), encoding='utf-8')
     (folder / 'rows.csv').write_text(as_csv(modules), encoding='utf-8')
     return [folder / name for name in ('comparison.md', 'rows.csv', 'curves.png', 'rows')]
 
@@ -215,23 +221,27 @@ def make_folder(folder: pathlib.Path) -> pathlib.Path:
     return folder
 
 
-def compare(workdirs: Sequence[str], out: str) -> None:
+def compare(workdirs: Sequence[str], out: str, free: Sequence[str] = ()) -> None:
     """Reads, compares, writes."""
     if not workdirs or not out:
         raise InputError('both --workdirs and --out are needed; --help explains them')
-    modules = by_module([read(pathlib.Path(workdir).expanduser()) for workdir in workdirs])
-    paths = write(modules, make_folder(pathlib.Path(out).expanduser()))
-    print(markdown(modules))
+    unknown = [name for name in free if name not in MAY_BE_FREE]
+    if unknown:
+        raise InputError(f"--free has '{unknown[0]}'; allowed: {', '.join(MAY_BE_FREE)}")
+    modules = by_module([read(pathlib.Path(workdir).expanduser()) for workdir in workdirs], free)
+    paths = write(modules, make_folder(pathlib.Path(out).expanduser()), free)
+    print(markdown(modules, free))
     print('\n'.join(map(str, paths)))
 
 
 def main(argv: Sequence[str]) -> None:
     """Does what the flags say."""
     del argv
-    compare(flags.FLAGS.workdirs, flags.FLAGS.out)
+    compare(flags.FLAGS.workdirs, flags.FLAGS.out, flags.FLAGS.free)
 
 
 if __name__ == '__main__':
     flags.DEFINE_list('workdirs', [], 'Work folders of finished trainings.')
     flags.DEFINE_string('out', '', 'Folder for what is written.')
+    flags.DEFINE_list('free', [], 'Further settings in which modules may differ: output_stride, decoder.')
     app.run(entry.one_line_errors(main), flags_parser=command_line.parse_flags)

@@ -241,6 +241,20 @@ def test_a_training_that_is_not_finished_is_named(workdirs):
         modules_of(workdirs)
 
 
+def test_what_is_free_may_differ_between_modules_and_is_shown(workdirs, tmp_path):
+    strided = [forge(tmp_path / f'os8_{seed}', 'dpc', seed, 0.5, **{'backbone.output_stride': 8}) for seed in (0, 1)]
+    runs = [compare_runs.read(workdir) for workdir in (*workdirs[:3], *strided)]
+    with pytest.raises(InputError, match='output stride is 16 and 8'):
+        compare_runs.by_module(runs)
+    free = ('output_stride',)
+    table = cells(compare_runs.markdown(compare_runs.by_module(runs, free), free))
+    assert (table['aspp'][:2], table['dpc-dpc_top1'][:2]) == (['16', '0, 1, 2'], ['8', '0, 1'])
+    with pytest.raises(InputError, match='output stride is 8 and 16'):  # within one module
+        compare_runs.by_module([*runs, compare_runs.read(workdirs[5])], free)
+    with pytest.raises(InputError, match=r"^--free has 'width'; allowed: output_stride, decoder$"):
+        compare_runs.compare(['x'], 'y', ['width'])
+
+
 def test_two_runs_of_one_seed_are_refused(workdirs):
     with pytest.raises(InputError, match=r"'.*aspp0' and '.*aspp0' are both aspp with seed 0"):
         modules_of([*workdirs, workdirs[0]])
