@@ -272,6 +272,21 @@ def test_a_memory_that_is_too_small_is_refused():
         tape.compile_tape(genotype, SHAPE.batch, SHAPE.rows, memory=needed - 1, **sizes)
 
 
+def test_decoders_that_are_the_same_function_have_the_same_tape():
+    """After a skip its value and the cell's input are one map: `Space.at_size` makes one genotype of such."""
+    changed = 0
+    for genotype in random_genotypes(40):
+        genes = genotype._replace(ops=np.where(np.arange(7) == 0, aux_cells.SKIP, genotype.ops))
+        standing = SPACE.at_size(genes, {})
+        changed += not np.array_equal(standing.positions, genes.positions)
+        for train in (True, False):
+            jax.tree.map(np.testing.assert_array_equal, code_of(genes, train=train), code_of(standing, train=train))
+        assert SPACE.canonical_key(SPACE.at_size(standing, {})) == SPACE.canonical_key(standing)
+        other = genotype._replace(ops=np.where(np.arange(7) == 0, aux_cells.CONV1X1, genotype.ops))
+        assert SPACE.canonical_key(SPACE.at_size(other, {})) == SPACE.canonical_key(other)
+    assert changed > 5
+
+
 # ---- the head -------------------------------------------------------------------------------------------------------
 
 

@@ -26,7 +26,7 @@ from dpc_jax.spaces.aux_cells.genotype import (
     pairs,
     slots,
 )
-from dpc_jax.spaces.aux_cells.operators import COLOURS, KINDS, OP_NAMES, OPS, box_lines
+from dpc_jax.spaces.aux_cells.operators import COLOURS, KINDS, OP_NAMES, OPS, SKIP, box_lines
 
 REACHES = ('adjacent', 'any')
 """Operators have no order here, so both mean any other value of a gene."""
@@ -115,8 +115,15 @@ class Space:
         return _key(_canonical(tuple(flat(genotype))))
 
     def at_size(self, genotype: Genotype, sizes: Mapping[int, Size]) -> Genotype:
-        """The genotype: a dilated convolution has other weights than a 1x1 even where it reads its centre alone."""
-        return genotype
+        """Where the first operator is a skip, its value (1) is the cell's input (0), and one number stands for both.
+
+        It is 1, if any operator reads that: read by nobody, it would be added to the output. Sizes do not matter, for
+        a dilated convolution has other weights than a 1x1 even where it reads its centre alone.
+        """
+        positions = np.array(genotype.positions, np.int32)
+        if int(genotype.ops[0]) == SKIP and (positions == 1).any():
+            positions[positions == 0] = 1
+        return genotype._replace(positions=positions)
 
     # ---- names and files ------------------------------------------------------------------------------------
 
