@@ -131,6 +131,23 @@ def test_depthwise_has_the_gradients_of_a_grouped_convolution(size, padding):
 
 
 @pytest.mark.usefixtures('device_branch')
+@pytest.mark.parametrize(('taps', 'rate'), [((3, 3), (1, 1)), ((3, 3), (9, 3)), ((2, 5), (1, 2))])
+def test_a_convolution_of_many_filters_has_the_gradients_that_jax_derives(taps, rate):
+    x, kernel = float32(normal(2, 6, 9, 3)), float32(normal(*taps, 3, convolution.MANY_FILTERS, seed=1))
+    sides = [convolution.margins(n, t, rate=r) for n, t, r in zip((6, 9), taps, rate, strict=True)]
+    axes = ('NHWC', 'HWIO', 'NHWC')
+
+    def derived(x, kernel):
+        return jax.lax.conv_general_dilated(x, kernel, (1, 1), sides, rhs_dilation=rate, dimension_numbers=axes)
+
+    expected, expected_vjp = jax.vjp(derived, x, kernel)
+    actual, actual_vjp = jax.vjp(functools.partial(convolution.dense, rate=rate), x, kernel)
+    np.testing.assert_array_equal(actual, expected)
+    for grad, other in zip(actual_vjp(jnp.cos(expected)), expected_vjp(jnp.cos(expected)), strict=True):
+        np.testing.assert_allclose(grad, other, atol=5e-5)
+
+
+@pytest.mark.usefixtures('device_branch')
 @pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
 def test_a_product_has_the_gradients_that_jax_derives(dtype):
     x, kernel = (float32(normal(*shape)).astype(dtype) for shape in ((2, 3, 4, 5), (5, 6)))
