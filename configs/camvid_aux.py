@@ -9,7 +9,8 @@ CamVid; the rules of encoder and decoder are those of the second stage of the re
   python run.py --config=configs/camvid_aux.py:toy --workdir=runs/camvid_arch0_toy   (drawn images; mostly compilation)
 
 --config.context.genotype takes arch1, arch2, a decoder of configs/cells or a file; --config.seed is another draw. The
-flags of a long run are those of configs/camvid.py.
+flags of a long run are those of configs/camvid.py. With ':aspp' or ':dpc' (':dpc,toy') it is a network of the first
+system, by the same recipe: output stride 16, 256 filters, no auxiliary heads.
 """
 
 import ml_collections
@@ -18,11 +19,19 @@ from configs import common
 
 
 def get_config(arg: str = '') -> ml_collections.ConfigDict:
-    """The network; `arg` may be 'toy'."""
-    config = common.aux_network_config()
+    """The network; `arg` may be 'toy', 'aspp', 'dpc'."""
+    words = common.words(arg, 'toy', 'aspp', 'dpc')
+    first_system = sorted(words - {'toy'})
+    if len(first_system) > 1:
+        raise ValueError(f"config argument ':{arg}' names two networks; allowed: ':aspp' or ':dpc'")
+    config = common.network_config() if first_system else common.aux_network_config()
+    if first_system:
+        common.aux_recipe(config)
+        config.context.update({'name': first_system[0], 'filters': 256})
+        del config.train.parts.auxiliary
     config.dataset.name = 'camvid'
     common.camvid_recipe(config)
     config.train.last_layer_gradient_multiplier = 1.0  # the parts have learning rates of their own
-    if common.words(arg, 'toy'):
+    if 'toy' in words:
         common.shrink_network(config)
     return config

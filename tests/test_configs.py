@@ -30,6 +30,7 @@ PAPERS = {'dpc': '1809.04184', 'aux_cells': '1810.10804'}
 MORE = {
     **{'pascal_voc': ('stage2', 'stage2,toy'), 'pascal_context': ('background', 'background,toy')},
     **dict.fromkeys(('mpii_pose', 'coco_pose'), ('deeplab', 'deeplab,toy')),
+    'camvid_aux': ('aspp', 'dpc', 'dpc,toy'),
 }
 ARGS = [(name, arg) for name in NAMES for arg in ('', 'toy', *MORE.get(name, ()))]
 
@@ -92,7 +93,8 @@ def test_a_config_has_the_common_fields_and_no_others(name, arg):
         return {field for field in fields(config) if not field.startswith(free)}
 
     config = config_of(name, arg)
-    common_one = COMMON[config.journey, space_of(config)]() if 'deeplab' not in arg else common.network_config()
+    first_system = {'deeplab', 'aspp', 'dpc'} & set(arg.split(','))
+    common_one = common.network_config() if first_system else COMMON[config.journey, space_of(config)]()
     assert own(config) == own(common_one)
 
 
@@ -148,6 +150,11 @@ def test_the_best_decoders_can_be_trained_as_whole_networks(name):
     config = config_of(name, 'toy')
     config.search.ladder = (('full', 1),)
     rerank.check(config, assembly.make_space(config))
+
+
+def test_two_networks_of_the_first_system_are_refused():
+    with pytest.raises(ValueError, match="names two networks; allowed: ':aspp' or ':dpc'"):
+        config_of('camvid_aux', 'aspp,dpc')
 
 
 def test_own_data_without_a_folder_is_refused():
