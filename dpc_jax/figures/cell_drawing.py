@@ -36,21 +36,24 @@ def cell_figure(graph: Graph, title: str = '') -> Figure:
 
 def cells_figure(cells: Sequence[tuple[Graph, str]], max_width_inches: float = 10.5) -> Figure:
     """A figure of cells with their titles, row by row from the upper left, all in one scale; at least one cell."""
+    gap, room = 0.35, max_width_inches / UNIT_INCHES
     sizes = [_size(layout(graph), title) for graph, title in cells]
-    gap = 0.35
-    widest = max(width for _, width in sizes) + gap
-    per_row = min(len(cells), max(1, int(max_width_inches / (widest * UNIT_INCHES))))
-    grid = [range(first, min(first + per_row, len(cells))) for first in range(0, len(cells), per_row)]
+    grid: list[list[int]] = [[]]
+    for cell, (_, width) in enumerate(sizes):
+        if grid[-1] and sum(sizes[other][1] + gap for other in grid[-1]) + width + gap > room:
+            grid.append([])
+        grid[-1].append(cell)
     heights = [max(sizes[cell][0] for cell in row) + gap for row in grid]
-    total_width, total_height = per_row * widest, sum(heights)
+    total_width, total_height = max(sum(sizes[cell][1] + gap for cell in row) for row in grid), sum(heights)
     figure = Figure(figsize=(total_width * UNIT_INCHES, total_height * UNIT_INCHES))
     top = total_height - gap / 2
     for row, row_height in zip(grid, heights, strict=True):
-        for place, cell in enumerate(row):
+        left = gap / 2
+        for cell in row:
             height, width = sizes[cell]
-            left = place * widest + gap / 2
             box = (left / total_width, (top - height) / total_height, width / total_width, height / total_height)
             draw_on(figure.add_axes(box), *cells[cell])
+            left += width + gap
         top -= row_height
     return figure
 

@@ -74,7 +74,7 @@ def _figures(candidates: Sequence[Candidate], space: Space, settings: Mapping[st
     rungs = list(by_rung(candidates).values())
     most = max(rungs, key=len, default=[])
     figures: dict[str, Figure | None] = {}
-    cells = _cells(rungs[0], space) if rungs else {}
+    cells = _cells(rungs[0], space, metrics.label_of(settings)) if rungs else {}
     if cells:
         figures['cells.png'] = cells_figure(list(cells.values()))
     figures['ladder.png'] = ladder.flow(candidates)
@@ -88,7 +88,7 @@ def _figures(candidates: Sequence[Candidate], space: Space, settings: Mapping[st
     return {name: figure for name, figure in figures.items() if figure is not None}
 
 
-def _cells(candidates: Sequence[Candidate], space: Space) -> dict[str, tuple[Graph, str]]:
+def _cells(candidates: Sequence[Candidate], space: Space, label: str) -> dict[str, tuple[Graph, str]]:
     """Name -> graph and title of the best cells (each once, whatever it was named or seeded) and of the references."""
     best: dict[str, tuple[Candidate, int]] = {}
     for candidate, rank in ranked(candidates):
@@ -102,10 +102,10 @@ def _cells(candidates: Sequence[Candidate], space: Space) -> dict[str, tuple[Gra
             cells[f'{name}_{part}'] = (graph, f'{title} ({part})')
 
     for place, (candidate, rank) in enumerate(list(best.values())[:CELLS_DRAWN], 1):
-        add(f'{place:02d}', candidate.genotype, f'rank {rank}: {percent(candidate):.2f} % mIoU')
+        add(f'{place:02d}', candidate.genotype, f'rank {rank}: {percent(candidate):.2f} % {label}')
     for name, group in scored_references(candidates).items():
         file_name = re.sub(r'[^\w.-]', '_', name)
-        add(f'reference_{file_name}', group[0].genotype, f'{name}: {percent(group[0]):.2f} % mIoU')
+        add(f'reference_{file_name}', group[0].genotype, f'{name}: {percent(group[0]):.2f} % {label}')
     return cells
 
 
