@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from dpc_jax import contexts
 from dpc_jax.base import InputError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -171,7 +172,7 @@ def parse(held: Json, path: pathlib.Path) -> Row:
         backbone=_text(backbone['name']),
         width=float(backbone['width']),
         context=_text(context['name']),
-        genotype=_text(context['genotype']) if context['name'] == 'dpc' else '',
+        genotype=_text(context['genotype']) if contexts.has_genotype(_text(context['name'])) else '',
         decoder=int(config['decoder']['output_stride']),
         output_stride=int(backbone['output_stride']),
         scales=tuple(sorted(map(float, held['scales']))),

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+from configs import camvid_aux
 from dpc_jax import provenance
 from dpc_jax.base import InputError
 from dpc_jax.training import pictures as training_pictures
@@ -253,6 +254,15 @@ def test_what_is_free_may_differ_between_modules_and_is_shown(workdirs, tmp_path
         compare_runs.by_module([*runs, compare_runs.read(workdirs[5])], free)
     with pytest.raises(InputError, match=r"^--free has 'width'; allowed: output_stride, decoder$"):
         compare_runs.compare(['x'], 'y', ['width'])
+
+
+def test_decoders_of_one_space_are_modules_of_their_own(tmp_path):
+    for name in ('arch0', 'arch1'):
+        config = camvid_aux.get_config()
+        config.context.genotype = name
+        forged.write(tmp_path / name, forged.row(config, 101, 0.5))
+    modules = [rows.read_row(tmp_path / name / rows.METRICS).settings.module for name in ('arch0', 'arch1')]
+    assert modules == ['aux_cells-arch0', 'aux_cells-arch1']
 
 
 def test_two_runs_of_one_seed_are_refused(workdirs):

@@ -58,6 +58,11 @@ def described(config: ml_collections.ConfigDict) -> dict[str, Any]:
     return found
 
 
+def has_genotype(name: str) -> bool:
+    """Whether the context of that name is one of many, which `context.genotype` says; InputError for no context."""
+    return hasattr(_module(name), 'read_genotype')
+
+
 def genotype_name(name: str, text: str) -> str:
     """What the genotype that `described` wrote out is called: its name, or its key where it has none."""
     genotype = _module(name).read_genotype(text)

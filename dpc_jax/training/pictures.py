@@ -25,6 +25,7 @@ RUNNING = 20  # parts of a training, over each of which the loss is averaged
 FEWEST = 5  # records that are averaged
 DOTTED = 3  # a line of at most so many points has dots too: one point would not be seen
 COLOURS = (BLUE, *(colour for colour, _, _ in REFERENCE_STYLES))
+LINES, MARKS = ('-', '--', ':'), {'-': '.-', '--': '.--', ':': '.:'}  # of modules beyond the colours
 LEGEND_COLUMNS = 3
 
 Record = Mapping[str, Any]
@@ -87,15 +88,16 @@ def curves(records: Sequence[Record], main: MainScore = metrics.MIOU) -> Figure:
 def comparison(runs: Mapping[str, Sequence[Sequence[Record]]]) -> Figure:
     """Trainings by module, several seeds of each: running means of the loss, mIoU of each seed and the mean of all."""
     figure, (above, below) = _figure((1, 1), metrics.MIOU)
-    for (module, seeds), colour in zip(runs.items(), itertools.cycle(COLOURS), strict=False):
+    looks = itertools.cycle(itertools.product(LINES, COLOURS))
+    for (module, seeds), (line, colour) in zip(runs.items(), looks, strict=False):
         label = f'{module} ({len(seeds)} {"seed" if len(seeds) == 1 else "seeds"})'
         for number, records in enumerate(seeds):
             steps, losses = curve(records, 'loss')
             mean = running_mean(losses, window_of(len(losses)))
-            above.plot(steps, mean, color=colour, lw=1.0, alpha=0.8, label='_more' if number else label)
-            below.plot(*curve(records, 'miou', 100.0), '.-', color=colour, lw=0.7, ms=4, alpha=0.6)
+            above.plot(steps, mean, line, color=colour, lw=1.0, alpha=0.8, label='_more' if number else label)
+            below.plot(*curve(records, 'miou', 100.0), MARKS[line], color=colour, lw=0.7, ms=4, alpha=0.6)
         if len(seeds) > 1:
-            below.plot(*mean_curve([curve(records, 'miou', 100.0) for records in seeds]), color=colour, lw=2.4)
+            below.plot(*mean_curve([curve(records, 'miou', 100.0) for records in seeds]), line, color=colour, lw=2.4)
     above.set(ylabel='loss, running mean')
     below.set(ylabel=f'{_axis(metrics.MIOU)}\n(thick: mean of the seeds)')
     _finish(figure, (above, below))
