@@ -77,6 +77,9 @@ def by_module(runs: Sequence[FinishedRun], free: Sequence[str] = ()) -> Modules:
     for run in sorted(runs, key=lambda run: (run.module, run.row.seed or 0)):
         alike = found.get(run.module)  # what is free is the same within a module
         different = differences(next(iter(alike.values())), run) if alike else differences(first, run, free)
+        if alike and not different:  # files of one name may hold different cells
+            theirs, ours = (other.row.settings.genotype for other in (next(iter(alike.values())), run))
+            different = [f'genotype is {theirs} and {ours}'] * (theirs != ours)
         if different:
             raise InputError(f"'{first.workdir}' and '{run.workdir}' cannot be compared: {', '.join(different)}")
         held = found.setdefault(run.module, {}).setdefault(run.row.seed or 0, run)

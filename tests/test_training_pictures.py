@@ -265,6 +265,14 @@ def test_decoders_of_one_space_are_modules_of_their_own(tmp_path):
     assert modules == ['aux_cells-arch0', 'aux_cells-arch1']
 
 
+def test_cells_of_one_file_name_are_not_one_module(workdirs, tmp_path):
+    cells_of = [
+        forge(tmp_path / f'c{seed}', 'dpc', seed, 0.5, **{'context.genotype': f'{seed}/cell.json'}) for seed in (0, 1)
+    ]
+    with pytest.raises(InputError, match=r'genotype is 0/cell\.json and 1/cell\.json$'):
+        modules_of(cells_of)
+
+
 def test_two_runs_of_one_seed_are_refused(workdirs):
     with pytest.raises(InputError, match=r"'.*aspp0' and '.*aspp0' are both aspp with seed 0"):
         modules_of([*workdirs, workdirs[0]])

@@ -60,6 +60,7 @@ def described(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 def has_genotype(name: str) -> bool:
     """Whether the context of that name is one of many, which `context.genotype` says; InputError for no context."""
+    checks.one_of('context.name', name, names())
     return hasattr(_module(name), 'read_genotype')
 
 
