@@ -45,9 +45,9 @@ def number(text: str) -> float:
 def read(path: pathlib.Path, rows: str) -> tuple[Scores, str]:
     """The scores of a table, and the column that the others are compared with unless another is named."""
     try:
-        opened = gzip.open(path, 'rt', encoding='utf-8') if path.suffix == '.gz' else path.open(encoding='utf-8')
-        with opened as file:
-            head, *body = csv.reader(file)
+        held = path.read_bytes()
+        text = (gzip.decompress(held) if path.suffix == '.gz' else held).decode('utf-8')
+        head, *body = csv.reader(text.splitlines())
     except (OSError, ValueError) as error:
         raise InputError(f"--table '{path}' cannot be read as a table: {error}") from error
     body = [row for row in body if row and row[0].startswith(rows)]
