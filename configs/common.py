@@ -62,6 +62,7 @@ def search_config() -> ml_collections.ConfigDict:
     # on; ('anew', steps, count): the best are trained anew; ('full', count): the best as whole networks, by `rerank`.
     # The paper's: (('full', 50),); successive halving before it: (('halve', 3333, 1/3), ('halve', 10000, 1/3), ...).
     config.search.ladder = ()
+    config.search.apart = 1  # in so many choices any two of the best of a later rung differ; more: several families
     config.search.storage = ''  # any Optuna URL; '' is study.db in the workdir
     config.search.study = 'dpc'
     config.rerank = rerank_config()
@@ -438,12 +439,14 @@ def aux_network_config() -> ml_collections.ConfigDict:
 def aux_recipe(config: ml_collections.ConfigDict) -> None:
     """How whole networks with auxiliary cells are trained: by the rules of the second stage of the release's search.
 
-    That stage has no schedule and clips gradients at 3; here the learning rates are poly and nothing is clipped.
+    That stage has no schedule; here the learning rates are poly. Encoder and decoder are clipped, each by its norm.
     """
-    decoder = {'optimizer': 'adam', 'learning_rate': 0.003, 'weight_decay': 1e-5}
+    decoder = {'optimizer': 'adam', 'learning_rate': 0.003, 'weight_decay': 1e-5, 'clip_norm': 3.0}
     config.context.filters = 64
     config.decoder.output_stride = 0
-    config.train.parts.backbone = {'optimizer': 'sgd', 'learning_rate': 0.001, 'momentum': 0.9, 'weight_decay': 1e-5}
+    config.train.parts.backbone = {
+        **{'optimizer': 'sgd', 'learning_rate': 0.001, 'momentum': 0.9, 'weight_decay': 1e-5, 'clip_norm': 3.0},
+    }
     for part in ('context', 'logits', 'auxiliary'):
         config.train.parts[part] = dict(decoder)
     config.train.ema_decay = 0.99

@@ -7,9 +7,9 @@ training on COCO, the augmented VOC and VOC; these numbers are quoted from memor
 this config as it stands, which has no COCO.
 
 How the paper trained them is not published. What is taken here: the two rules of the second stage of the release's
-search (encoder: SGD, LR 0.001, momentum 0.9; the rest: Adam, LR 0.003; weight decay 1e-5; scales 0.7 to 1.4; the moving
-average of the weights, decay 0.99, is what counts), and steps, batch, crops and poly learning rate of
-configs/pascal_voc.py. Not timed here.
+search (encoder: SGD, LR 0.001, momentum 0.9; the rest: Adam, LR 0.003; weight decay 1e-5; the gradients of each of the
+two clipped at a norm of 3; scales 0.7 to 1.4; the moving average of the weights, decay 0.99, is what counts), and
+steps, batch, crops and poly learning rate of configs/pascal_voc.py. Not timed here.
 
   python run.py --config=configs/voc_aux.py --workdir=runs/voc_arch0 --config.dataset.root=/data/VOCdevkit \\
     --config.train.init.checkpoint=/data/mobilenet_v2.npz

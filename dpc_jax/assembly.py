@@ -57,6 +57,7 @@ FREE_FIELDS = (
     'teacher.checkpoint',
     *(
         'search.num_candidates',
+        'search.apart',
         'search.storage',
         'proxy.chunk',
         'proxy.at_once',
@@ -112,7 +113,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     for name in config.search.references:
         found_cells.named(space, name)
     checks.normalised_together(proxy__batch_size=config.proxy.batch_size)
-    for field in ('num_candidates', 'population'):
+    for field in ('num_candidates', 'population', 'apart'):
         checks.at_least(1, **{f'search.{field}': config.search[field]})
     if config.proxy.chunk < 0 or config.proxy.at_once < 0 or config.proxy.steps_per_call < 1:
         raise InputError(

@@ -7,15 +7,16 @@
     ('full', count)          the best so many as whole networks, by `config.rerank` (the paper's last rung: 50)
 
 So `(('halve', 3333, 1/3), ('halve', 10000, 1/3), ('full', 50))` is successive halving (Jamieson and Talwalkar 2016) on
-a proxy of 30,000 steps, and then the paper's re-ranking.
+a proxy of 30,000 steps, and then the paper's re-ranking. The best may be chosen from several families: `spread`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import ml_collections
 
-from dpc_jax.base import InputError
+from dpc_jax.base import Genotype, InputError
+from dpc_jax.spaces import SearchSpace
 
 FORMS = "('halve', step, share below 1), ('anew', steps, count) or ('full', count)"
 ORDER = ('halve', 'anew', 'full')
@@ -70,6 +71,25 @@ def read(rungs: Sequence[Any], *, steps: int) -> Ladder:
         raise InputError(f"search.ladder has {len(found['full'])} rungs 'full'; allowed: one, the last")
     anew = tuple(Anew(*numbers) for numbers in found['anew'])
     return Ladder(halvings, anew, found['full'][0][0] if found['full'] else 0)
+
+
+def spread(ranked: Sequence[Genotype], count: int, space: SearchSpace, apart: int) -> list[Genotype]:
+    """The first `count` of genotypes (unbatched), best first, of which any two differ in at least `apart` choices.
+
+    Strategies look near what is good, so the first few are often one family, and to climb on with all of them tells
+    little. Where there are too few families, the first of the others fill the rung. Genotypes are compared as they are
+    written: the same branches in another order count as far apart.
+    """
+    taken: dict[int, Mapping[str, Any]] = {}
+    for place, genotype in enumerate(ranked):
+        if len(taken) == count:
+            break
+        mine = space.to_params(genotype)
+        differ = (sum(mine[name] != value for name, value in other.items()) for other in taken.values())
+        if all(number >= apart for number in differ):
+            taken[place] = mine
+    others = [place for place in range(len(ranked)) if place not in taken]
+    return [ranked[place] for place in sorted([*taken, *others[: count - len(taken)]])]
 
 
 def _checked(rung: Any) -> tuple[str, tuple[Any, ...]]:

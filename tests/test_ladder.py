@@ -1,5 +1,6 @@
 """The ladder: what a config's rungs mean, who goes on at a halving, the last rung with whole networks, resumed."""
 
+import itertools
 import json
 import math
 import shutil
@@ -17,6 +18,7 @@ from dpc_jax.base import DivergedError, InputError, stack, unstack
 from dpc_jax.evaluation import Evaluation
 from dpc_jax.journeys import search
 from dpc_jax.population import PopulationEvaluator
+from dpc_jax.spaces import aux_cells
 from dpc_jax.spaces.dpc import Space
 from dpc_jax.study import Halving
 
@@ -28,6 +30,38 @@ def test_the_rungs_of_a_config_in_their_order():
     found = ladders.read(rungs, steps=90)
     assert found == (((10, 1 / 3), (30, 0.5)), ((200, 8),), 3)
     assert ladders.read((), steps=90) == ((), (), 0)
+
+
+def apart(space, one, other):
+    first, second = space.to_params(one), space.to_params(other)
+    return sum(first[name] != second[name] for name in first)
+
+
+@pytest.mark.parametrize('space', [Space(3), aux_cells.Space()])
+def test_the_best_are_taken_from_several_families(space):
+    leader, *others = unstack(space.sample(jax.random.key(0), 12))
+    family = [cell for cells in space.neighbours_by_gene(leader).values() for cell in cells[:1]]
+    ranked = [leader, *family, *others]
+    chosen = ladders.spread(ranked, 6, space, 3)
+    assert chosen[0] is leader
+    assert all(apart(space, one, other) >= 3 for one, other in itertools.combinations(chosen, 2))
+    places = [next(place for place, cell in enumerate(ranked) if cell is one) for one in chosen]
+    assert places == sorted(places)
+    # Of those that were passed over each is too near to a better one that was taken.
+    for place in set(range(places[-1])) - set(places):
+        assert any(apart(space, ranked[place], ranked[better]) < 3 for better in places if better < place)
+
+
+def test_with_too_few_families_the_best_of_the_others_fill_the_rung():
+    space = Space(3)
+    (leader,) = unstack(space.sample(jax.random.key(0), 1))
+    family = [cell for cells in space.neighbours_by_gene(leader).values() for cell in cells[:1]]
+    (far,) = unstack(space.sample(jax.random.key(1), 1))
+    chosen = ladders.spread([leader, *family, far], 3, space, 3)
+    assert [id(cell) for cell in chosen] == [id(cell) for cell in (leader, family[0], far)]
+    assert ladders.spread([leader, *family], 99, space, 3) == [leader, *family]
+    assert ladders.spread([leader, *family], 2, space, 1) == [leader, family[0]]
+    assert ladders.spread([], 2, space, 3) == []
 
 
 # ---- halving --------------------------------------------------------------------------------------------------------
@@ -208,6 +242,17 @@ def test_a_network_has_the_searchs_data_and_backbone_and_the_recipe_of_the_confi
     assert config.train.init.checkpoint == str(next(workdir.glob('backbone-*.npz')).resolve())
     assert config.train.steps == search_config.rerank.train.steps
     assert json.loads(config.context.genotype)
+
+
+def test_the_last_rung_takes_cells_that_are_apart(tmp_path):
+    results = climbed(toy('apart', search__apart=2, rerank__random=0), tmp_path, Training())
+    ranked = [c.genotype for c in search.best([c for c in results if c.rung == 'proxy'], 8)]
+    full = {c.key for c in results if c.rung == 'full' and not c.reference}
+    assert full == {Space(2).canonical_key(cell) for cell in ladders.spread(ranked, 2, Space(2), 2)}
+
+
+def test_cells_are_at_least_one_choice_apart(fault):
+    assert fault(lambda: assembly.check(toy('apart', search__apart=0))) == 'search.apart is 0; it must be at least 1'
 
 
 @pytest.mark.parametrize('pooling', ['sliding', 'binned'])

@@ -174,6 +174,37 @@ def test_each_part_moves_as_by_its_own_optimiser(adaptive):
     assert np.abs(found['context']['aspp0']['kernel'] - params['context']['aspp0']['kernel']).max() > 0.001
 
 
+@pytest.mark.parametrize('size', [0.1, 10.0])
+def test_parts_with_equal_rules_are_clipped_as_one(size):
+    draw = np.random.default_rng(0)
+    params, gradient = drawn(draw), jax.tree.map(lambda x: size * x, drawn(draw))
+    decoder = PartSettings('adam', learning_rate=0.003, weight_decay=0.0)
+    parts = {'backbone': PartSettings(learning_rate=0.001), 'context': decoder, 'logits': decoder}
+    whole = OptimizerSettings(steps=10, parts=parts)
+    clips = {'backbone': 2.0, 'context': 3.0, 'logits': 3.0}
+    clipped = {part: dataclasses.replace(rule, clip_norm=clips[part]) for part, rule in parts.items()}
+    transform = optimizer.make(params, SCOPES, dataclasses.replace(whole, parts=clipped))
+    found = moved(transform, params, [gradient])
+
+    def cut(of, most):
+        norm = np.sqrt(sum(np.sum(np.square(x)) for part in of for x in jax.tree.leaves(gradient[part])))
+        return {part: jax.tree.map(lambda x: x * min(1.0, most / norm), gradient[part]) for part in of}
+
+    by_hand = cut(['backbone'], 2.0) | cut(['context', 'logits'], 3.0)
+    expected = moved(optimizer.make(params, SCOPES, whole), params, [by_hand])
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-5), found, expected)
+
+
+def test_a_part_that_is_not_clipped_is_left_alone():
+    draw = np.random.default_rng(0)
+    params, gradient = drawn(draw), drawn(draw)
+    parts = {'backbone': PartSettings(learning_rate=0.001, clip_norm=1e-3)}
+    found = moved(optimizer.make(params, SCOPES, OptimizerSettings(parts=parts)), params, [gradient])
+    plain = moved(optimizer.make(params, SCOPES, OptimizerSettings()), params, [gradient])
+    for part in ('context', 'logits'):
+        jax.tree.map(np.testing.assert_array_equal, found[part], plain[part])
+
+
 def test_without_parts_the_state_has_the_leaves_that_it_always_had():
     params = drawn(np.random.default_rng(0))
     names = set(flat(optimizer.make(params, SCOPES, OptimizerSettings()).init(params)))
@@ -194,7 +225,8 @@ def test_types_promote_strictly_around_adam():
         ({'backbone': 0.1}, "train.parts.backbone is 0.1; it must be a mapping such as {'learning_rate': 0.001}"),
         (
             {'backbone': {'lr': 0.1}},
-            "train.parts.backbone has no setting 'lr'; allowed: optimizer, learning_rate, momentum, weight_decay",
+            "train.parts.backbone has no setting 'lr'; allowed: optimizer, learning_rate, momentum, weight_decay,"
+            ' clip_norm',
         ),
         ({'logits': {'optimizer': 'lion'}}, "train.parts.logits.optimizer is 'lion'; allowed: sgd, adam, adamw"),
         ({'logits': {'learning_rate': 0.0}}, 'train.parts.logits.learning_rate is 0.0; it must be a number above 0'),
@@ -203,6 +235,10 @@ def test_types_promote_strictly_around_adam():
         (
             {'logits': {'weight_decay': -1}},
             'train.parts.logits.weight_decay is -1.0; it must be a number of at least 0',
+        ),
+        (
+            {'logits': {'clip_norm': -1}},
+            'train.parts.logits.clip_norm is -1.0; it must be a number of at least 0 (0: not clipped)',
         ),
     ],
 )

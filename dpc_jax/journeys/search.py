@@ -19,7 +19,7 @@ from typing import Any
 import ml_collections
 from rich.console import Console
 
-from dpc_jax import bench, climbing, figures, found_cells, journeys, metrics
+from dpc_jax import bench, climbing, figures, found_cells, journeys, ladder, metrics
 from dpc_jax.base import Genotype, Rung
 from dpc_jax.bench import Bench
 from dpc_jax.spaces import Space
@@ -54,7 +54,8 @@ def run(
                 study.enqueue(genotype)
             if level:
                 below = [candidate for candidate in results if candidate.rung != rung.name]
-                chosen = [candidate.genotype for candidate in best(below, rung.keep)]
+                ranked = [candidate.genotype for candidate in best(below, len(below))]
+                chosen = ladder.spread(ranked, rung.keep, prepared.space, config.search.apart)
                 rung = dataclasses.replace(rung, keep=promote(study, [*chosen, *rung.given], prepared.space))
             results += climb(prepared, study, rung)
     write_report(workdir, results, prepared.settings, prepared.space)

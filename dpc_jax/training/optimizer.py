@@ -33,6 +33,8 @@ class PartSettings:
       learning_rate: what the poly learning rate starts from; its form is that of the whole network.
       momentum: used by 'sgd' only.
       weight_decay: added to the gradient by 'sgd' and 'adam', and kept apart from it by 'adamw'.
+      clip_norm: the norm that the gradient of all parts with this same rule has at most, before the decay is added;
+        0: it is not clipped.
 
     None means the value of the whole network.
 
@@ -44,6 +46,7 @@ class PartSettings:
     learning_rate: float | None = None
     momentum: float | None = None
     weight_decay: float | None = None
+    clip_norm: float = 0.0
 
     def __post_init__(self) -> None:
         checks.one_of('optimizer', self.optimizer, OPTIMIZERS)
@@ -53,6 +56,8 @@ class PartSettings:
             checks.below_one('momentum', self.momentum)
         if self.weight_decay is not None and not 0 <= self.weight_decay < math.inf:
             raise InputError(f'weight_decay is {self.weight_decay}; it must be a number of at least 0')
+        if not 0 <= self.clip_norm < math.inf:
+            raise InputError(f'clip_norm is {self.clip_norm}; it must be a number of at least 0 (0: not clipped)')
 
 
 def read_parts(parts: Mapping[str, Any]) -> dict[str, PartSettings]:
@@ -146,14 +151,28 @@ def make(params: PyTree, scopes: Scopes, settings: OptimizerSettings) -> optax.G
     for label in set(labels.values()):
         mine = {part: tree if labels[part] == label else optax.MaskedNode() for part, tree in params.items()}
         rules[label] = _rule(mine, scopes, settings, settings.parts.get(label, PartSettings()))
-    return optax.partition(rules, labels)
+    moved = optax.partition(rules, labels)
+    return optax.chain(_clipping(params, settings.parts), moved) if _clips(settings.parts) else moved
+
+
+def _clips(parts: Mapping[str, PartSettings]) -> bool:
+    return any(part.clip_norm for part in parts.values())
+
+
+def _clipping(params: PyTree, parts: Mapping[str, PartSettings]) -> optax.GradientTransformation:
+    """Parts with equal rules are clipped as one: encoder and decoder have a norm each (release of arXiv:1810.10804)."""
+    numbers = {rule: f'rule {number}' for number, rule in enumerate(dict.fromkeys(parts.values()))}
+    clips = {name: optax.clip_by_global_norm(rule.clip_norm) for rule, name in numbers.items() if rule.clip_norm}
+    labels = {part: numbers[parts[part]] if part in parts and parts[part].clip_norm else OTHERS for part in params}
+    return optax.partition({OTHERS: optax.identity(), **clips}, labels)
 
 
 def _rule(
     params: PyTree, scopes: Scopes, settings: OptimizerSettings, part: PartSettings
 ) -> optax.GradientTransformation:
     """One optimiser for all of `params`."""
-    own = {name: value for name, value in dataclasses.asdict(part).items() if value is not None and name != 'optimizer'}
+    fields = OptimizerSettings.__dataclass_fields__
+    own = {name: value for name, value in dataclasses.asdict(part).items() if value is not None and name in fields}
     settings = dataclasses.replace(settings, **own)
     factors = gradient_multipliers(params, scopes, settings.last_layer_gradient_multiplier)
 
