@@ -28,6 +28,7 @@ def over_population(
     score would depend on how many chunks a device has, that is on the number of devices.
     """
 
+    @functools.partial(jax.jit, inline=True)  # so that it is traced once, for its shape and for its work
     def on_chunk(args: tuple[PyTree, ...], shared: tuple[PyTree, ...]) -> PyTree:
         used = head.uses(args[-1])
         if chunk == 1:  # the same without an axis of length one, which costs XLA some of its shapes

@@ -147,7 +147,7 @@ def toy(study, **fields):
     config = scenes_search.get_config('toy,ladder')
     config.search.study = study
     config.search.num_candidates = 8
-    config.search.ladder = (('halve', 10, 0.5), ('full', 2))
+    config.search.ladder, config.search.apart = (('halve', 10, 0.5), ('full', 2)), 1
     config.proxy.steps, config.proxy.bn_decay = 40, 0.5  # enough for scores that differ
     config.rerank.random = 2
     config.update_from_flattened_dict({name.replace('__', '.'): value for name, value in fields.items()})
