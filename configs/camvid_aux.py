@@ -31,10 +31,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
         config.context.update({'name': first_system[0], 'filters': 256})
         del config.train.parts.auxiliary
     config.dataset.name = 'camvid'
-    common.camvid_recipe(config)
-    config.train.last_layer_gradient_multiplier = 1.0  # the parts have learning rates of their own
-    for part in config.train.parts.values():
-        part.clip_norm = 0.0
+    common.camvid_aux_recipe(config)
     if 'toy' in words:
         common.shrink_network(config)
     return config

@@ -35,7 +35,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     config.search.population = 1  # each proposal knows all scores before it
     config.search.sampler_settings.near_best.incumbents = 5
     config.search.sampler_settings.evolution.update({'population': 8, 'sample': 3})  # of 24 candidates
-    common.camvid_recipe(config.rerank)
+    common.camvid_aux_recipe(config.rerank)
     if common.words(arg, 'toy'):
         common.shrink(config)
         config.dataset.generated = 4

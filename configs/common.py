@@ -95,7 +95,7 @@ def aux_search_config() -> ml_collections.ConfigDict:
     config.search.study = 'aux'
     aux_recipe(config.rerank)
     # Every context is asked for these; the decoder has neither, and here they do not come from `config.cell`.
-    config.rerank.context.update({'pooling': 'sliding', 'dropout_rate': 0.0})
+    config.rerank.context.update({'pooling': 'sliding', 'dropout_rate': 0.0, 'repeats': 2})
     return config
 
 
@@ -296,6 +296,17 @@ def camvid_recipe(config: ml_collections.ConfigDict) -> None:
     config.train.checkpoint_every = 40
 
 
+def camvid_aux_recipe(config: ml_collections.ConfigDict) -> None:
+    """How networks with auxiliary cells are trained there, whether one alone or in the last rung of a search.
+
+    The parts have learning rates of their own. Nothing is clipped: the first of these few steps would be shorter.
+    """
+    camvid_recipe(config)
+    config.train.last_layer_gradient_multiplier = 1.0
+    for part in config.train.parts.values():
+        part.clip_norm = 0.0
+
+
 def camvid_search_recipe(config: ml_collections.ConfigDict) -> None:
     """How cells are searched on a few hundred images with ImageNet features: 40 minutes on two cores for CamVid."""
     config.cell.filters = 64
@@ -449,6 +460,7 @@ def aux_recipe(config: ml_collections.ConfigDict) -> None:
     }
     for part in ('context', 'logits', 'auxiliary'):
         config.train.parts[part] = dict(decoder)
+    config.train.learning_rate = 0.003  # that of the decoder, as the log shows it
     config.train.ema_decay = 0.99
     config.train.scales = (0.7, 0.85, 1.0, 1.2, 1.4)  # drawn from the whole of 0.7 to 1.4 in the release
 

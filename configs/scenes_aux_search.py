@@ -6,7 +6,7 @@ are trained on them, all by one compiled program, and ranked by the paper's rewa
 
   make search CONFIG=configs/scenes_aux_search.py WORKDIR=runs/scenes_aux
   python run.py --config=configs/scenes_aux_search.py --workdir=runs/scenes_aux
-  python run.py --config=configs/scenes_aux_search.py:toy --workdir=runs/aux_toy   (seconds; its scores mean nothing)
+  python run.py --config=configs/scenes_aux_search.py:toy --workdir=runs/aux_toy   (2 minutes of compilation)
 
 With `:tuned` the promising decoders are then trained together with their encoder, as in the paper's second stage:
 
@@ -41,6 +41,10 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     config.tuning.batch_size = 8
     config.tuning.crop_size = (129, 193)
     config.tuning.scales = (1.0,)
+    common.scenes_recipe(config.rerank)
+    config.rerank.context.filters = 24
+    config.rerank.train.crop_size = (129, 193)
+    config.rerank.train.update({'learning_rate': 0.003, 'last_layer_gradient_multiplier': 1.0})  # as aux_recipe has it
     if 'tuned' in words:
         config.tuning.steps = 40  # an epoch
         config.search.pruner = 'running_mean'

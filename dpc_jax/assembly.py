@@ -115,6 +115,10 @@ def check(config: ml_collections.ConfigDict) -> None:
     checks.normalised_together(proxy__batch_size=config.proxy.batch_size)
     for field in ('num_candidates', 'population', 'apart'):
         checks.at_least(1, **{f'search.{field}': config.search[field]})
+    if config.search.apart > len(space.choices()):
+        raise InputError(
+            f'search.apart is {config.search.apart}; allowed: at most {len(space.choices())}, the choices of a cell'
+        )
     if config.proxy.chunk < 0 or config.proxy.at_once < 0 or config.proxy.steps_per_call < 1:
         raise InputError(
             'proxy.chunk and proxy.at_once must be 0 (chosen by measuring) or more, steps_per_call at least 1'
@@ -271,6 +275,7 @@ def open_study(
         | strategy.idle_settings(config)
         | {name: settings.get(name) for name in ('maps', 'classes')},
         costs=strategy.costs(config, space, settings),
+        one_space=not config.search.storage,
         run=RunInfo(
             seed=config.seed if seed is None else seed,
             config_hash=provenance.settings_hash(settings),

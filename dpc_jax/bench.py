@@ -27,6 +27,7 @@ from dpc_jax import (
     rerank,
     second_stage,
     sharding,
+    teacher,
 )
 from dpc_jax import ladder as ladders
 from dpc_jax.assembly import PROXY
@@ -249,6 +250,7 @@ def prepare(config: ml_collections.ConfigDict, workdir: pathlib.Path | str) -> B
     config = with_data(config, workdir)
     sets = assembly.load_datasets(config)
     check_data(() if started else sets)  # before anything is written
+    teacher.check(config, sets[0])
     settings = assembly.study_settings(config, sets)
     files.make_folder(workdir, 'workdir')
     # Opened before the long work, so that a workdir of another config is refused at once.

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from dpc_jax.base import Genotype, PyTree
+from dpc_jax import checks
+from dpc_jax.base import Genotype, InputError, PyTree
 from dpc_jax.heads import Features, Head, HeadOutputs, Learned, Loss, More, Shapes
 from dpc_jax.proxy_settings import ProxySettings
 
@@ -143,6 +144,12 @@ class EndToEndSettings(ProxySettings):
 
     encoder_learning_rate: float = 1e-3
     encoder_momentum: float = 0.9
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.below_one('proxy.encoder_momentum', self.encoder_momentum)
+        if not self.encoder_learning_rate > 0:
+            raise InputError(f'proxy.encoder_learning_rate is {self.encoder_learning_rate}; it must be greater than 0')
 
     def rule(self) -> optax.GradientTransformation:
         """One rule for each part, each clipped alone (release)."""

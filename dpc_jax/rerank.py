@@ -12,6 +12,7 @@ import dataclasses
 import json
 import math
 import pathlib
+import re
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -43,7 +44,10 @@ def check(config: ml_collections.ConfigDict, space: Space) -> None:
         )
     checks.at_least(1, rerank__seeds=config.rerank.seeds)
     (example,) = unstack(space.sample(jax.random.key(config.seed), 1))
-    training.check(network_config(config, space, example, seed=config.seed, backbone=''), jax.device_count())
+    try:
+        training.check(network_config(config, space, example, seed=config.seed, backbone=''), jax.device_count())
+    except InputError as fault:  # the fields of the network are those of the recipe
+        raise InputError(re.sub(r'(?<![\w.])(?=(train|context|decoder|evaluate)\.)', 'rerank.', str(fault))) from fault
     recipe = config.rerank.train  # of any cell, where the check before is of one
     together = training.images_together(recipe.batch_size, recipe.accumulate, recipe.batch_norm, jax.device_count())
     checks.normalised_together(**{'rerank.train: images of a part of the batch': together})

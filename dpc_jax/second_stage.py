@@ -9,6 +9,7 @@ import ml_collections
 from dpc_jax import assembly, checks, frozen, heads
 from dpc_jax.base import InputError, PyTree
 from dpc_jax.end_to_end import EndToEnd, EndToEndSettings
+from dpc_jax.feature_cache import CacheSettings
 from dpc_jax.population import PopulationEvaluator
 from dpc_jax.proxy import Source
 from dpc_jax.study import GATE
@@ -44,11 +45,19 @@ def check(config: ml_collections.ConfigDict) -> None:
         raise InputError(f'tuning.top is {config.tuning.top}; it must be at least 0 (0: all)')
     settings(config, num_classes=2)
     checks.normalised_together(tuning__batch_size=config.tuning.batch_size)
-    crop, stride = frozen.image_settings(config).crop_size, config.proxy.loss_stride
+    crop, stride = image_settings(config).crop_size, config.proxy.loss_stride
     if any((side - 1) % stride for side in crop):
         raise InputError(
             f'tuning.crop_size is {crop}; each side less one must be a multiple of the loss stride {stride}'
         )
+
+
+def image_settings(config: ml_collections.ConfigDict) -> CacheSettings:
+    """What is drawn from the data for it; InputError names the fields of `tuning`."""
+    try:
+        return frozen.image_settings(config)
+    except InputError as fault:
+        raise InputError(str(fault).replace('cache.', 'tuning.')) from fault
 
 
 def settings(config: ml_collections.ConfigDict, num_classes: int) -> EndToEndSettings:

@@ -18,6 +18,7 @@ from dpc_jax import described, files, networks, ops, weights
 from dpc_jax.base import InputError, PyTree
 from dpc_jax.datasets import Dataset
 from dpc_jax.heads import TEACHER_STRIDE
+from dpc_jax.segmenter import Segmenter
 
 Logits = Callable[[Float[Array, 'B H W 3']], Float[Array, 'B h w L']]
 """Images in 0..255 -> logits at stride 4."""
@@ -54,6 +55,21 @@ def _digest(variables: PyTree) -> str:
     return files.digest(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(variables))
 
 
+def check(config: ml_collections.ConfigDict, data: Dataset) -> None:
+    """Refuses a teacher before any work; InputError as `make`."""
+    if is_given(config):
+        _read(config, data)
+
+
+def _read(config: ml_collections.ConfigDict, data: Dataset) -> tuple[Segmenter, PyTree]:
+    network = networks.make(config.teacher, data.num_classes)
+    try:
+        described.check(config.teacher, _folder(config), data)
+        return network, weights.restore(_folder(config), networks.variable_shapes(network))
+    except InputError as fault:
+        raise InputError(f'teacher of {data.num_classes} classes as config.teacher says: {fault}') from fault
+
+
 def make(config: ml_collections.ConfigDict, data: Dataset) -> Teacher | None:
     """The teacher of a config, or None, which is said where its term has a weight.
 
@@ -64,12 +80,7 @@ def make(config: ml_collections.ConfigDict, data: Dataset) -> Teacher | None:
         if config.proxy.distillation:
             print('teacher.checkpoint is empty: candidates are trained without a teacher')
         return None
-    network = networks.make(config.teacher, data.num_classes)
-    try:
-        described.check(config.teacher, _folder(config), data)
-        variables = weights.restore(_folder(config), networks.variable_shapes(network))
-    except InputError as fault:
-        raise InputError(f'teacher of {data.num_classes} classes as config.teacher says: {fault}') from fault
+    network, variables = _read(config, data)
 
     @jax.jit
     def logits(images: Float[Array, 'B H W 3']) -> Float[Array, 'B h w L']:

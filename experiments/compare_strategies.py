@@ -33,7 +33,7 @@ from matplotlib.figure import Figure
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from dpc_jax import assembly, command_line, files, palette, samplers, strategy, study
+from dpc_jax import assembly, command_line, files, metrics, palette, samplers, strategy, study
 from dpc_jax.base import InputError
 from dpc_jax.progress import track
 from experiments import cell_table, common
@@ -47,7 +47,7 @@ EVALUATIONS = flags.DEFINE_integer(
 )
 TOGETHER = flags.DEFINE_integer('together', 0, 'Cells in a batch; 0 takes config.search.population.', lower_bound=0)
 NEAREST = flags.DEFINE_integer('nearest', 20, 'Least number of neighbours of a cell; at most a quarter of the table.')
-WITHIN = flags.DEFINE_float('within', 0.2, 'Points of mIoU to the best of the table that count as found.')
+WITHIN = flags.DEFINE_float('within', 0.2, 'Points to the best of the table that count as found.')
 OUT = flags.DEFINE_string('out', '', 'Folder for tables and picture.')
 
 REDRAWS = 20
@@ -193,7 +193,7 @@ def as_csv(curves: Curves, best: float) -> str:
     return text.getvalue()
 
 
-def as_markdown(curves: Curves, best: float, within: float, facts: Sequence[str]) -> str:
+def as_markdown(curves: Curves, best: float, within: float, facts: Sequence[str], label: str = 'mIoU') -> str:
     """What the comparison depends on, and a row for each strategy."""
     evaluations = next(iter(curves.values())).shape[1]
     after = [number for number in SHOWN_AFTER if number < evaluations] + [evaluations]
@@ -208,12 +208,13 @@ def as_markdown(curves: Curves, best: float, within: float, facts: Sequence[str]
         cells += [f'{100 * best - found[1, -1]:.2f}', f'{median:.0f}' if math.isfinite(median) else f'> {evaluations}']
         lines.append(f'| {name} | ' + ' | '.join(cells) + f' | {100 * np.isfinite(needed).mean():.0f} % |')
     legend = (
-        'Best mIoU in % after so many evaluations: median over the searches, and quartiles. Regret is what the median'
+        f'Best {label} in % after so many evaluations: median over the searches, and quartiles.'
+        ' Regret is what the median lacks to the best of the table, in points.'
     )
-    return '\n'.join([*facts, '', *lines, '', f'{legend} lacks to the best of the table, in points.', ''])
+    return '\n'.join([*facts, '', *lines, '', legend, ''])
 
 
-def draw(curves: Curves, best: float) -> Figure:
+def draw(curves: Curves, best: float, label: str = 'mIoU') -> Figure:
     """The median of each strategy with a band of quartiles, by evaluations."""
     figure = Figure(figsize=(palette.WIDTH_INCHES, 4.4), layout='constrained')
     axes = figure.add_subplot()
@@ -230,7 +231,7 @@ def draw(curves: Curves, best: float) -> Figure:
     axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 3.0)))
     axes.xaxis.set_major_formatter(ticker.FormatStrFormatter('%d'))
     axes.xaxis.set_minor_locator(ticker.NullLocator())
-    axes.set(xlim=(1, len(at)), xlabel='Evaluations', ylabel='Best so far (mIoU on val, %): median, quartiles')
+    axes.set(xlim=(1, len(at)), xlabel='Evaluations', ylabel=f'Best so far ({label} on val, %): median, quartiles')
     axes.spines[['top', 'right']].set_visible(False)
     axes.grid(color=palette.GRID)
     axes.legend(frameon=False, loc='lower right')
@@ -283,10 +284,11 @@ def main(argv: Sequence[str]) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # no line per search
     curves = compare(space, scores, strategies, repeats=REPEATS.value, evaluations=evaluations, together=together)
     best = max(filter(math.isfinite, scores.values()))
-    text = as_markdown(curves, best, WITHIN.value, _facts(space, cells, together, REPEATS.value))
+    label = metrics.LABELS[config.search.score]
+    text = as_markdown(curves, best, WITHIN.value, _facts(space, cells, together, REPEATS.value), label)
     paths = [files.write(out / 'strategies.md', text), files.write(out / 'strategies.csv', as_csv(curves, best))]
     with files.whole(out / 'strategies.png') as draft:
-        draw(curves, best).savefig(draft, dpi=150, format='png')
+        draw(curves, best, label).savefig(draft, dpi=150, format='png')
     print(text)
     print('\n'.join(map(str, [*paths, out / 'strategies.png'])))
 

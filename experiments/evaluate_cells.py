@@ -128,20 +128,20 @@ def write_rows(out: pathlib.Path, table: Sequence[Row], *, compressed: bool) -> 
     return path
 
 
-def as_markdown(table: Sequence[Row], rest: int = 0) -> str:
-    """The summary as a table."""
-    lines = ['| | cell | mean mIoU % | std | key | parameters | multiply-adds |', '|--:|:--|--:|--:|:--|--:|--:|']
+def as_markdown(table: Sequence[Row], rest: int = 0, label: str = 'mIoU') -> str:
+    """The summary as a table; `label` is what scores are called."""
+    lines = [f'| | cell | mean {label} % | std | key | parameters | multiply-adds |', '|--:|:--|--:|--:|:--|--:|--:|']
     for place, row in enumerate(table, 1):
         std = '–' if np.isnan(row['std']) else f'{100 * row["std"]:.2f}'
         mean = 'failed' if np.isnan(row['mean']) else f'{100 * row["mean"]:.2f}'
-        name, key = (str(row[field]).replace('|', '/') for field in ('cell', 'key'))
+        name, key = (str(row[field]).replace('|', '\\|') for field in ('cell', 'key'))
         lines.append(f'| {place} | {name} | {mean} | {std} | `{key}` | {row["parameters"]} | {row["multiply_adds"]} |')
     return '\n'.join([*lines, *([f'| … | {rest} more | | | | | |'] * bool(rest))]) + '\n'
 
 
 def draw(table: Sequence[Row], named: frozenset[str], result: CellScores) -> Figure:
     """Scores best first: a row for each of a few cells, or all of many by rank, with the named ones marked."""
-    few = len(table) <= MOST_NAMED
+    few, label = len(table) <= MOST_NAMED, metrics.label_of(result.settings)
     figure = Figure(figsize=(8, 0.32 * len(table) + 1.4) if few else (8, 4.4), layout='constrained')
     axes = figure.add_subplot()
     if few:
@@ -150,7 +150,7 @@ def draw(table: Sequence[Row], named: frozenset[str], result: CellScores) -> Fig
             axes.plot(100 * np.mean(scores), line, '|', color=palette.INK, markersize=14)
         axes.set_yticks(range(len(table)), [row['cell'] for row in table])
         axes.invert_yaxis()
-        axes.set_xlabel('Score under each seed, and their mean (mIoU on val, %)')
+        axes.set_xlabel(f'Score under each seed, and their mean ({label} on val, %)')
         axes.grid(axis='x', color=palette.GRID)
         return figure
     means = [100 * row['mean'] for row in table]
@@ -159,9 +159,9 @@ def draw(table: Sequence[Row], named: frozenset[str], result: CellScores) -> Fig
     axes.plot(range(1, len(means) + 1), means, '.', color=palette.BLUE, ms=3, label='mean over seeds')
     marked = [(rank, row) for rank, row in enumerate(table, 1) if named & set(row['cell'].split(', '))]
     for (rank, row), (colour, _, marker) in zip(marked, palette.REFERENCE_STYLES, strict=False):
-        label = f'{row["cell"]} ({100 * row["mean"]:.2f} %)'
-        axes.plot(rank, 100 * row['mean'], marker, color=colour, ms=8, label=label)
-    axes.set(xlabel='Cells, best first', ylabel='Score (mIoU on val, %)')
+        name = f'{row["cell"]} ({100 * row["mean"]:.2f} %)'
+        axes.plot(rank, 100 * row['mean'], marker, color=colour, ms=8, label=name)
+    axes.set(xlabel='Cells, best first', ylabel=f'Score ({label} on val, %)')
     axes.grid(color=palette.GRID)
     axes.legend(frameon=False)
     return figure
@@ -189,17 +189,17 @@ def main(argv: Sequence[str]) -> None:
         files.make_folder(out, '--out')
     result = bench.prepare(config, workdir).evaluate([cell.genotype for cell in cells], SEEDS.value)
     names = [cell.name for cell in cells]
-    table = summary(names, result)
+    table, label = summary(names, result), metrics.label_of(result.settings)
     files.make_folder(out, '--out')
     paths = [
         write_rows(out, rows(names, result), compressed=COMPRESSED.value),
         files.write(out / 'summary.csv', as_csv(table)),
-        files.write(out / 'cells.md', as_markdown(table)),
+        files.write(out / 'cells.md', as_markdown(table, label=label)),
         out / 'cells.png',
     ]
     with files.whole(paths[-1]) as draft:
         draw(table, frozenset(space.names), result).savefig(draft, dpi=150, format='png')
-    print(as_markdown(table[:SHOWN], max(0, len(table) - SHOWN)))
+    print(as_markdown(table[:SHOWN], max(0, len(table) - SHOWN), label))
     print('\n'.join(map(str, paths)))
 
 

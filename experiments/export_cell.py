@@ -1,5 +1,7 @@
 """A cell for use elsewhere: as official JSON, as a drawing, and as a program of a whole network with its weights.
 
+For cells of the space dpc; `export_network.py` exports networks with any decoder.
+
   python experiments/export_cell.py --workdir=runs/camvid --place=1 --config=configs/camvid.py --image_size=369x481 \\
     --backbone=mobilenet_v2.npz --out=runs/cell
   python experiments/export_cell.py --genotype=dpc_top1 --config=configs/cityscapes.py --checkpoint=runs/imported \\
@@ -107,7 +109,10 @@ def network_around(genotype: Genotype, config: ml_collections.ConfigDict, num_cl
     """The config's network with this cell in it."""
     network = networks.make(config, num_classes)
     if not isinstance(network.context, DensePredictionCell):
-        raise InputError(f"config.context.name is '{config.context.name}'; a cell needs 'dpc'")
+        raise InputError(
+            f"config.context.name is '{config.context.name}'; this script exports cells of the space dpc, and"
+            ' export_network.py any network'
+        )
     return network.clone(context=DensePredictionCell.of(genotype, network.context.settings))
 
 

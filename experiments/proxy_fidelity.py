@@ -29,7 +29,7 @@ from absl import app, flags
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from dpc_jax import assembly, bench, cell_files, command_line, files, journeys, palette
+from dpc_jax import assembly, bench, cell_files, command_line, files, journeys, metrics, palette
 from dpc_jax.base import Genotype, InputError
 from dpc_jax.scores import check_cells
 from experiments import common, variants
@@ -51,7 +51,7 @@ class Proxy:
     """One way to score cells cheaply."""
 
     name: str
-    scores: Float[np.ndarray, ' n']  # of the cells, mIoU in 0..1
+    scores: Float[np.ndarray, ' n']  # of the cells, in 0..1
     seconds: float  # of a cell
 
 
@@ -139,7 +139,7 @@ def ceiling(whole: Float[np.ndarray, 'n seeds'], of: Statistic) -> Correlation:
     return Correlation(*np.mean([dataclasses.astuple(one) for one in found], axis=0))
 
 
-def draw(proxies: Sequence[Proxy], whole: Float[np.ndarray, 'n seeds']) -> Figure:
+def draw(proxies: Sequence[Proxy], whole: Float[np.ndarray, 'n seeds'], label: str = 'mIoU') -> Figure:
     """Left the config's proxy against the full scores, right the correlation of every proxy against its cost."""
     figure = Figure(figsize=(10, 4.4), layout='constrained')
     left, right = figure.subplots(1, 2)
@@ -147,7 +147,8 @@ def draw(proxies: Sequence[Proxy], whole: Float[np.ndarray, 'n seeds']) -> Figur
     spread = 100 * np.abs(np.stack([whole.min(1), whole.max(1)]) - mean)
     style: dict[str, Any] = {'fmt': 'o', 'color': palette.BLUE, 'ecolor': palette.GREY, 'ms': 5, 'lw': 1}
     left.errorbar(100 * base.scores, 100 * mean, yerr=spread if whole.shape[1] > 1 else None, **style)
-    left.set(xlabel='Proxy of the config: mIoU on val, %', ylabel='Full training: mIoU on val, % (bar: its seeds)')
+    left.set(xlabel=f'Proxy of the config: {label} on val, %')
+    left.set_ylabel(f'Full training: {label} on val, % (bar: its seeds)')
     left.set_title(f"Spearman's ρ {correlation(spearman, base.scores, mean)}", fontsize=10)
     for proxy in proxies:
         rho = correlation(spearman, proxy.scores, mean)
@@ -186,7 +187,7 @@ def main(argv: Sequence[str]) -> None:
         out / 'fidelity.png',
     ]
     with files.whole(paths[-1]) as draft:
-        draw(proxies, whole).savefig(draft, dpi=150, format='png')
+        draw(proxies, whole, metrics.LABELS[config.search.score]).savefig(draft, dpi=150, format='png')
     print(summary(proxies, whole, seconds))
     print('\n'.join(map(str, paths)))
 

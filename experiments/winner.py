@@ -26,7 +26,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from scipy import stats
 
-from dpc_jax import bench, command_line, files, found_cells, journeys, palette
+from dpc_jax import bench, command_line, files, found_cells, journeys, metrics, palette
 from dpc_jax.base import Genotype, InputError
 from dpc_jax.bench import Bench
 from dpc_jax.journeys import search
@@ -83,12 +83,12 @@ def as_csv(scores: dict[str, Float[np.ndarray, ' seeds']], seeds: Sequence[int])
     return text.getvalue()
 
 
-def summary(scores: dict[str, Float[np.ndarray, ' seeds']], key: str) -> str:
-    """Markdown: a row for each cell, the winner first."""
+def summary(scores: dict[str, Float[np.ndarray, ' seeds']], key: str, label: str = 'mIoU') -> str:
+    """Markdown: a row for each cell, the winner first; `label` is what scores are called."""
     lines = [
-        f'The winner is `{key}`. mIoU on val of whole networks in %, means over'
+        f'The winner is `{key}`. {label} on val of whole networks in %, means over'
         f' {len(scores[WINNER])} seeds with their 95 % intervals; differences are paired by seed.\n',
-        '| cell | mIoU % | winner less this cell |',
+        f'| cell | {label} % | winner less this cell |',
         '|:--|--:|--:|',
     ]
     for name, values in scores.items():
@@ -98,7 +98,7 @@ def summary(scores: dict[str, Float[np.ndarray, ' seeds']], key: str) -> str:
     return '\n'.join(lines) + '\n'
 
 
-def draw(scores: dict[str, Float[np.ndarray, ' seeds']]) -> Figure:
+def draw(scores: dict[str, Float[np.ndarray, ' seeds']], label: str = 'mIoU') -> Figure:
     """A row for each cell: a dot for each seed, and the mean with its interval."""
     figure = Figure(figsize=(8, 0.55 * len(scores) + 1.2), layout='constrained')
     axes = figure.add_subplot()
@@ -108,7 +108,7 @@ def draw(scores: dict[str, Float[np.ndarray, ' seeds']]) -> Figure:
         half = here.half if math.isfinite(here.half) else 0.0
         axes.errorbar(here.mean, row - 0.12, xerr=half, fmt='D', color=palette.INK, ms=5, lw=1.4, capsize=3)
     axes.set(yticks=range(len(scores)), yticklabels=list(scores), ylim=(len(scores) - 0.5, -0.5))
-    axes.set_xlabel('mIoU on val, % (dots: seeds; diamond: their mean and its 95 % interval)')
+    axes.set_xlabel(f'{label} on val, % (dots: seeds; diamond: their mean and its 95 % interval)')
     axes.grid(axis='x', color=palette.GRID, lw=0.8)
     axes.set_axisbelow(True)
     axes.spines[['top', 'right']].set_visible(False)
@@ -132,7 +132,8 @@ def main(argv: Sequence[str]) -> None:
     scores = dict(zip(cells, found.scores(), strict=True))
     out = pathlib.Path(OUT.value).expanduser() if OUT.value else workdir / 'winner'
     files.make_folder(out, '--out')
-    text = summary(scores, prepared.space.canonical_key(winner))
+    label = metrics.label_of(prepared.settings)
+    text = summary(scores, prepared.space.canonical_key(winner), label)
     paths = [
         files.write(out / 'winner.json', prepared.space.to_json(winner) + '\n'),
         files.write(out / 'winner.csv', as_csv(scores, seeds)),
@@ -140,7 +141,7 @@ def main(argv: Sequence[str]) -> None:
         out / 'winner.png',
     ]
     with files.whole(paths[-1]) as draft:
-        draw(scores).savefig(draft, dpi=150, format='png')
+        draw(scores, label).savefig(draft, dpi=150, format='png')
     if NAME.value:
         paths.append(found_cells.keep(prepared.space, NAME.value, winner))
     print(text)

@@ -33,7 +33,7 @@ def searched(toy_search, tmp_path):
 @pytest.mark.slow
 def test_a_report_of_the_study_alone_has_the_ranking_of_the_search(searched, tmp_path):
     code, out, err = finish('experiments/report_study.py', f'--workdir={searched}', f'--out={tmp_path / "out"}')
-    assert (code, err) == (0, '')
+    assert (code, err) == (0, '')  # its only study is found without its name
     assert (tmp_path / 'out/ranking.csv').read_bytes() == (searched / 'report/ranking.csv').read_bytes()
     assert str(tmp_path / 'out/report.md') in out
 

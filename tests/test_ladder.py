@@ -1,5 +1,6 @@
 """The ladder: what a config's rungs mean, who goes on at a halving, the last rung with whole networks, resumed."""
 
+import dataclasses
 import itertools
 import json
 import math
@@ -245,10 +246,22 @@ def test_a_network_has_the_searchs_data_and_backbone_and_the_recipe_of_the_confi
 
 
 def test_the_last_rung_takes_cells_that_are_apart(tmp_path):
-    results = climbed(toy('apart', search__apart=2, rerank__random=0), tmp_path, Training())
-    ranked = [c.genotype for c in search.best([c for c in results if c.rung == 'proxy'], 8)]
-    full = {c.key for c in results if c.rung == 'full' and not c.reference}
-    assert full == {Space(2).canonical_key(cell) for cell in ladders.spread(ranked, 2, Space(2), 2)}
+    config, space = toy('apart', search__apart=2, rerank__random=0), Space(2)
+    results = climbed(config, tmp_path, Training())
+    prepared = bench.prepare(config, tmp_path)
+    ranked = search.best([c for c in results if c.rung == 'proxy'], 8)
+    chosen = search.choose(ranked, 2, prepared)
+    assert {c.key for c in results if c.rung == 'full' and not c.reference} == set(map(space.canonical_key, chosen))
+    assert space.canonical_key(chosen[0]) == ranked[0].key
+    assert apart(space, *chosen) >= 2
+    # What is the same function on the cached maps takes one place.
+    twins = [ranked[0], *(dataclasses.replace(c, genotype=ranked[0].genotype) for c in ranked[1:])]
+    assert [space.canonical_key(cell) for cell in search.choose(twins, 3, prepared)] == [ranked[0].key]
+
+
+def test_the_recipe_of_the_last_rung_is_named_as_the_config_has_it(fault):
+    said = fault(lambda: rerank.check(toy('bad', rerank__train__learning_rate=-1.0), Space(2)))
+    assert said == 'rerank.train.learning_rate is -1.0; it must be a number above 0'
 
 
 def test_cells_are_at_least_one_choice_apart(fault):

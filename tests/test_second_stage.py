@@ -35,6 +35,15 @@ def check(config):
         ),
         ({'tuning__batch_size': 0}, 'tuning.batch_size is 0; it must be at least 1'),
         ({'tuning__batch_size': 1}, 'tuning.batch_size is 1; it must be at least 2: of a single image a batch norm'),
+        ({'tuning__crop_size': (0, 0)}, 'tuning.crop_size is '),
+        ({'tuning__views': 0}, 'tuning.views is 0; it must be at least 1'),
+        ({'tuning__encoder_learning_rate': -1.0}, 'tuning.encoder_learning_rate is -1.0; it must be greater than 0'),
+        ({'tuning__encoder_momentum': 1.0}, 'tuning.encoder_momentum is 1.0; it must be at least 0 and below 1'),
+        ({'search__apart': 20}, 'search.apart is 20; allowed: at most 19, the choices of a cell'),
+        (
+            {'space__name': 'dpc'},
+            'the config has no cell.pooling, which the space dpc needs: it is one for another space',
+        ),
         ({'tuning__polyak': 1.0}, 'tuning.polyak is 1.0; it must be at least 0 and below 1'),
         (
             {'backbone__output_stride': 16},

@@ -287,6 +287,18 @@ def test_two_workers_share_the_work(tmp_path):
     assert 33 <= len(found) <= 33 + 4  # both may begin their last batch at once
 
 
+def test_a_candidate_knows_whether_it_was_given_at_random(tmp_path):
+    random, chosen = (SPACE.sample(jax.random.key(seed)) for seed in (1, 2))
+    with opened(tmp_path) as study:
+        study.enqueue(random, drawn=True)
+        study.enqueue(chosen)
+        for proposal in study.ask(3):
+            tell(study, proposal, 0.5)
+        drawn = {candidate.key: candidate.drawn for candidate in study.candidates()}
+    assert len(drawn) == 3
+    assert [key for key, given in drawn.items() if given] == [SPACE.canonical_key(random)]
+
+
 # ---- several objectives ------------------------------------------------------------------------------------------
 
 
@@ -595,6 +607,7 @@ def test_a_candidate_comes_back_with_all_that_was_told(tmp_path, storage):
         worker=RUN.worker,
         finished=best.finished,
         failure='',
+        drawn=False,
     )
     assert SPACE.canonical_key(best.genotype) == one.key
     np.testing.assert_array_equal(best.curve, [0.25, math.nan, 0.5])

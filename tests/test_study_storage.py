@@ -19,10 +19,11 @@ import pytest
 import sqlalchemy
 from optuna.trial import TrialState
 
+from dpc_jax import samplers
 from dpc_jax.base import InputError
-from dpc_jax.study import distributions, journal, patience, storage
+from dpc_jax.study import Study, distributions, journal, patience, storage
 from dpc_jax.study.patience import Patient, may_pass, patiently
-from tests.test_study import SPACE, opened, tell
+from tests.test_study import RUN, SPACE, opened, tell
 
 
 @pytest.fixture
@@ -399,6 +400,26 @@ def test_the_home_folder_may_be_written_as_a_tilde(tmp_path, monkeypatch, fault)
     )
 
 
+def test_a_work_folder_has_searches_of_one_space(tmp_path, fault):
+    def found(space, name, **more):
+        sampler, settings = samplers.make('uniform', SPACE, seed=1), {'space': {'name': space}}
+        url = f'sqlite:///{tmp_path / "study.db"}'
+        with Study.open(url, name, space=SPACE, sampler=sampler, settings=settings, run=RUN, **more) as study:
+            study.keep_settings()
+
+    found('dpc', 'dpc-proxy')
+    found('dpc', 'other-proxy', one_space=True)
+    line = fault(lambda: found('aux_cells', 'aux-proxy', one_space=True))
+    assert line == (
+        "the work folder has study 'dpc-proxy' of space dpc, and this is a search of aux_cells; give another workdir"
+    )
+    found('aux_cells', 'aux-proxy')  # a server may have both
+    line = fault(lambda: found('dpc', 'aux-proxy'))
+    assert (
+        line == 'study \'aux-proxy\' was made with another config: space.name: study has "aux_cells", config has "dpc"'
+    )
+
+
 def test_the_end_of_the_last_line_is_found_across_blocks(tmp_path, monkeypatch):
     monkeypatch.setattr(journal, 'BLOCK_BYTES', 4)
     for text in (b'', b'a', b'\n', b'abc\n', b'abcd\nabcdefghij', b'abcdefghijkl', b'a\nb\nc'):
@@ -426,7 +447,7 @@ FULL = """
     import resource, sys
     from dpc_jax.base import InputError
     from dpc_jax.study import patience
-    from tests.test_study import SPACE, opened, tell
+    from tests.test_study import RUN, SPACE, opened, tell
 
     url, path = sys.argv[1:]
     patience.PATIENCE_SECONDS = 1.0

@@ -131,6 +131,9 @@ def test_logits_that_float16_does_not_hold_are_one_line(taught, tmp_path, fault)
     assert line.startswith("the teacher's logits reach 10")
 
 
-def test_a_teacher_that_is_not_there_is_one_line(tmp_path, fault):
+def test_a_teacher_that_is_not_there_is_one_line_before_any_work(tmp_path, fault):
     config = config_of(tmp_path / 'nowhere')
-    assert "nowhere': no such folder" in fault(lambda: bench.prepare(config, tmp_path / 'work'))
+    line = fault(lambda: bench.prepare(config, tmp_path / 'work'))
+    assert line.startswith('teacher of ')
+    assert "nowhere': no such folder" in line
+    assert not (tmp_path / 'work').exists()

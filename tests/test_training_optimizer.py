@@ -13,7 +13,7 @@ from absl import flags
 from flax import traverse_util
 from ml_collections import config_flags
 
-from configs import camvid, cityscapes
+from configs import camvid, camvid_aux, cityscapes
 from dpc_jax import networks, training
 from dpc_jax.base import InputError
 from dpc_jax.training import optimizer
@@ -244,6 +244,13 @@ def test_types_promote_strictly_around_adam():
 )
 def test_a_wrong_rule_of_a_part_is_one_line(parts, said, fault):
     assert fault(lambda: read_parts(parts)) == said
+
+
+def test_auxiliary_heads_that_are_switched_off_need_no_rule():
+    config = camvid_aux.get_config('toy')
+    assert 'auxiliary' in config.train.parts
+    config.context.auxiliary = 'none'
+    training.check(config, 1)
 
 
 def test_a_part_that_the_network_lacks_is_one_line(fault):

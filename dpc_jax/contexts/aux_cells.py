@@ -26,6 +26,7 @@ def make(config: ml_collections.ConfigDict, *, decay: float) -> Decoder:
     given = {field: context.get(field, default) for field, default in DEFAULTS.items()}
     checks.one_of('context.auxiliary', given['auxiliary'], AUXILIARIES)
     checks.at_least(1, context__repeats=given['repeats'])
+    checks.at_least(0, context__auxiliary_weight=given['auxiliary_weight'])
     check_encoder(config)
     if config.decoder.output_stride:
         raise InputError(

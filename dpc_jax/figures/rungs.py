@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from dpc_jax import metrics
 from dpc_jax.figures import pictures
 from dpc_jax.figures.pictures import is_scored, sampled
-from dpc_jax.figures.table import by_rung
+from dpc_jax.figures.table import by_rung, code
 from dpc_jax.palette import BLUE, GREY, INK, ORANGE
 from dpc_jax.progress import duration
 from dpc_jax.study import Candidate
@@ -38,7 +38,7 @@ class Pair(NamedTuple):
     key: str
     reference: str  # '' for candidates
     place: int  # on the first rung, 1 for the best; of a reference, how many candidates were better, and one
-    chosen: bool  # among the best of the first rung that all got to the last; else drawn at random, or a reference
+    chosen: bool  # because it was good on the rung before; else drawn at random, or a reference
     first: float
     last: float  # the mean over the seeds
     seeds: tuple[float, ...]
@@ -72,12 +72,14 @@ def pairs(candidates: Sequence[Candidate]) -> list[Pair]:
     ranked = sorted(
         (mark for mark in means if not mark[1] and math.isfinite(means[mark])), key=lambda m: (-means[m], m)
     )
-    chosen = set(ranked[: next((at for at, mark in enumerate(ranked) if mark not in last), len(ranked))])
+    drawn = {(c.key, c.reference): c.drawn for c in rungs[0]}
+    # Older studies do not say; there the best that all got to the last rung were chosen.
+    prefix = set(ranked[: next((at for at, mark in enumerate(ranked) if mark not in last), len(ranked))])
     found = [
         Pair(
             *mark,
             1 + sum(means[other] > means[mark] for other in ranked),
-            mark in chosen,
+            not mark[1] and not (mark not in prefix if drawn[mark] is None else drawn[mark]),
             means[mark],
             statistics.fmean(values),
             tuple(values),
@@ -138,7 +140,7 @@ def comparison(candidates: Sequence[Candidate]) -> Figure | None:
     first, *_, last = in_order(candidates)
     figure, axes = pictures.new_figure()
     groups = (
-        (f'best on {first}', [p for p in found if p.chosen], BLUE, 'o'),
+        (f'chosen from {first}', [p for p in found if p.chosen], BLUE, 'o'),
         ('drawn at random', [p for p in found if not p.chosen and not p.reference], GREY, 's'),
         ('known by name', [p for p in found if p.reference], ORANGE, 'D'),
     )
@@ -176,7 +178,7 @@ def text(candidates: Sequence[Candidate]) -> list[str]:
     if not mine:
         return []
     (first, *_, last), rho = in_order(candidates), agreement(found)
-    lead = f'The best cell of {last} was {ordinal(mine[0].place)} on {first} (in the paper: 12th).'
+    lead = f"The best of {last} was {ordinal(mine[0].place)} on {first} (that of the DPC paper's search: 12th)."
     if not math.isnan(rho):
         lead += f" Spearman's correlation of the two scores over {len(mine)} cells is {rho:.2f}."
     lines = [
@@ -187,7 +189,7 @@ def text(candidates: Sequence[Candidate]) -> list[str]:
         name = f'**reference {pair.reference}**' if pair.reference else '' if pair.chosen else 'at random'
         spread = f' ± {100 * statistics.stdev(pair.seeds):.2f}' if len(pair.seeds) > 1 else ''
         lines.append(
-            f'| {100 * pair.last:.2f}{spread} | {len(pair.seeds)} | {f"{name} " if name else ""}`{pair.key}`'
+            f'| {100 * pair.last:.2f}{spread} | {len(pair.seeds)} | {f"{name} " if name else ""}{code(pair.key)}'
             f' | {pair.place} | {100 * pair.first:.2f} |'
         )
     return [f'## From {first} to {last}', lead, '\n'.join(lines)]

@@ -88,6 +88,12 @@ def by_rung(candidates: Sequence[Candidate]) -> dict[str, list[Candidate]]:
     return {name: rungs[name] for name in order}
 
 
+def code(key: str) -> str:
+    """A key within a cell of a table in Markdown, where a bar would end the cell, in code too."""
+    escaped = key.replace('|', '\\|')
+    return f'`{escaped}`'
+
+
 def to_csv(table: Sequence[Row]) -> str:
     """Numbers as Python writes them, so that reading them gives the same numbers."""
     text = io.StringIO()

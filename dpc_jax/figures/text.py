@@ -9,7 +9,7 @@ from dpc_jax.base import with_unit
 from dpc_jax.figures import pictures
 from dpc_jax.figures import rungs as ladder
 from dpc_jax.figures.pictures import is_scored
-from dpc_jax.figures.table import Row, by_rung
+from dpc_jax.figures.table import Row, by_rung, code
 from dpc_jax.progress import duration
 from dpc_jax.spaces import Space
 from dpc_jax.study import Candidate
@@ -125,7 +125,7 @@ def _front_part(table: Sequence[Row]) -> list[str]:
     lines = ['| cell of the Pareto front | mIoU % | multiply-adds | parameters | rank |', '|:--|--:|--:|--:|--:|']
     for row in sorted((row for row in table if at.get(row['number']) in front), key=lambda row: at[row['number']]):
         costs = f'{_count(row["macs"])} | {_count(row["params"])}'
-        lines.append(f'| `{row["key"]}` | {100 * float(row["score"]):.2f} | {costs} | {row["rank"]} |')
+        lines.append(f'| {code(str(row["key"]))} | {100 * float(row["score"]):.2f} | {costs} | {row["rank"]} |')
     return ['\n'.join(lines)]
 
 
@@ -136,7 +136,7 @@ def _how_to_read(candidates: Sequence[Candidate], space: Space, settings: Mappin
 
 
 def _table_line(row: Row, better: int) -> str:
-    cell, rank = f'`{row["key"]}`', str(row['rank'])
+    cell, rank = code(str(row['key'])), str(row['rank'])
     if row['reference']:
         cell, rank = f'**reference {_one_line(str(row["reference"]))}** ({better} better) {cell}', '–'
     costs = f'{_count(row["params"])} | {_count(row["macs"])}'

@@ -10,7 +10,7 @@ import ml_collections
 from jaxtyping import Array, Float
 
 from dpc_jax import cell, checks, fused, initial, ops
-from dpc_jax.base import PyTree
+from dpc_jax.base import InputError, PyTree
 from dpc_jax.cell import CellParams, CellSettings, CellStats, Uses
 from dpc_jax.decoder import LOGITS_STDDEV
 from dpc_jax.heads import Derived, Features, HeadOutputs
@@ -103,9 +103,14 @@ class Head(Derived):
         return ones._replace(logits_bias=BIAS_GRADIENT_FACTOR)
 
 
+FIELDS = ('pooling', 'dropout_rate', 'filters')  # of `config.cell`
+
+
 def make(config: ml_collections.ConfigDict, num_classes: int) -> Head:
     """The head that `config.cell` describes, for the backbone's output stride."""
     settings, stride = config.cell, config.backbone.output_stride
+    if missing := [name for name in FIELDS if name not in settings]:
+        raise InputError(f'the config has no cell.{missing[0]}, which the space dpc needs: it is one for another space')
     checks.one_of('cell.pooling', settings.pooling, ops.POOLINGS)
     checks.below_one('cell.dropout_rate', settings.dropout_rate)
     checks.at_least(1, cell__filters=settings.filters)

@@ -51,11 +51,10 @@ def run(
             for reference in config.search.references:
                 study.enqueue_reference(reference, found_cells.named(prepared.space, reference))
             for genotype in rung.given:
-                study.enqueue(genotype)
+                study.enqueue(genotype, drawn=True)
             if level:
                 below = [candidate for candidate in results if candidate.rung != rung.name]
-                ranked = [candidate.genotype for candidate in best(below, len(below))]
-                chosen = ladder.spread(ranked, rung.keep, prepared.space, config.search.apart)
+                chosen = choose(best(below, len(below)), rung.keep, prepared)
                 rung = dataclasses.replace(rung, keep=promote(study, [*chosen, *rung.given], prepared.space))
             results += climb(prepared, study, rung)
     write_report(workdir, results, prepared.settings, prepared.space)
@@ -73,6 +72,13 @@ def climb(prepared: Bench, study: Study, rung: Rung) -> list[Candidate]:
     with Progress(rung.keep, study.count(), leader, logdir, **shown) as progress:
         climbing.climb(study, rung, progress, generation=prepared.config.search.population)
     return study.candidates()
+
+
+def choose(ranked: Sequence[Candidate], count: int, prepared: Bench) -> list[Genotype]:
+    """The first `count` that `search.apart` allows; of cells that are equal on the cached maps, the first."""
+    different = {prepared.same(candidate.genotype): candidate.genotype for candidate in reversed(ranked)}
+    cells = list(reversed(different.values()))
+    return ladder.spread(cells, count, prepared.space, prepared.config.search.apart)
 
 
 def promote(study: Study, chosen: Sequence[Genotype], space: Space) -> int:

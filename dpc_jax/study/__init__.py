@@ -1,6 +1,6 @@
 """The door of the study: candidates and their scores in an Optuna storage (`study.study` says what it promises)."""
 
-from dpc_jax.study.archive import read, rungs
+from dpc_jax.study.archive import first, read, rungs
 from dpc_jax.study.batch import LEARNED, REDRAW, SHOWN, distributions, make_pruner
 from dpc_jax.study.gate import GATE, RunningMean
 from dpc_jax.study.halving import Halving
@@ -24,6 +24,7 @@ __all__ = [
     'Study',
     'candidate_key',
     'distributions',
+    'first',
     'history',
     'losses',
     'make_pruner',

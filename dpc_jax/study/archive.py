@@ -38,22 +38,35 @@ def read(url: str, name: str) -> tuple[list[Candidate], dict[str, Any]]:
         close_storage(storage)
 
 
+def first(url: str) -> str:
+    """The name of the only search in the storage at `url`, that of its first rung; InputError where it has several."""
+    names = _names(url)
+    searches = [name for name in names if name.endswith(FIRST)]
+    if len(searches) != 1:
+        raise InputError(f'name one of the studies of this storage: {", ".join(sorted(searches or names)) or "none"}')
+    return searches[0]
+
+
 def rungs(url: str, name: str) -> list[str]:
     """Names of the studies of one ladder in the storage at `url`, from the first rung to the last.
 
     `name` is that of the first rung (it ends in `-proxy`), or of any other study, which then is alone.
     """
-    _check_exists(url)
-    storage = open_storage(url)
-    try:
-        with storage_faults(url):
-            names = [study.study_name for study in storage.get_all_studies()]
-    finally:
-        close_storage(storage)
+    names = _names(url)
     search = re.escape(name.removesuffix(FIRST))
     later = [re.fullmatch(rf'{search}-(?:rung(\d+)-\d+|full(?:-seed(\d+))?)', other) for other in names]
     found = sorted((not m[1], int(m[1] or m[2] or -1), m[0]) for m in later if m and name.endswith(FIRST))
     return [name, *(other for _, _, other in found)]
+
+
+def _names(url: str) -> list[str]:
+    _check_exists(url)
+    storage = open_storage(url)
+    try:
+        with storage_faults(url):
+            return [study.study_name for study in storage.get_all_studies()]
+    finally:
+        close_storage(storage)
 
 
 def _check_exists(url: str) -> None:

@@ -5,13 +5,14 @@ Samplers and pruners work on that view, so what they decide for a candidate depe
 not on how far its own batch had come when the worker was killed. A proposal is drawn in the view and then written
 to the storage in one step: a trial there is whole.
 
-User attributes of a trial: `key` (canonical), `reference` ('' for candidates), `batch`, `owner` (the worker that
-evaluates it), `outcome` (all that was found out), and where they apply `duplicate_of` and `copy_of` (trial numbers).
+User attributes of a trial: `key` (canonical), `reference` ('' for candidates), `drawn` (at random, to compare the best
+with), `batch`, `owner` (the worker that evaluates it), `outcome` (all that was found out), and where they apply
+`duplicate_of` and `copy_of` (trial numbers).
 """
 
 import dataclasses
 from collections.abc import Callable, Container, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
@@ -63,6 +64,13 @@ def make_pruner(name: str, settings: Mapping[str, Any]) -> optuna.pruners.BasePr
         raise InputError(f'pruner {name} does not take {dict(settings)}: {error}') from error
 
 
+class Given(NamedTuple):
+    """A cell that is evaluated before anything is sampled."""
+
+    genotype: Genotype  # [K]
+    drawn: bool  # at random, so that the best can be compared with it
+
+
 class Batch:
     """A batch of proposals while it is made: `trials` are all of the study now, and `index` has seen them."""
 
@@ -91,13 +99,13 @@ class Batch:
         count: int,
         budget: int | None,
         references: Mapping[str, Genotype],
-        given: Mapping[str, Genotype],
+        given: Mapping[str, Given],
         *,
         sampled: bool = True,
     ) -> list[FrozenTrial]:
         """Writes what the batch of `count` lacks: references, given cells, sampled ones (see `Study.ask`)."""
         made: list[FrozenTrial] = []
-        cells = (genotype for key, genotype in given.items() if not self._index.has_candidate(key))
+        cells = (cell for key, cell in given.items() if not self._index.has_candidate(key))
         for _ in range(count - self._here):
             name = next((name for name in references if name not in self._index.references()), '')
             if name:
@@ -108,10 +116,10 @@ class Batch:
             cell = next(cells, None)
             if cell is None and not sampled:
                 break
-            draft = self._draw() if cell is None else self._fixed(cell)
+            draft = self._draw() if cell is None else self._fixed(cell.genotype)
             if draft is None:
                 break
-            made.append(self._write(draft))
+            made.append(self._write(draft, drawn=cell is not None and cell.drawn))
         return made
 
     def _fixed(self, genotype: Genotype) -> FrozenTrial:
@@ -131,11 +139,12 @@ class Batch:
                 return draft
         return None
 
-    def _write(self, draft: FrozenTrial, reference: str = '') -> FrozenTrial:
+    def _write(self, draft: FrozenTrial, reference: str = '', *, drawn: bool = False) -> FrozenTrial:
         key = self._key(draft)
         attributes: dict[str, Any] = {
             'key': key,
             'reference': reference,
+            'drawn': drawn,
             'batch': self._name,
             'owner': dataclasses.asdict(self._me),
         }

@@ -114,6 +114,7 @@ class Candidate:
     extras: Mapping[str, float] = dataclasses.field(default_factory=dict)  # other scores by name, at the last point
     same_as: int | None = None  # number of the candidate whose evaluation this is, being the same function
     shown: Mapping[str, float] = dataclasses.field(default_factory=dict)  # numbers of the sampler that drew it
+    drawn: bool | None = None  # at random, to compare the best of a ladder with; None: an older study does not say
 
 
 def ranking(candidates: Iterable[Candidate]) -> list[Candidate]:
@@ -181,7 +182,8 @@ def candidate_of(trial: FrozenTrial, space: SearchSpace) -> Candidate:
         outcome[field] = tuple(math.nan if value is None else float(value) for value in outcome[field])
     outcome['score'] = math.nan if outcome['score'] is None else float(outcome['score'])
     outcome['confusions'] = Confusions(outcome.get('confusions', ()))  # older studies have none
-    return Candidate(**proposal_of(trial, space)._asdict(), **outcome, shown=dict(trial.system_attrs.get(SHOWN, {})))
+    more: dict[str, Any] = {'shown': dict(trial.system_attrs.get(SHOWN, {})), 'drawn': trial.user_attrs.get('drawn')}
+    return Candidate(**proposal_of(trial, space)._asdict(), **outcome, **more)
 
 
 def packed(confusion: Int[np.ndarray, 'L L']) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import json
 import os
 import pathlib
 import re
@@ -180,6 +181,21 @@ def storage_faults(url: str) -> Iterator[None]:
 # ---- settings ----------------------------------------------------------------------------------------------------
 
 
+def check_space(storage: optuna.storages.BaseStorage, settings: Mapping[str, Any]) -> None:
+    """InputError where the storage has a study of another space than `settings` name; without one they allow any.
+
+    In one work folder the report of one search would overwrite that of the other.
+    """
+    here = provenance.flat(settings).get('space.name')
+    for study in storage.get_all_studies():
+        there = study.user_attrs.get('settings', {}).get('space.name')
+        if here and there and here != there:
+            raise InputError(
+                f"the work folder has study '{study.study_name}' of space {json.loads(there)}, and this is a search of"
+                f' {json.loads(here)}; give another workdir'
+            )
+
+
 def check_settings(study: optuna.Study, settings: Mapping[str, Any], added: Mapping[str, Any]) -> None:
     """Stores the settings with a study that has no trials yet; raises InputError if its trials were made with others.
 
@@ -196,6 +212,7 @@ def check_settings(study: optuna.Study, settings: Mapping[str, Any], added: Mapp
         study.set_user_attr('settings', provenance.flat(settings))
     found = provenance.differences(provenance.flat(added) | study.user_attrs['settings'], provenance.flat(settings))
     if found:
+        found.sort(key=lambda difference: difference[0] != 'space.name')  # of another space, it says most
         shown = '; '.join(f'{name}: study has {there}, config has {here}' for name, there, here in found[:3])
         more = f'; and {len(found) - 3} more' if len(found) > 3 else ''
         raise InputError(f"study '{study.study_name}' was made with another config: {shown}{more}")

@@ -33,10 +33,10 @@ from optuna.trial import FrozenTrial, TrialState
 from dpc_jax.base import Genotype
 from dpc_jax.spaces import SearchSpace
 from dpc_jax.stopping import defer_signals
-from dpc_jax.study.batch import Batch
+from dpc_jax.study.batch import Batch, Given
 from dpc_jax.study.index import Index, is_done, is_running
 from dpc_jax.study.rows import STATES, Candidate, Costs, Proposal, RunInfo, candidate_of, outcome_of, proposal_of
-from dpc_jax.study.storage import IN_USE, check_settings, close_storage, open_storage, storage_faults
+from dpc_jax.study.storage import IN_USE, check_settings, check_space, close_storage, open_storage, storage_faults
 from dpc_jax.study.workers import ROUNDS, Worker, owner, take_over
 
 log = logging.getLogger(__name__)
@@ -61,8 +61,7 @@ class Study:
         self._id = study._study_id
         self._index = Index(space, directions=study.directions)
         self._grace_seconds, self._costs = grace_seconds, costs
-        self._references: dict[str, Genotype] = {}
-        self._given: dict[str, Genotype] = {}
+        self._references, self._given = dict[str, Genotype](), dict[str, Given]()
         self._seen: dict[int, optuna.Study] = {}  # the study as the batch of each trial asked for here sees it
         self._me = Worker.here()
         self._last_beat = -math.inf
@@ -83,17 +82,19 @@ class Study:
         pruner: optuna.pruners.BasePruner | None = None,
         grace_seconds: float = 600.0,
         costs: Costs = MappingProxyType({}),
+        one_space: bool = False,
     ) -> 'Study':
         """Opens or makes the study `name` in the storage at `url` (see `storage.open_storage`).
 
-        `settings` are all that a score depends on, flat or nested. They are kept with the study, and an InputError
-        says which fields differ when they are not those that the study was made with; `added` are the values of fields
-        that an older study lacks because they came later. A worker on another machine counts as dead after
-        `grace_seconds` without `ask`, `report`, `should_prune`, `tell` or `beat`. `costs` are further objectives after
-        the score, by name, which are to be small; pruners of Optuna do not work with them.
+        `settings` are all that a score depends on, flat or nested. They are kept with the study, and an InputError says
+        which fields differ from those that it was made with; `added` are the values of fields that older studies lack.
+        A worker on another machine counts as dead after `grace_seconds` without `ask`, `report`, `should_prune`, `tell`
+        or `beat`. `costs` are further objectives after the score, by name, which are to be small; no pruner works with
+        them. `one_space` refuses a storage that has a study of another space.
         """
         storage = open_storage(url)
         with storage_faults(url):
+            check_space(storage, settings if one_space else {})
             study = optuna.create_study(
                 storage=storage,
                 study_name=name,
@@ -138,9 +139,9 @@ class Study:
         """Has `genotype` `[K]` evaluated before all candidates, once in the study, as the reference `name`."""
         self._references[name] = genotype
 
-    def enqueue(self, genotype: Genotype) -> None:
-        """Has `genotype` `[K]` evaluated before anything is sampled, as a candidate like the sampled ones."""
-        self._given[self._space.canonical_key(genotype)] = genotype
+    def enqueue(self, genotype: Genotype, *, drawn: bool = False) -> None:
+        """Has `genotype` `[K]` evaluated before anything is sampled; `drawn`: at random, to compare the best with."""
+        self._given[self._space.canonical_key(genotype)] = Given(genotype, drawn)
 
     @defer_signals()
     def ask(self, count: int, budget: int | None = None, *, sampled: bool = True) -> list[Proposal]:

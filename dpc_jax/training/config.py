@@ -144,8 +144,7 @@ def _claim(workdir: pathlib.Path, wanted: Mapping[str, Any]) -> None:
         raise InputError(f"workdir '{workdir}' has checkpoints but no {CONFIG}; give another workdir") from None
     except (OSError, ValueError) as error:
         raise InputError(f'{path} cannot be read ({error}); give another workdir') from error
-    added = provenance.flat(ADDED)
-    there_and_here = ({**added, **provenance.flat(fields)} for fields in (held, wanted))
+    there_and_here = (_filled(provenance.flat(fields)) for fields in (held, wanted))
     known = all(fields.get('train_start') for fields in (held, wanted))  # of both; else their paths are compared
     free = (*FREE_FIELDS, *(('train.init.checkpoint',) if known else ('train_start', 'train_start.weights')))
     for name, there, here in provenance.differences(*there_and_here, free=free):
@@ -154,6 +153,12 @@ def _claim(workdir: pathlib.Path, wanted: Mapping[str, Any]) -> None:
             f"workdir '{workdir}' belongs to another config: {name} was {was!r} there and is {now!r} now;"
             ' give another workdir'
         )
+
+
+def _filled(fields: Mapping[str, str]) -> dict[str, str]:
+    """Flat fields with those that an older config lacks."""
+    parts = {name.rpartition('.')[0] for name in fields if name.startswith('train.parts.')}
+    return {**provenance.flat(ADDED), **{f'{part}.clip_norm': '0.0' for part in parts}, **fields}
 
 
 def start_of(config: ml_collections.ConfigDict) -> dict[str, str]:

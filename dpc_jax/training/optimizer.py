@@ -21,6 +21,7 @@ from dpc_jax.weights import Scopes
 
 BIAS_GRADIENT_MULTIPLIER = 2.0  # get_model_gradient_multipliers: of every variable that is called biases
 BACKBONE = 'backbone'  # the part of a network that is not a last layer (model.get_extra_layer_scopes)
+AUXILIARY = 'auxiliary'  # the part that only training has
 OTHERS = 'others'  # label of all parts that have no rule of their own
 
 
@@ -82,9 +83,9 @@ def read_parts(parts: Mapping[str, Any]) -> dict[str, PartSettings]:
 
 
 def check_parts(parts: Mapping[str, PartSettings], there: Collection[str]) -> None:
-    """InputError unless each part that has a rule is `there` in the network."""
+    """InputError unless each part that has a rule is `there` in the network. `AUXILIARY` may be switched off."""
     for part in parts:
-        if part not in there:
+        if part not in (*there, AUXILIARY):
             raise InputError(f"train.parts names '{part}'; parts of this network: {', '.join(there)}")
 
 
