@@ -137,7 +137,7 @@ def test_many_cells_are_drawn_by_rank():
 
     scores = np.array([[row['mean'] - 0.01, row['mean'] + 0.01] for row in table])
     space = types.SimpleNamespace(canonical_key=str)
-    result = types.SimpleNamespace(cells=range(60), space=space, scores=lambda: scores)
+    result = types.SimpleNamespace(cells=range(60), space=space, scores=lambda: scores, settings={})
     figure = module.draw(table, frozenset({'aspp'}), result)
     (axes,) = figure.axes
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ['mean over seeds', 'aspp (93.00 %)']

@@ -223,12 +223,14 @@ def test_some_stop_at_the_halving_and_their_curve_stays(whole):
     assert [c.state for c in results if c.rung == 'proxy' and c.reference] == ['complete']
 
 
-def test_the_last_rung_trains_the_best_the_random_ones_and_the_references(whole):
+def test_the_last_rung_trains_the_best_the_random_ones_and_the_references(whole, workdir):
     results, training = whole
     proxy = [c for c in results if c.rung == 'proxy']
     full = [c for c in results if c.rung == 'full']
     random = {Space(2).canonical_key(cell) for cell in unstack(Space(2).sample(jax.random.key(0), 2))}
-    assert {c.key for c in full if not c.reference} == {c.key for c in search.best(proxy, 2)} | random
+    chosen = search.choose(search.best(proxy, 8), 2, bench.prepare(toy('whole'), workdir))
+    assert {c.key for c in full if not c.reference} == {Space(2).canonical_key(cell) for cell in chosen} | random
+    assert {c.key for c in proxy if c.drawn} == random
     assert {c.reference for c in full if c.reference} == {'conv1x1'}
     assert len(training.configs) == len(full)
     assert {(c.steps, c.losses) for c in full} == {(4, (0.5,))}
