@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> None:
         raise InputError('--out is needed with --storage: the folder for the report')
     url = STORAGE.value or f'sqlite:///{workdir / "study.db"}'
     parts = [study.read(url, name) for name in study.rungs(url, STUDY.value or study.first(url))]
-    candidates, settings = [candidate for found, _ in parts for candidate in found], parts[0][1]
+    candidates, settings = [candidate for found, _ in parts for candidate in found], parts[0][1] | parts[-1][1]
     paths = figures.write_report(candidates, out, space=spaces.make(settings['space']), settings=settings)
     print('\n'.join(str(path) for path in paths))
 

@@ -291,7 +291,7 @@ def test_every_network_has_a_folder_with_its_cell_and_no_checkpoints(whole, work
 
 def test_the_report_shows_the_ladder(whole, workdir):
     text = (workdir / 'report/report.md').read_text()
-    for words in ('## From proxy to full', 'How many candidates got how far', '## Ranking: full'):
+    for words in ('- **rerank**: ', '## From proxy to full', 'How many candidates got how far', '## Ranking: full'):
         assert words in text
 
 

@@ -57,7 +57,7 @@ def run(
                 chosen = choose(best(below, len(below)), rung.keep, prepared)
                 rung = dataclasses.replace(rung, keep=promote(study, [*chosen, *rung.given], prepared.space))
             results += climb(prepared, study, rung)
-    write_report(workdir, results, prepared.settings, prepared.space)
+    write_report(workdir, results, {**prepared.settings, **rungs[-1].recipe}, prepared.space)
     return results
 
 
