@@ -211,7 +211,7 @@ def read_bench(path: pathlib.Path) -> Values:
 
 
 def read_aux_bench(path: pathlib.Path) -> Values:
-    """How many times as long PyTorch takes for decoders of auxiliary cells, over the table; seconds to the first step."""
+    """How many times as long PyTorch takes for decoders of auxiliary cells; seconds until the first step."""
     found = re.findall(r'engine: (\d+) s.*geometric mean (\S+), least (\S+),', path.read_text(), re.DOTALL)[0]
     return dict(zip(('first', 'mean', 'least'), map(float, found), strict=True))
 
