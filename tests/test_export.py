@@ -256,7 +256,10 @@ BAD = [
     ((*CELL, '--image_size=33', '--out=OUT'), "--image_size is '33'; it must be HEIGHTxWIDTH"),
     ((*CELL, '--image_size=32x49', '--out=OUT'), 'image size 32x49: each side must be'),
     ((*CELL, '--image_dtype=int8', FITS, '--out=OUT'), '--image_dtype=int8'),
-    ((*CELL, '--config.context.name=aspp', FITS, '--out=OUT'), "config.context.name is 'aspp'; a cell needs 'dpc'"),
+    (
+        (*CELL, '--config.context.name=aspp', FITS, '--out=OUT'),
+        "config.context.name is 'aspp'; this script exports cells of the space dpc, and export_network.py any network",
+    ),
     ((*CELL, '--config.backbone.output_stride=32', FITS, '--out=OUT'), 'output stride 32'),
     ((*CELL, '--config.dataset.name=kitti', FITS, '--out=OUT'), "unknown data set 'kitti'"),
     ((*CELL, '--checkpoint=a', '--backbone=b', FITS, '--out=OUT'), 'give either --checkpoint'),
