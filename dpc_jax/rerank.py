@@ -47,7 +47,7 @@ def check(config: ml_collections.ConfigDict, space: Space) -> None:
     try:
         training.check(network_config(config, space, example, seed=config.seed, backbone=''), jax.device_count())
     except InputError as fault:  # the fields of the network are those of the recipe
-        raise InputError(re.sub(r'(?<![\w.])(?=(train|context|decoder|evaluate)\.)', 'rerank.', str(fault))) from fault
+        raise InputError(re.sub(r'(?<![\w./])(?=(train|context|decoder|evaluate)\.)', 'rerank.', str(fault))) from fault
     recipe = config.rerank.train  # of any cell, where the check before is of one
     together = training.images_together(recipe.batch_size, recipe.accumulate, recipe.batch_norm, jax.device_count())
     checks.normalised_together(**{'rerank.train: images of a part of the batch': together})

@@ -259,6 +259,12 @@ def test_the_last_rung_takes_cells_that_are_apart(tmp_path):
     # What is the same function on the cached maps takes one place.
     twins = [ranked[0], *(dataclasses.replace(c, genotype=ranked[0].genotype) for c in ranked[1:])]
     assert [space.canonical_key(cell) for cell in search.choose(twins, 3, prepared)] == [ranked[0].key]
+    alone = dataclasses.replace(prepared, config=toy('apart', search__apart=1))
+    different = list({prepared.same(c.genotype): c for c in reversed(ranked)}.values())
+    places = sorted(ranked.index(c) for c in different)
+    twin = dataclasses.replace(ranked[-1], genotype=ranked[0].genotype)  # a worse one does not move its better twin
+    found = [space.canonical_key(cell) for cell in search.choose([*ranked, twin], 8, alone)]
+    assert found == [ranked[place].key for place in places]
 
 
 def test_the_recipe_of_the_last_rung_is_named_as_the_config_has_it(fault):

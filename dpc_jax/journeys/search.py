@@ -76,9 +76,10 @@ def climb(prepared: Bench, study: Study, rung: Rung) -> list[Candidate]:
 
 def choose(ranked: Sequence[Candidate], count: int, prepared: Bench) -> list[Genotype]:
     """The first `count` that `search.apart` allows; of cells that are equal on the cached maps, the first."""
-    different = {prepared.same(candidate.genotype): candidate.genotype for candidate in reversed(ranked)}
-    cells = list(reversed(different.values()))
-    return ladder.spread(cells, count, prepared.space, prepared.config.search.apart)
+    different: dict[str, Genotype] = {}
+    for candidate in ranked:
+        different.setdefault(prepared.same(candidate.genotype), candidate.genotype)
+    return ladder.spread(list(different.values()), count, prepared.space, prepared.config.search.apart)
 
 
 def promote(study: Study, chosen: Sequence[Genotype], space: Space) -> int:
