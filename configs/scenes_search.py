@@ -12,7 +12,7 @@ With `:ladder` the best eight are trained anew for 1,200 steps, and the best fou
 four random cells. No two of the best are alike in all but two choices. Nothing is halved: on these scenes the score
 after a third of the steps says next to nothing of the score at the end (experiments/results/scenes_fidelity).
 
-  python run.py --config=configs/scenes_search.py:ladder --workdir=runs/scenes_ladder   (about an hour)
+  python run.py --config=configs/scenes_search.py:ladder --workdir=runs/scenes_ladder   (an hour or so, estimated)
 """
 
 import ml_collections
