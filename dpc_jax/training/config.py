@@ -156,9 +156,12 @@ def _claim(workdir: pathlib.Path, wanted: Mapping[str, Any]) -> None:
 
 
 def _filled(fields: Mapping[str, str]) -> dict[str, str]:
-    """Flat fields with those that an older config lacks."""
-    parts = {name.rpartition('.')[0] for name in fields if name.startswith('train.parts.')}
-    return {**provenance.flat(ADDED), **{f'{part}.clip_norm': '0.0' for part in parts}, **fields}
+    """Flat fields with those that an older config lacks; a part that does not clip is one without `clip_norm`."""
+    fields = {**provenance.flat(ADDED), **fields}
+    clips = {name for name in fields if name.startswith('train.parts.') and name.endswith('.clip_norm')}
+    ruled = {name.rpartition('.')[0] for name in fields.keys() - clips}  # by another field, too
+    unclipped = {name for name in clips if not json.loads(fields[name]) and name.rpartition('.')[0] in ruled}
+    return {name: text for name, text in fields.items() if name not in unclipped}
 
 
 def start_of(config: ml_collections.ConfigDict) -> dict[str, str]:
