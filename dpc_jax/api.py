@@ -279,7 +279,8 @@ def _loaded(path: str, sums: str) -> Network:
 def read_cells(sources: Path | list[Path], space: spaces.Space, seed: int = 0) -> list[Genotype]:
     """Cells by name, from JSON files, folders of them, JSON lines, a report's `ranking.csv`, or `sample:NUMBER`.
 
-    `named` stands for all cells that the space has a name for, and `near:NAME` for the neighbours of one of them.
+    Tables of `experiments/evaluate_cells.py` give each cell once, the best first; `named` stands for all cells that the
+    space has a name for, and `near:NAME` for the neighbours of one of them.
 
     >>> cells = dpc_jax.read_cells(['runs/scenes/report/ranking.csv', 'sample:3'], bench.space)
     """

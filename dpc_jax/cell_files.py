@@ -2,12 +2,16 @@
 
 import contextlib
 import csv
+import gzip
 import io
 import json
+import math
 import pathlib
 import re
+import statistics
 import sys
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -22,9 +26,11 @@ SAMPLE = 'sample:'
 NEAR = 'near:'
 ALL_NAMED = 'named'
 COLUMN = 'genotype'  # of a report's ranking.csv
+SCORED = 'json'  # of the cells.csv of experiments/evaluate_cells.py
 FORMS = (
     f'a name ({{names}}), {ALL_NAMED} for all of those, {NEAR}NAME for its neighbours, a .json file, a folder of them,'
-    f' a .jsonl file with a genotype in each line, a ranking.csv, {SAMPLE}NUMBER, or {STDIN} for standard input'
+    f' a .jsonl file with a genotype in each line, a ranking.csv or cells.csv, {SAMPLE}NUMBER, or {STDIN} for'
+    ' standard input'
 )
 
 
@@ -41,8 +47,9 @@ def read_cells(sources: Sequence[str], space: Space, *, seed: int = 0) -> list[N
     A source is a name that the space knows or a found cell has (`found_cells`), `named` for all names that the space
     knows and has a cell for, `near:NAME` for the cells that differ from that one in one gene (adjacent values of a rate
     or grid), a JSON file in the space's format, a folder of such files, a file of JSON lines, a CSV with a column
-    `genotype`, `sample:NUMBER`, or `-` for JSON lines or names on standard input. A line of JSON is a genotype in the
-    space's format, or an object of its fields (`{"inputs": [-1], "ops": [3]}`).
+    `genotype` (a report's `ranking.csv`), the `cells.csv` or `cells.csv.gz` of `experiments/evaluate_cells.py` (each
+    cell once, the best mean score first), `sample:NUMBER`, or `-` for JSON lines or names on standard input. A line of
+    JSON is a genotype in the space's format, or an object of its fields (`{"inputs": [-1], "ops": [3]}`).
 
     Raises:
       InputError: a source that is none of these or gives no cell; what is not a cell of the space, with its place.
@@ -115,7 +122,7 @@ def _sampled(source: str, space: Space, seed: int) -> list[NamedCell]:
 
 def _of_file(path: pathlib.Path, space: Space) -> list[NamedCell]:
     text = read_text(path, FORMS.format(names=_names(space)))
-    if path.suffix == '.csv':
+    if path.name.endswith(('.csv', '.csv.gz')):
         return _of_table(text, str(path), space)
     if path.suffix == '.json':
         return [NamedCell(path.stem, space.from_json(text, str(path)))]
@@ -124,10 +131,12 @@ def _of_file(path: pathlib.Path, space: Space) -> list[NamedCell]:
 
 def read_text(path: pathlib.Path, allowed: str) -> str:
     """The text of a file that holds cells; InputError, which lists what is `allowed`, if it cannot be read."""
+    packed = path.suffix == '.gz'
     try:
-        return files.text(path.read_bytes())
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        why = getattr(error, 'strerror', None) or 'not a text file'
+        data = path.read_bytes()
+        return files.text(gzip.decompress(data) if packed else data)
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        why = getattr(error, 'strerror', None) or ('no gzip file' if packed else 'not a text file')
         raise InputError(f"cells '{path}': {why}; allowed: {allowed}") from error
 
 
@@ -137,14 +146,35 @@ def _of_table(text: str, source: str, space: Space) -> list[NamedCell]:
         columns, found = reader.fieldnames or [], list(reader)
     except csv.Error as error:
         raise InputError(f'{source}: it is not a CSV file: {error}') from error
-    if COLUMN not in columns:
-        raise InputError(f"{source}: there is no column '{COLUMN}'; its columns are: {', '.join(columns) or 'none'}")
+    column = next((name for name in (COLUMN, SCORED) if name in columns), None)
+    if column is None:
+        raise InputError(
+            f"{source}: there is no column '{COLUMN}' or '{SCORED}'; its columns are: {', '.join(columns) or 'none'}"
+        )
     cells = []
     for line, row in enumerate(found, 2):
         ranked = f'rank {row["rank"]}, number {row.get("number", line)}' if row.get('rank') else f'line {line}'
-        name = row.get('reference') or ranked
-        cells.append(NamedCell(name, _parsed(row[COLUMN] or '', f'{source}: line {line}', space)))
-    return cells
+        name = row.get('reference') or row.get('cell') or ranked
+        cells.append(NamedCell(name, _parsed(row[column] or '', f'{source}: line {line}', space)))
+    return cells if column == COLUMN else _best_first(cells, found, source, space)
+
+
+def _best_first(
+    cells: Sequence[NamedCell], rows: Sequence[Mapping[str, str]], source: str, space: Space
+) -> list[NamedCell]:
+    """Each cell of a table of scores once, by its mean over the seeds; those that failed under one come last."""
+    first: dict[str, NamedCell] = {}
+    scores: dict[str, list[float]] = {}
+    for line, (cell, row) in enumerate(zip(cells, rows, strict=True), 2):
+        key = space.canonical_key(cell.genotype)
+        first.setdefault(key, cell)
+        try:
+            score = float(row['score']) if row['state'] == 'complete' else math.nan
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f'{source}: line {line}: there is no state and score: {error}') from error
+        scores.setdefault(key, []).append(score)
+    means = {key: statistics.fmean(values) for key, values in scores.items()}
+    return [first[key] for key in sorted(first, key=lambda key: (math.isnan(means[key]), -means[key]))]
 
 
 def _of_lines(text: str, source: str, space: Space) -> list[NamedCell]:

@@ -3,13 +3,16 @@
   python experiments/evaluate_cells.py --config=configs/camvid_search.py --workdir=runs/camvid --cells=sample:1000
   python experiments/evaluate_cells.py --config=... --workdir=... --cells=dpc_top1,aspp,cells/,found.jsonl --seeds=3
   python experiments/evaluate_cells.py --config=... --workdir=... --cells=runs/camvid/report/ranking.csv --best=50
+  python experiments/evaluate_cells.py --config=... --workdir=... --cells=cells.csv.gz --best=20 --apart=3
+  python experiments/evaluate_cells.py --config=... --workdir=... --cells=found.json,aspp --seeds=5 --whole
   cat genotypes.jsonl | python experiments/evaluate_cells.py --config=... --workdir=... --cells=-
 
 `--cells` takes, with commas between: names of the space, `named` for all of them that the space has, `near:NAME` for
 the cells that differ from that one in one gene (rates and grids by one step), JSON files in the official format,
-folders of them, `.jsonl` files with a genotype in each line, a report's `ranking.csv`, `sample:NUMBER` (uniform, by the
-config's seed), and `-` for standard input. Every cell is trained by the config's proxy, under `--seeds` seeds from the
-config's on.
+folders of them, `.jsonl` files with a genotype in each line, a report's `ranking.csv`, a `cells.csv` or `cells.csv.gz`
+of this script (the best mean score first), `sample:NUMBER` (uniform, by the config's seed), and `-` for standard input.
+Every cell is trained by the config's proxy, under `--seeds` seeds from the config's on; with `--whole` its whole
+network is, by `config.rerank`, as in the last rung of a search.
 
 What is finished is kept: after a stop (kill -9 too) the same command goes on, workers with one storage
 (`--config.search.storage`) share the cells, equal cells are trained once. Writes `cells.csv` (a row for each cell and
@@ -30,15 +33,23 @@ import numpy as np
 from absl import app, flags
 from matplotlib.figure import Figure
 
-from dpc_jax import assembly, bench, cell_files, command_line, files, metrics, palette
+from dpc_jax import assembly, bench, cell_files, command_line, files, journeys, ladder, metrics, palette
 from dpc_jax.base import InputError
+from dpc_jax.bench import Bench
+from dpc_jax.cell_files import NamedCell
 from dpc_jax.scores import CellScores, check_cells
 from experiments import common
 
 CELLS = flags.DEFINE_list('cells', [], 'Which cells; see the head of the file.')
 SEEDS = flags.DEFINE_integer('seeds', 1, 'Under how many seeds each is trained.')
 BEST = flags.DEFINE_integer('best', 0, 'Only so many of the cells, the first of them; 0 takes all.')
-OUT = flags.DEFINE_string('out', '', 'Folder for tables and plot; by default cells in the work folder.')
+APART = flags.DEFINE_integer(
+    'apart', 0, 'Any two of those differ in so many choices; of cells that are equal on the cached maps, one is taken.'
+)
+WHOLE = flags.DEFINE_bool('whole', False, 'Train whole networks by config.rerank instead of cells on the proxy.')
+OUT = flags.DEFINE_string(
+    'out', '', 'Folder for tables and plot; by default cells, or with --whole networks, in the work folder.'
+)
 COMPRESSED = flags.DEFINE_bool('compressed', False, 'Write cells.csv.gz instead of cells.csv.')
 
 MOST_NAMED = 40  # cells that get a row of their own in the plot; more are drawn by rank
@@ -47,6 +58,18 @@ SHOWN = 20  # of the summary, on the screen
 flags.adopt_module_key_flags(common)  # so that --help lists them
 
 Row = dict[str, Any]
+
+
+def chosen(cells: Sequence[NamedCell], prepared: Bench, count: int, apart: int) -> list[NamedCell]:
+    """The first `count` (0: all) of cells, best first; with `apart`, any two differ in so many choices."""
+    if not apart:
+        return list(cells[: count or None])
+    different: dict[str, NamedCell] = {}
+    for cell in cells:
+        different.setdefault(prepared.same(cell.genotype), cell)
+    genotypes = [cell.genotype for cell in different.values()]
+    taken = set(map(id, ladder.spread(genotypes, count, prepared.space, apart)))
+    return [cell for cell in different.values() if id(cell.genotype) in taken]
 
 
 def rows(names: Sequence[str], result: CellScores) -> list[Row]:
@@ -180,15 +203,22 @@ def main(argv: Sequence[str]) -> None:
         raise InputError('--cells is needed; --help explains it')
     if SEEDS.value < 1 or BEST.value < 0:
         raise InputError(f'--seeds is {SEEDS.value} and --best {BEST.value}; at least 1 seed, and 0 or more cells')
+    if APART.value < 0 or (APART.value and not BEST.value):
+        raise InputError(f'--apart is {APART.value} and --best {BEST.value}; 0 or more choices, and of how many cells')
     config, workdir = common.config_and_workdir()
     space = assembly.make_space(config)
-    cells = cell_files.read_cells(CELLS.value, space, seed=config.seed)[: BEST.value or None]
+    cells = cell_files.read_cells(CELLS.value, space, seed=config.seed)
     check_cells(space, [cell.genotype for cell in cells])  # before the long work
-    out = pathlib.Path(OUT.value).expanduser() if OUT.value else workdir / 'cells'
+    out = pathlib.Path(OUT.value).expanduser() if OUT.value else workdir / ('networks' if WHOLE.value else 'cells')
     if OUT.value:
         files.make_folder(out, '--out')
-    result = bench.prepare(config, workdir).evaluate([cell.genotype for cell in cells], SEEDS.value)
-    names = [cell.name for cell in cells]
+    prepared = bench.prepare(config, workdir)
+    cells = chosen(cells, prepared, BEST.value, APART.value)
+    genotypes, names = [cell.genotype for cell in cells], [cell.name for cell in cells]
+    if WHOLE.value:
+        result = prepared.evaluate_whole(genotypes, journeys.find('train').run, SEEDS.value)
+    else:
+        result = prepared.evaluate(genotypes, SEEDS.value)
     table, label = summary(names, result), metrics.label_of(result.settings)
     files.make_folder(out, '--out')
     paths = [

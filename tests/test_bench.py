@@ -1,6 +1,8 @@
 """A search, prepared: given cells are scored as the search scores them, once, and whatever stops it."""
 
+import csv
 import dataclasses
+import gzip
 import io
 import itertools
 import json
@@ -23,6 +25,7 @@ from tests.test_search import toy
 pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 SPACE = Space(2)
+CELL = SPACE.to_json(SPACE.named('conv1x1')).replace('"', '""')  # as it stands in a CSV
 
 
 @pytest.fixture(scope='module')
@@ -242,6 +245,21 @@ def test_a_report_is_read_with_its_ranks_and_references(searched, workdir):
     assert any(name.startswith('rank 1, number ') for name in found)
 
 
+def test_a_table_of_scores_gives_each_cell_once_and_the_best_first(tmp_path):
+    lines = [('conv1x1', '0.3'), ('a', '0.5'), ('b', 'nan'), ('c', '0.4'), ('conv1x1', '0.6'), ('b', '0.9')]
+    genotypes = dict(zip(('conv1x1', *'abc'), FOUR, strict=True))
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(['cell', 'state', 'score', 'json'])
+    for name, score in lines:
+        writer.writerow([name, 'failed' if score == 'nan' else 'complete', score, SPACE.to_json(genotypes[name])])
+    path = tmp_path / 'cells.csv.gz'
+    path.write_bytes(gzip.compress(text.getvalue().encode()))
+    keys = {name: SPACE.canonical_key(cell) for name, cell in genotypes.items()}
+    assert len(set(keys.values())) == 4
+    assert keys_of([str(path)]) == [(name, keys[name]) for name in ('a', 'conv1x1', 'c', 'b')]
+
+
 @pytest.mark.parametrize(
     ('name', 'text', 'said'),
     [
@@ -254,9 +272,16 @@ def test_a_report_is_read_with_its_ranks_and_references(searched, workdir):
         ('x.jsonl', '{"inputs": [-1, 0], "ops": [0, true]}', 'x.jsonl: line 1: the fields of a genotype are lists of'),
         ('x.csv', 'genotype\n' + 'x' * 200_000, 'it is not a CSV file: field larger'),
         ('x.jsonl', '\n\n', 'there are no cells; allowed: a name (dpc_top1, aspp, conv1x1, '),
-        ('x.csv', 'cell,score\na,0.5\n', "x.csv: there is no column 'genotype'; its columns are: cell, score"),
+        (
+            'x.csv',
+            'cell,score\na,0.5\n',
+            "x.csv: there is no column 'genotype' or 'json'; its columns are: cell, score",
+        ),
         ('x.csv', 'genotype\n[]\n', 'x.csv: line 2: found list'),
-        ('x.csv', '', "there is no column 'genotype'; its columns are: none"),
+        ('x.csv', '', "there is no column 'genotype' or 'json'; its columns are: none"),
+        ('x.csv', f'json,score\n"{CELL}",0.5\n', "x.csv: line 2: there is no state and score: 'state'"),
+        ('x.csv', f'json,state,score\n"{CELL}",complete,\n', 'x.csv: line 2: there is no state and score: could not'),
+        ('x.csv.gz', 'json,score\n', "x.csv.gz': no gzip file; allowed: a name"),
     ],
 )
 def test_a_bad_file_is_one_line_with_its_place(tmp_path, fault, name, text, said):

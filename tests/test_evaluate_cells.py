@@ -14,11 +14,13 @@ import types
 import numpy as np
 import pytest
 
-from dpc_jax import study
+from configs import scenes_search
+from dpc_jax import cell_files, study
 from dpc_jax.base import InputError
 from dpc_jax.spaces.dpc import Space
 from experiments import cell_table
 from tests import forks, scripts
+from tests.small import trained
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
 
@@ -79,6 +81,9 @@ def test_every_cell_has_a_row_for_each_seed_and_a_mean(searched):
         assert float(row['std']) == pytest.approx(statistics.stdev(scores))
     assert [float(row['mean']) for row in summary] == sorted((float(row['mean']) for row in summary), reverse=True)
     assert (searched / 'cells/cells.png').stat().st_size > 1000
+    best = finish(f'--workdir={searched}', f'--cells={searched}/cells/cells.csv', '--best=1', f'--out={searched}/best')
+    assert best[0] == 0, best
+    assert [row['cell'] for row in rows(searched / 'best/summary.csv')] == [summary[0]['cell']]
     before = (searched / 'cells/cells.csv').read_bytes()
     assert finish(*words, stdin=lines)[0] == 0
     assert (searched / 'cells/cells.csv').read_bytes() == before
@@ -145,10 +150,53 @@ def test_many_cells_are_drawn_by_rank():
     assert [label.get_text() for label in few.axes[0].get_yticklabels()] == [row['cell'] for row in table[:5]]
 
 
+def test_those_that_are_taken_are_apart_and_equal_cells_take_one_place():
+    module, space = scripts.load('evaluate_cells'), Space(3)
+    (first,) = cell_files.read_cells(['sample:1'], space)
+    near = cell_files.NamedCell('near', first.genotype._replace(ops=(first.genotype.ops + np.array([0, 0, 1])) % 81))
+    (far,) = cell_files.read_cells(['sample:1'], space, seed=1)
+    same = {space.canonical_key(cell.genotype): place for place, cell in enumerate((first, near))}
+    prepared = types.SimpleNamespace(
+        space=space, same=lambda genotype: str(same.get(space.canonical_key(genotype), 'far'))
+    )
+    cells = [first, near, far]
+    assert module.chosen(cells, prepared, 0, 0) == cells
+    assert module.chosen(cells, prepared, 2, 0) == [first, near]
+    assert module.chosen(cells, prepared, 2, 1) == [first, near]
+    assert module.chosen(cells, prepared, 2, 3) == [first, far]
+    assert module.chosen(cells, prepared, 3, 3) == cells  # there are too few families
+    prepared.same = lambda genotype: 'equal'
+    assert module.chosen(cells, prepared, 3, 1) == [first]
+
+
+def test_whole_networks_are_what_whole_trains(searched, monkeypatch):
+    module, seeds = scripts.load('evaluate_cells'), []
+
+    def counted(config, place):
+        seeds.append(config.seed)
+        return trained(config, place)
+
+    monkeypatch.setattr(module.journeys, 'find', lambda name: types.SimpleNamespace(run=counted))
+    monkeypatch.setattr(module.common, 'config_and_workdir', lambda: (scenes_search.get_config('toy'), searched))
+    given = {'CELLS': ['conv1x1', 'sample:1'], 'SEEDS': 2, 'BEST': 0, 'APART': 0, 'WHOLE': True}
+    for name, value in {**given, 'OUT': '', 'COMPRESSED': False}.items():
+        monkeypatch.setattr(module, name, types.SimpleNamespace(value=value))
+    module.main([])
+    assert sorted(seeds) == [0, 0, 1, 1]
+    table = rows(searched / 'networks/cells.csv')
+    assert [(row['cell'], row['seed']) for row in table] == [
+        (name, seed) for name in ('conv1x1', 'sample 0') for seed in '01'
+    ]
+    assert all(float(row['curve']) == float(row['score']) for row in table)
+    module.main([])
+    assert len(seeds) == 4
+
+
 @pytest.mark.parametrize(
     ('words', 'said'),
     [
         ((), '--cells is needed'),
+        (('--cells=conv1x1', '--apart=2'), '--apart is 2 and --best 0'),
         (('--cells=aspp',), "cell 'aspp' has 5 branches; this space has 2"),
         (('--cells=sample:0',), 'sample: takes a whole number of at least 1'),
         (('--cells=absent.json',), "cells 'absent.json': No such file or directory"),
@@ -156,7 +204,7 @@ def test_many_cells_are_drawn_by_rank():
         (('--cells=experiments/results/table1_modules.json',), 'expected a list of branches'),
         (
             ('--cells=experiments/results/scenes_search/reach.csv',),
-            "there is no column 'genotype'; its columns are: cell",
+            "there is no column 'genotype' or 'json'; its columns are: cell",
         ),
         (('--cells=conv1x1', '--config.cell.filters=8'), 'cell.filters: study has 4, config has 8'),
     ],
