@@ -12,7 +12,6 @@ import pathlib
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import pytest
@@ -28,17 +27,12 @@ TOY_SEARCH = ('--config.search.num_candidates=6', '--config.search.references=("
 # JAX reads these when it is imported, so they come before anything that imports it.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('MPLBACKEND', 'Agg')
-JAXLIB = tuple(map(int, version('jaxlib').split('.')[:3]))
-
-# Most of a test's time is compilation, so programs are hardly optimised: a third less time in all. Of what is left,
-# XLA's newer way to write loops would take most; later versions have no other.
+# Most of a test's time is compilation, so programs are optimised little: a seventh less time in all.
 XLA_FLAGS = (
     '--xla_force_host_platform_device_count=4',
     '--xla_backend_optimization_level=1',
     '--xla_llvm_disable_expensive_passes=true',
-    *(['--xla_cpu_use_fusion_emitters=false'] if JAXLIB < (0, 11, 1) else []),
 )
-os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 os.environ['XLA_FLAGS'] = ' '.join([*os.environ.get('XLA_FLAGS', '').split(), *XLA_FLAGS])
 
 # Compiled programs are kept between sessions, and shared with the processes that tests start.
@@ -97,15 +91,17 @@ def _forget_programs() -> Iterator[None]:
     gc.freeze()  # what is left is half a million objects of libraries, which no collection has to look through
 
 
-@pytest.fixture
-def optimised() -> Iterator[None]:
-    """For tests most of whose time is running: optimises their programs, and those of processes that they start."""
-    before = os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS']
-    jax.config.update('jax_disable_most_optimizations', False)
-    os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '0'
+@pytest.fixture(scope='module')
+def quick_compilation() -> Iterator[None]:
+    """For modules most of whose time is compilation: leaves out LLVM's passes and none of XLA's.
+
+    It holds for the processes that their tests start, too.
+    """
+    jax.config.update('jax_disable_most_optimizations', True)
+    os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '1'
     yield
-    os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = before
-    jax.config.update('jax_disable_most_optimizations', before == '1')
+    del os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS']
+    jax.config.update('jax_disable_most_optimizations', False)
 
 
 @pytest.fixture(scope='session')

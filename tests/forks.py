@@ -56,8 +56,8 @@ for line in sys.stdin:
 
 
 def run(*argv: object, cwd: pathlib.Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """What `python *argv` did in that folder, with the environment of the test."""
-    server = _server(os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'])
+    """What `python *argv` did in that folder, with the environment of this module's tests."""
+    server = _server(os.environ.get('JAX_DISABLE_MOST_OPTIMIZATIONS', ''))
     words = [str(ROOT / str(argv[0])), *map(str, argv[1:])]
     with tempfile.TemporaryDirectory() as folder:
         out, err = (pathlib.Path(folder, name) for name in ('out', 'err'))
@@ -73,10 +73,10 @@ def run(*argv: object, cwd: pathlib.Path = ROOT) -> subprocess.CompletedProcess[
 
 
 @functools.cache
-def _server(not_optimised: str) -> subprocess.Popen[str]:
-    """The server whose programs are compiled as the test's are."""
+def _server(quick: str) -> subprocess.Popen[str]:
+    """The server whose programs are compiled as this module's are."""
     path = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])
-    env = {**os.environ, 'PYTHONPATH': path, 'JAX_DISABLE_MOST_OPTIMIZATIONS': not_optimised}
+    env = {**os.environ, 'PYTHONPATH': path, 'JAX_DISABLE_MOST_OPTIMIZATIONS': quick or '0'}
     server = subprocess.Popen(
         [sys.executable, '-c', SERVER], cwd=ROOT, env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )

@@ -18,6 +18,8 @@ from dpc_jax.segmenter import Segmenter
 from dpc_jax.spaces import aux_cells
 from dpc_jax.spaces.aux_cells import OPS, STRIDES, Space, flat
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 SPACE = Space()
 CHANNELS = (24, 32, 96, 320)
 CLASSES = 21

@@ -18,6 +18,8 @@ from dpc_jax.heads.aux_cells import Head
 from dpc_jax.spaces import aux_cells
 from dpc_jax.spaces.aux_cells import OPS, STRIDES, Space
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 SPACE = Space()
 CHANNELS = (24, 32, 96, 320)
 FILTERS, CLASSES, DECAY = 6, 5, 0.9

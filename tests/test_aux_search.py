@@ -12,7 +12,7 @@ from experiments import bench_aux_cells
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.usefixtures('quick_compilation'), pytest.mark.slow]
 
 COMMAND = (
     '--config=configs/scenes_aux_search.py:toy',

@@ -13,6 +13,8 @@ from dpc_jax import backbones
 from dpc_jax.backbones import OUTPUT_STRIDES, xception
 from dpc_jax.base import InputError, PyTree
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 XCEPTIONS = ('xception_41', 'xception_65', 'xception_71')
 
 

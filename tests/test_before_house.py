@@ -19,6 +19,8 @@ from dpc_jax.base import stack
 from dpc_jax.journeys import evaluate, search, train
 from dpc_jax.population import PopulationEvaluator
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 ARCHIVE = pathlib.Path(__file__).parent / 'before_house.tar.xz'
 KEYS = {'F[s12x15,s1x15]', 'F[s12x18,s1x15]', 'F[s18x6,s21x15]'}
 MIOU = 0.011066997144729805  # of the trained weights on val, as it was written

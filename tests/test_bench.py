@@ -22,6 +22,8 @@ from dpc_jax.scores import CellScore
 from dpc_jax.spaces.dpc import Genotype, Space
 from tests.test_search import toy
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 SPACE = Space(2)
 CELL = SPACE.to_json(SPACE.named('conv1x1')).replace('"', '""')  # as it stands in a CSV
 

@@ -18,6 +18,8 @@ from dpc_jax.cell import DensePredictionCell
 from dpc_jax.journeys import evaluate, train
 from tests import forged
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 TESTS = pathlib.Path(__file__).resolve().parent
 
 

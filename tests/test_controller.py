@@ -15,6 +15,8 @@ from dpc_jax.spaces.aux_cells import Space as AuxSpace
 from dpc_jax.spaces.dpc import Space
 from dpc_jax.study.batch import SHOWN, distributions
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 CHOICES, HEADS = (2, 3, 3), (0, 1, 1)
 
 

@@ -18,6 +18,8 @@ from dpc_jax.base import IGNORE_LABEL
 from dpc_jax.datasets import _packed, camvid, cityscapes, folders
 from dpc_jax.training import config as train_config
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 SIZE = (6, 8)
 CLASSES = ('ground', 'leaf', 'stone')
 TREES = {'images': 'photos', 'labels': 'masks', 'splits': {'train': 0.5, 'val': 0.5}}

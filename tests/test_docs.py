@@ -16,6 +16,8 @@ from ml_collections import config_flags
 
 from tests import test_configs
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DOCUMENTS = ['README.md', 'experiments/README.md', *sorted(f'docs/{path.name}' for path in ROOT.glob('docs/*.md'))]
 SECTIONS = ['What is not here', 'Two commands', 'In Python', 'Paper and reached', 'Search', 'Train', 'Layout']

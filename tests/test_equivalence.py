@@ -299,7 +299,7 @@ MIXED = genotype_of(
 )
 
 
-@pytest.mark.usefixtures('float64', 'optimised')  # the interpreter of the kernels runs for long
+@pytest.mark.usefixtures('float64')
 @pytest.mark.parametrize('case', CASES)
 def test_the_kernels_for_a_gpu_are_the_same_function(case):
     # Interpreted: what Triton would compile, block by block. One program for all cells of five branches here too.

@@ -22,6 +22,8 @@ from experiments import cell_table
 from tests import forks, scripts
 from tests.small import trained
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TOY = '--config=configs/scenes_search.py:toy'
 SCRIPT = 'experiments/evaluate_cells.py'

@@ -14,6 +14,8 @@ from dpc_jax.base import InputError
 from dpc_jax.spaces import dpc
 from tests import forks, scripts
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TOY = '--config=configs/scenes_search.py:toy'
 

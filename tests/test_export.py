@@ -24,6 +24,8 @@ from dpc_jax.weights import checkpoint
 from tests import scripts, small
 from tests.networks_by_hand import filled
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CAMVID = ml_collections.ConfigDict({'name': 'camvid'})
 SIZE = (33, 49)

@@ -19,6 +19,8 @@ from dpc_jax.segmenter import Segmenter
 from tests import small
 from tests.networks_by_hand import filled
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 IMAGE = jax.ShapeDtypeStruct((1, 33, 49, 3), jnp.float64)
 
 

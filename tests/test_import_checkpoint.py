@@ -16,6 +16,8 @@ from dpc_jax.weights import checkpoint, tf_import
 from tests import forks
 from tests.scripts import module_at
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 Find = Callable[[str], pathlib.Path]
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent

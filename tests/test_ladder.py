@@ -23,6 +23,8 @@ from dpc_jax.spaces import aux_cells
 from dpc_jax.spaces.dpc import Space
 from dpc_jax.study import Halving
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 
 def test_the_rungs_of_a_config_in_their_order():
     rungs = (('halve', 10, 1 / 3), ('halve', 30, 0.5), ('anew', 200, 8), ('full', 3))

@@ -19,7 +19,10 @@ from tests.scripts import load
 
 latency = load('latency')
 
-pytestmark = pytest.mark.filterwarnings('ignore:the load_module:DeprecationWarning')  # of ml_collections
+pytestmark = [
+    pytest.mark.usefixtures('quick_compilation'),
+    pytest.mark.filterwarnings('ignore:the load_module:DeprecationWarning'),  # of ml_collections
+]
 
 AUX_CELLS = 'context.name=aux_cells context.genotype=arch0 backbone.output_stride=32 decoder.output_stride=0'
 FLAGS = {

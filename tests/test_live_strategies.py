@@ -10,6 +10,8 @@ from configs import scenes_search
 from dpc_jax.base import InputError
 from tests.scripts import load
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 live = load('live_strategies')
 
 

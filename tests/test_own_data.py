@@ -15,7 +15,7 @@ from PIL import Image
 from dpc_jax import drawn_data, journeys, sharding
 from tests import scripts, test_docs
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.usefixtures('quick_compilation'), pytest.mark.slow]
 
 WEIGHTS = ('--config.backbone.weights=', '--config.train.init.checkpoint=')  # of another width than the toy's
 SMALLER = {

@@ -10,7 +10,7 @@ from configs import from_checkpoint, own_data, own_data_search
 from dpc_jax import sharding
 from dpc_jax.journeys import evaluate, predict, search, train
 
-pytestmark = [pytest.mark.usefixtures('one_device'), pytest.mark.slow]
+pytestmark = [pytest.mark.usefixtures('quick_compilation', 'one_device'), pytest.mark.slow]
 
 SIZE, COUNT = (65, 65), 8
 CLASSES = ('ground', 'leaf', 'stone')

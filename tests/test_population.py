@@ -26,6 +26,9 @@ SETTINGS = ProxySettings(
 ROUNDING = 1e-4  # in losses of about 1, between chunk sizes; measured: 2e-7
 
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
+
 @pytest.fixture(scope='module')
 def data():
     rng = np.random.default_rng(0)

@@ -24,6 +24,8 @@ from dpc_jax.prediction import Kept, PredictSettings, tiles
 from dpc_jax.prediction.predictor import Found
 from dpc_jax.tasks.segmentation import Segmentation
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 SCENES = ml_collections.ConfigDict({'name': 'scenes'})
 CITYSCAPES = ml_collections.ConfigDict({'name': 'cityscapes'})
 SIZES = ((33, 49), (40, 30), (33, 49), (1, 70), (40, 30))

@@ -93,6 +93,7 @@ def test_every_step_is_shown():
 
 
 @pytest.mark.slow  # compiles a whole backbone
+@pytest.mark.usefixtures('quick_compilation')
 def test_it_learns_and_inference_is_as_good_as_training_mode():
     settings = PretrainSettings(100, 4, (33, 33), 0.01, 4, 0)
     model = mobilenet_v2.Model(width=0.1, bn_decay=pretrain.BN_DECAY)

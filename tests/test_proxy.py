@@ -39,6 +39,9 @@ CELLS = {
 }
 
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
+
 @pytest.fixture(scope='module')
 def data():
     """Nine views of 5x7 cells with labels at stride 8 and five images of 6x5 with whole ones; a tenth is ignored."""

@@ -14,6 +14,8 @@ from experiments import variants
 from tests.scripts import load
 from tests.small import trained
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 proxy_fidelity = load('proxy_fidelity')
 correlation, spearman, kendall = proxy_fidelity.correlation, proxy_fidelity.spearman, proxy_fidelity.kendall
 

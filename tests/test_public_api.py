@@ -15,6 +15,8 @@ import dpc_jax
 from configs import camvid
 from dpc_jax.base import InputError
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 MOST_NAMES = 25

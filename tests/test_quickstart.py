@@ -9,6 +9,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NOTEBOOK = json.loads((ROOT / 'examples/quickstart.ipynb').read_text(encoding='utf-8'))
 

@@ -23,6 +23,8 @@ from configs import camvid_search, scenes_search
 from dpc_jax.study import archive as study_archive
 from tests import forks
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TOY = '--config=configs/scenes_search.py:toy'
 SEARCH = ('--config.search.num_candidates=6', '--config.search.references=("conv1x1",)')

@@ -14,6 +14,8 @@ from dpc_jax.spaces.dpc import OP_NAMES, Space
 from dpc_jax.spaces.dpc.genotype import make_genotype
 from dpc_jax.spaces.dpc.operators import OPS, at_size
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 SPACE = Space(2)
 MAPS = (5, 7)  # of the toy config, train and val
 

@@ -16,6 +16,8 @@ from dpc_jax import bench, contexts, heads, spaces
 from dpc_jax.base import ProxyResult, Rung, population_size, stack
 from dpc_jax.journeys import search, train
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 MENUS = pathlib.Path(__file__).parent / 'menus'
 CELLS = ('fine', 'coarse', 'both')
 

@@ -22,6 +22,8 @@ from dpc_jax.streaming import StreamedData
 from dpc_jax.study import Progress, RunInfo, Study, make_pruner, ranking
 from tests.test_progress import scalars
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 
 def toy(**fields):
     config = scenes_search.get_config('toy')

@@ -19,6 +19,8 @@ from dpc_jax.proxy import Plan, ProxySettings, image_order
 from dpc_jax.spaces.dpc import Space
 from dpc_jax.streaming import StreamedData
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 STEPS = 7  # with scores after 3 and 7, in spans of 2: the last of each is shorter
 SETTINGS = ProxySettings(
     Head(3, CellSettings(4, 16, decay=0.9)), STEPS, 2, learning_rate=0.15, evaluations=2, eval_batch_size=2

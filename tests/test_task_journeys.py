@@ -339,7 +339,7 @@ def learned(config, steps):
 
 
 @pytest.mark.slow
-def test_distances_of_real_images_are_learned(shared, tmp_path, one_device, optimised):
+def test_distances_of_real_images_are_learned(shared, tmp_path, one_device):
     config = learned(nyud_depth.get_config(), 100)
     config.dataset.root = str(shared('data/fixtures/nyudv2'))
     config.train.init.checkpoint = str(shared('data/mobilenet_v2/imagenet.npz'))
@@ -352,7 +352,7 @@ def test_distances_of_real_images_are_learned(shared, tmp_path, one_device, opti
 
 
 @pytest.mark.slow
-def test_joints_of_real_people_are_learned(shared, tmp_path, one_device, optimised):
+def test_joints_of_real_people_are_learned(shared, tmp_path, one_device):
     config = learned(mpii_pose.get_config(), 60)
     config.dataset.root = str(shared('data/fixtures/mpii'))
     config.train.init.checkpoint = str(shared('data/mobilenet_v2/imagenet.npz'))
@@ -367,7 +367,7 @@ def test_joints_of_real_people_are_learned(shared, tmp_path, one_device, optimis
 
 
 @pytest.mark.slow
-def test_classes_of_a_real_image_are_learned(shared, tmp_path, one_device, optimised):
+def test_classes_of_a_real_image_are_learned(shared, tmp_path, one_device):
     config = learned(cityscapes.get_config(), 160)
     config.dataset.root = str(shared('data/fixtures/cityscapes_tiny'))
     config.train.init.checkpoint = str(shared('data/mobilenet_v2/imagenet.npz'))

@@ -6,7 +6,7 @@ from configs import coco_pose, mpii_pose, nyud_depth, nyud_joint
 from dpc_jax import sharding
 from dpc_jax.journeys import train
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('quick_compilation')]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ from configs import common, scenes_search
 from dpc_jax import assembly, bench, datasets, described, frozen, networks, ops, teacher, weights
 from dpc_jax.heads import TEACHER
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 
 def config_of(checkpoint='', **fields):
     """A toy search of dense prediction cells, whose teacher has neither context nor decoder."""

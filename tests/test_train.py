@@ -26,6 +26,8 @@ from dpc_jax.training import log as train_log
 from dpc_jax.weights import checkpoint, tf_import
 from tests.test_progress import events
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 STEPS = 8
 

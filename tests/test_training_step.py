@@ -22,6 +22,8 @@ from dpc_jax.training.optimizer import OptimizerSettings
 from dpc_jax.training.step import StepSettings
 from tests import small
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 FAST = OptimizerSettings(steps=10, learning_rate=0.3)
 KEY = jax.random.key(7)
 

@@ -19,6 +19,8 @@ from dpc_jax.proxy import ProxyData, ProxySettings
 from dpc_jax.spaces.dpc import Genotype
 from dpc_jax.two_stages import TwoStages
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 STRIDE, CLASSES, FILTERS = 4, 3, 5
 CELLS = Genotype(np.zeros((5, 2), np.int32), np.arange(10, dtype=np.int32).reshape(5, 2))
 

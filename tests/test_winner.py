@@ -17,6 +17,8 @@ from tests.small import trained
 
 winner = load('winner')
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 
 def test_the_interval_is_students():
     values = np.array([0.5, 0.52, 0.49, 0.55, 0.51])
