@@ -164,16 +164,20 @@ def _best_first(
 ) -> list[NamedCell]:
     """Each cell of a table of scores once, by its mean over the seeds; those that failed under one come last."""
     first: dict[str, NamedCell] = {}
-    scores: dict[str, list[float]] = {}
+    scores: dict[str, dict[str, float]] = {}  # of each cell by seed
     for line, (cell, row) in enumerate(zip(cells, rows, strict=True), 2):
         key = space.canonical_key(cell.genotype)
         first.setdefault(key, cell)
         try:
-            score = float(row['score']) if row['state'] == 'complete' else math.nan
+            seed, score = row['seed'], float(row['score']) if row['state'] == 'complete' else math.nan
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f'{source}: line {line}: there is no state and score: {error}') from error
-        scores.setdefault(key, []).append(score)
-    means = {key: statistics.fmean(values) for key, values in scores.items()}
+            raise InputError(f'{source}: line {line}: there is no seed, state and score: {error}') from error
+        known = scores.setdefault(key, {}).setdefault(seed, score)
+        if not (known == score or (math.isnan(known) and math.isnan(score))):
+            raise InputError(
+                f'{source}: line {line}: the score under seed {seed} is {score}, and {known} in a row before'
+            )
+    means = {key: statistics.fmean(values.values()) for key, values in scores.items()}
     return [first[key] for key in sorted(first, key=lambda key: (math.isnan(means[key]), -means[key]))]
 
 

@@ -250,9 +250,10 @@ def test_a_table_of_scores_gives_each_cell_once_and_the_best_first(tmp_path):
     genotypes = dict(zip(('conv1x1', *'abc'), FOUR, strict=True))
     text = io.StringIO()
     writer = csv.writer(text)
-    writer.writerow(['cell', 'state', 'score', 'json'])
-    for name, score in lines:
-        writer.writerow([name, 'failed' if score == 'nan' else 'complete', score, SPACE.to_json(genotypes[name])])
+    writer.writerow(['cell', 'seed', 'state', 'score', 'json'])
+    for seed, (name, score) in enumerate(lines):
+        state = 'failed' if score == 'nan' else 'complete'
+        writer.writerow([name, seed, state, score, SPACE.to_json(genotypes[name])])
     path = tmp_path / 'cells.csv.gz'
     path.write_bytes(gzip.compress(text.getvalue().encode()))
     keys = {name: SPACE.canonical_key(cell) for name, cell in genotypes.items()}
@@ -279,8 +280,13 @@ def test_a_table_of_scores_gives_each_cell_once_and_the_best_first(tmp_path):
         ),
         ('x.csv', 'genotype\n[]\n', 'x.csv: line 2: found list'),
         ('x.csv', '', "there is no column 'genotype' or 'json'; its columns are: none"),
-        ('x.csv', f'json,score\n"{CELL}",0.5\n', "x.csv: line 2: there is no state and score: 'state'"),
-        ('x.csv', f'json,state,score\n"{CELL}",complete,\n', 'x.csv: line 2: there is no state and score: could not'),
+        ('x.csv', f'json,score\n"{CELL}",0.5\n', "x.csv: line 2: there is no seed, state and score: 'seed'"),
+        ('x.csv', f'json,seed,state,score\n"{CELL}",0,complete,\n', 'line 2: there is no seed, state and score: could'),
+        (
+            'x.csv',
+            f'json,seed,state,score\n"{CELL}",0,complete,0.5\n"{CELL}",0,complete,0.6\n',
+            'x.csv: line 3: the score under seed 0 is 0.6, and 0.5 in a row before',
+        ),
         ('x.csv.gz', 'json,score\n', "x.csv.gz': no gzip file; allowed: a name"),
     ],
 )
